@@ -1,0 +1,172 @@
+"""The only writer of files.
+
+A file is replaced whole or not at all: the new bytes go to a temporary file in the same
+directory, are synced, and are renamed over the old name; then the directory is synced. A kill at
+any instant leaves the old or the new content. What remains possible is a stray temporary file,
+which `sweep` removes when the agent starts. Temporary names begin with `.stage-`, so that no
+reader that looks for real names ever takes one for a file of its own.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_STAGE_PREFIX = ".stage-"
+
+#: Secrets and configuration: for the agent alone.
+PRIVATE = 0o600
+#: Scripts and text that others in the amphora read.
+PUBLIC = 0o644
+
+
+class Staged:
+    """Bytes that are safe on disk beside their destination, and not yet in its place.
+
+    Use as a context manager: leaving it without `commit` discards the temporary file.
+    """
+
+    def __init__(self, destination: Path, data: bytes, mode: int) -> None:
+        make_directory(destination.parent)
+        self.destination = destination
+        descriptor, name = tempfile.mkstemp(prefix=_STAGE_PREFIX, dir=destination.parent)
+        self.path = Path(name)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+        except BaseException:  # also KeyboardInterrupt: a half-written stage must not stay
+            self.discard()
+            raise
+
+    def commit(self) -> None:
+        """Put the bytes in place, and return only when a power cut cannot undo it."""
+        os.replace(self.path, self.destination)
+        _sync_directory(self.destination.parent)
+
+    def discard(self) -> None:
+        """Remove the temporary file; does nothing after `commit`."""
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.discard()
+
+
+def write(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """Replace `destination` with `data` at one instant.
+
+    Raises:
+        OSError: the disk refused; the file is as it was.
+    """
+    with Staged(destination, data, mode) as staged:
+        staged.commit()
+
+
+def keep_as(source: Path, copy: Path) -> bool:
+    """Give the present content of `source` a second name, replacing what `copy` named.
+
+    A hard link: it costs nothing, and stays as it is when `source` is replaced later.
+    Returns False when there is no `source`.
+    """
+    make_directory(copy.parent)
+    temporary = copy.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{copy.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except FileNotFoundError:
+        return False
+    os.replace(temporary, copy)
+    # Renaming a link over another link to the same file does nothing and leaves the first name.
+    temporary.unlink(missing_ok=True)
+    return True
+
+
+def mirror(source: Path, copy: Path) -> None:
+    """Make the directory `copy` name exactly the regular files of `source`, by hard links."""
+    wanted = {entry.name: entry.inode() for entry in _regular_files(source)}
+    make_directory(copy)
+    present = {entry.name: entry.inode() for entry in _regular_files(copy)}
+    for name, inode in wanted.items():
+        if present.get(name) != inode:
+            keep_as(source / name, copy / name)
+    for name in present.keys() - wanted.keys():
+        (copy / name).unlink(missing_ok=True)
+    if wanted != present:
+        _sync_directory(copy)
+
+
+def make_directory(path: Path) -> None:
+    """Make `path` and its parents, for the agent and the groups that it serves to traverse."""
+    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
+def make_private_directory(path: Path) -> None:
+    """Make `path` for the agent alone (keys live in it)."""
+    make_directory(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+
+
+def remove(path: Path) -> bool:
+    """Remove a file for good; False when there was none."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    _sync_directory(path.parent)
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all in it; nothing happens when it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
+def cap(path: Path, limit: int) -> None:
+    """Empty the file when it is larger than `limit` bytes; for output opened to append."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > limit:
+            os.truncate(path, 0)
+
+
+def sweep(directory: Path) -> None:
+    """Remove temporary files that a killed agent left below `directory`."""
+    for root, _, names in os.walk(directory):
+        for name in names:
+            if name.startswith(_STAGE_PREFIX):
+                Path(root, name).unlink(missing_ok=True)
+
+
+def signature(path: Path) -> tuple[int, int, int] | None:
+    """A value that changes whenever `path` is replaced or rewritten; None when absent."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _regular_files(directory: Path) -> Iterator["os.DirEntry[str]"]:
+    try:
+        entries = os.scandir(directory)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(_STAGE_PREFIX):
+                yield entry
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,167 @@
+"""Every path, in one place, and the only way from an outside name to a path.
+
+Ids and certificate names come from URLs. `object_id` and `certificate_name` are the one gate:
+what passes them is a single path component that cannot climb, hide or collide with the agent's
+own files; everything else is an `InvalidRequest`. The functions that build paths take only what
+came through the gate (`ObjectId`, `CertificateName`), and the type checker holds callers to it.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NewType
+
+from amphora_agent.errors import InvalidRequest
+from amphora_agent.settings import Settings
+
+ObjectId = NewType("ObjectId", str)
+CertificateName = NewType("CertificateName", str)
+
+_OBJECT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+_CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
+
+#: Directories of the agent itself below base_path: no load balancer may have such a name.
+_RESERVED = frozenset({"certs", "heartbeat", "lvs", "processes", "vrrp"})
+
+
+def object_id(text: str) -> ObjectId:
+    """The id of an amphora, load balancer or listener, as it came in a URL (decoded).
+
+    Raises:
+        InvalidRequest: it is not 1 to 64 letters, digits, `-` and `_`, beginning with a letter
+            or digit. Octavia's ids are UUIDs; what matters here is that no id leaves its
+            directory or names one of the agent's own.
+    """
+    if not _OBJECT_ID.fullmatch(text) or text in _RESERVED:
+        raise InvalidRequest("Invalid request", f"{text!r} is not an id")
+    return ObjectId(text)
+
+
+def certificate_name(text: str) -> CertificateName:
+    """The file name of a certificate, as it came in a URL (decoded).
+
+    Raises:
+        InvalidRequest: it is not a plain file name that ends in `.pem`.
+    """
+    if not _CERTIFICATE_NAME.fullmatch(text):
+        raise InvalidRequest("Filename has wrong format", f"{text!r} is not NAME.pem")
+    return CertificateName(text)
+
+
+@dataclass(frozen=True)
+class InstanceLayout:
+    """The files of one haproxy instance. The controller's texts name some of them (WIRE §3)."""
+
+    id: ObjectId
+    directory: Path
+    certificates: Path
+    stats_socket: Path
+    master_socket: Path
+
+    @property
+    def configuration(self) -> Path:
+        """What the controller sent, byte for byte."""
+        return self.directory / "haproxy.cfg"
+
+    @property
+    def addition(self) -> Path:
+        """What the agent adds, as a second file for haproxy."""
+        return self.directory / "agent.cfg"
+
+    @property
+    def peer(self) -> Path:
+        """The name for `-L`, remembered from the upload for the start."""
+        return self.directory / "peer"
+
+    @property
+    def rejected(self) -> Path:
+        """The last configuration that was refused or did not come up, for a person to read."""
+        return self.directory / "haproxy.cfg.rejected"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "servers-state"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / f"{self.id}.pid"
+
+    @property
+    def last_good(self) -> Path:
+        """Links to the files with which haproxy last came up."""
+        return self.directory / "last-good"
+
+    @property
+    def final_counters(self) -> Path:
+        """Readings of workers taken just before they were asked to leave."""
+        return self.directory / "final-counters"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every path of one amphora.
+
+    `run` holds what may vanish with a reboot (sockets, logs), everything else is kept.
+    """
+
+    config_file: Path
+    base: Path
+    certificates: Path
+    network: Path
+    agent_certificate: Path
+    client_ca: Path
+    run: Path
+    namespace: Path
+    units: Path
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        config_file: Path,
+        run: Path,
+        namespace: str,
+        units: Path = Path("/etc/systemd/system"),
+    ) -> "Layout":
+        return cls(
+            config_file=config_file,
+            base=Path(settings.base_path),
+            certificates=Path(settings.base_cert_dir),
+            network=Path(settings.agent_server_network_dir),
+            agent_certificate=Path(settings.agent_server_cert),
+            client_ca=Path(settings.agent_server_ca),
+            run=run,
+            namespace=Path("/run/netns") / namespace,
+            units=units,
+        )
+
+    @property
+    def processes(self) -> Path:
+        """What the embedded supervisor keeps alive."""
+        return self.base / "processes"
+
+    @property
+    def heartbeat_counters(self) -> Path:
+        return self.base / "heartbeat" / "counters.json"
+
+    def instance(self, instance_id: ObjectId) -> InstanceLayout:
+        return InstanceLayout(
+            id=instance_id,
+            directory=self.base / instance_id,
+            certificates=self.certificates / instance_id,
+            stats_socket=self.base / f"{instance_id}.sock",
+            master_socket=self.run / f"{instance_id}.master",
+        )
+
+    def certificate(self, instance_id: ObjectId, name: CertificateName) -> Path:
+        return self.certificates / instance_id / name
+
+    def instances(self) -> list[InstanceLayout]:
+        """Those that have a configuration, sorted by id."""
+        found = []
+        for configuration in sorted(self.base.glob("*/haproxy.cfg")):
+            name = configuration.parent.name
+            if _OBJECT_ID.fullmatch(name) and name not in _RESERVED:
+                found.append(self.instance(ObjectId(name)))
+        return found
