@@ -1,0 +1,1 @@
+"""Instances: haproxy processes and the configuration that they run."""

@@ -1,0 +1,154 @@
+"""What the instances say about themselves, each within a deadline.
+
+A worker's counters die with it. So the agent reads them once more before it asks for a reload
+(`keep_final_counters`), and the reader takes that last word for as long as nothing newer is
+known: nothing that a replaced worker counted before the reload is lost, and what it counts while
+its last connections drain is read from it directly.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from amphora_agent import files
+from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy import listeners, statistics, text, workers
+from amphora_agent.haproxy.socket import MasterSocket, NotListening
+from amphora_agent.haproxy.workers import Workers
+from amphora_agent.layout import InstanceLayout, Layout
+from amphora_agent.model.status import InstanceReading, WorkerReading
+from amphora_agent.processes.identity import start_time
+
+logger = logging.getLogger(__name__)
+
+#: haproxy's types of statistics: 1 is frontends, which is where a listener counts.
+_FRONTENDS = "-1 1 -1"
+#: Seconds between tries while a master of haproxy 2.6 executes itself anew.
+_RETRY_PAUSE = 0.02
+
+
+class ListenerIndex:
+    """The listeners of each configuration, parsed again only when its file changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[object, tuple[listeners.Listener, ...]]] = {}
+
+    def of(self, configuration: Path) -> tuple[listeners.Listener, ...]:
+        """Those of the configuration file; none when there is no file."""
+        signature = files.signature(configuration)
+        known = self._known.get(configuration)
+        if known is None or known[0] != signature:
+            try:
+                content = configuration.read_text(encoding="utf-8", errors="replace")
+            except FileNotFoundError:
+                self._known.pop(configuration, None)
+                return ()
+            known = signature, listeners.listeners(text.parse(content))
+            self._known[configuration] = known
+        return known[1]
+
+
+class Observer:
+    """Reads all instances of a layout."""
+
+    def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
+        self._layout = layout
+        self._clock = clock
+        self._index = ListenerIndex()
+
+    def read(self, *, timeout: float) -> dict[str, InstanceReading]:
+        """A reading of each instance, by id. `timeout` in seconds is for each of them; one that
+        does not answer costs that time and its own current values, nothing else."""
+        return {
+            instance.id: self._read_instance(instance, timeout)
+            for instance in self._layout.instances()
+        }
+
+    def forget(self, readings: dict[str, InstanceReading]) -> None:
+        """Remove the last words of workers that are gone, once their counters are accounted for."""
+        for instance_id, reading in readings.items():
+            for instance in self._layout.instances():
+                if instance.id == instance_id:
+                    _forget(instance, {worker.worker for worker in reading.leaving})
+
+    def _read_instance(self, instance: InstanceLayout, timeout: float) -> InstanceReading:
+        expected = tuple(listener.id for listener in self._index.of(instance.configuration))
+        final = {worker.worker: worker for worker in _final_counters(instance)}
+        current: WorkerReading | None = None
+        try:
+            current, leaving = self._read_workers(instance, timeout)
+        except NotListening:
+            logger.warning("%s: haproxy is not running", instance.id)
+        except OperationFailed as error:
+            logger.warning("%s: %s", instance.id, error)
+        else:
+            final.update((worker.worker, worker) for worker in leaving)
+            final.pop(current.worker, None)
+        return InstanceReading(expected, current, tuple(final.values()))
+
+    def _read_workers(
+        self, instance: InstanceLayout, timeout: float
+    ) -> tuple[WorkerReading, list[WorkerReading]]:
+        deadline = self._clock() + timeout
+        socket = MasterSocket(instance.master_socket, self._clock)
+        found = self._await_workers(socket, deadline)
+        assert found.current is not None
+        current = self._ask(socket, found.current, "show stat", deadline)
+        leaving = []
+        for pid in found.leaving:
+            try:
+                leaving.append(self._ask(socket, pid, f"show stat {_FRONTENDS}", deadline))
+            except OperationFailed as error:  # it may have left just now: its last word counts
+                logger.debug("%s: leaving worker %d: %s", instance.id, pid, error)
+        return current, leaving
+
+    def _await_workers(self, socket: MasterSocket, deadline: float) -> Workers:
+        """The workers; a master in the middle of a reload is given half the time to come back."""
+        started = self._clock()
+        patience = started + (deadline - started) / 2
+        while True:
+            try:
+                found = workers.parse(socket.command("show proc", timeout=deadline - self._clock()))
+                if found.current is not None:
+                    return found
+            except OperationFailed:
+                if not socket.path.exists() or self._clock() > patience:
+                    raise
+            if self._clock() > patience:
+                raise NotListening("haproxy is not running", "its master has no worker")
+            time.sleep(_RETRY_PAUSE)
+
+    def _ask(self, socket: MasterSocket, pid: int, command: str, deadline: float) -> WorkerReading:
+        reply = socket.command(f"@!{pid} {command}", timeout=deadline - self._clock())
+        return statistics.parse(reply, worker_name(pid))
+
+
+def worker_name(pid: int) -> str:
+    """A name that no other worker of this machine has or will have."""
+    started = start_time(pid) or "gone"
+    return f"{pid}-{started.rpartition(':')[2]}"
+
+
+def keep_final_counters(instance: InstanceLayout, pid: int, *, timeout: float) -> None:
+    """Write down what a worker has counted, just before it is asked to leave."""
+    socket = MasterSocket(instance.master_socket)
+    reply = socket.command(f"@!{pid} show stat {_FRONTENDS}", timeout=timeout)
+    files.write(instance.final_counters / worker_name(pid), reply.encode())
+
+
+def _final_counters(instance: InstanceLayout) -> list[WorkerReading]:
+    readings = []
+    for path in sorted(instance.final_counters.glob("[0-9]*")):
+        try:
+            readings.append(statistics.parse(path.read_text(), path.name))
+        except (OSError, OperationFailed) as error:
+            logger.warning("%s: %s", path, error)
+    return readings
+
+
+def _forget(instance: InstanceLayout, names: set[str]) -> None:
+    for path in instance.final_counters.glob("[0-9]*"):
+        pid = int(path.name.partition("-")[0])
+        if path.name in names and worker_name(pid) != path.name:
+            files.remove(path)

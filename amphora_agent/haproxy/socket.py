@@ -1,0 +1,85 @@
+"""The only speaker to haproxy: the master socket of an instance.
+
+Through it the master answers, and each worker (`@1 …`, `@!<pid> …`) at the level of an
+administrator, whatever level the controller's text gives its own socket.
+"""
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from amphora_agent.errors import OperationFailed
+
+
+class NotListening(OperationFailed):
+    """Nobody listens at the socket: haproxy is down, or its master is just starting again."""
+
+
+class NoAnswer(OperationFailed):
+    """The answer did not come, or not whole, within the time allowed."""
+
+
+class MasterSocket:
+    """The master socket at `path`."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._clock = clock
+
+    def listening(self) -> bool:
+        """Whether somebody listens. A hung haproxy does; it costs nothing to ask."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(0)
+            try:
+                connection.connect(str(self.path))
+            except BlockingIOError:  # its queue is full: somebody owns it
+                return True
+            except OSError:
+                return False
+            return True
+
+    def command(self, text: str, *, timeout: float) -> str:
+        """Send one command and return the whole reply, without the newlines around it.
+
+        `timeout` in seconds is for all of it. `text` comes from the agent alone: it must not
+        hold what separates commands.
+
+        Raises:
+            NotListening, NoAnswer
+        """
+        if "\n" in text or ";" in text:
+            raise ValueError(f"not one command: {text!r}")
+        deadline = self._clock() + timeout
+        pieces: list[bytes] = []
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(timeout)
+            try:
+                connection.connect(str(self.path))
+            except TimeoutError as error:
+                raise self._no_answer(text, timeout) from error
+            except OSError as error:
+                raise NotListening("haproxy is not running", f"{self.path}: {error}") from error
+            try:
+                connection.sendall(text.encode() + b"\n")
+                # Half-closed: the master ends the connection after its reply. A master that is
+                # executing itself anew may have hung up already.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
+                while True:
+                    connection.settimeout(max(0.001, deadline - self._clock()))
+                    piece = connection.recv(1 << 18)
+                    if not piece:
+                        break
+                    pieces.append(piece)
+                    if self._clock() > deadline:
+                        raise TimeoutError
+            except TimeoutError as error:
+                raise self._no_answer(text, timeout) from error
+            except OSError as error:
+                raise NoAnswer(f"haproxy hung up on {text!r}", str(error)) from error
+        return b"".join(pieces).decode(errors="replace").strip("\n")
+
+    def _no_answer(self, text: str, timeout: float) -> NoAnswer:
+        return NoAnswer("haproxy does not answer", f"{text!r}: nothing within {timeout:.1f} s")

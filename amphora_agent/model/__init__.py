@@ -1,0 +1,1 @@
+"""Octavia's objects as frozen types, and the one way in from untrusted JSON."""

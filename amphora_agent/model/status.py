@@ -1,0 +1,66 @@
+"""What instances report about themselves: the values between haproxy and the heartbeat."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Counters(NamedTuple):
+    """What a listener has counted since its worker began. Octavia's names for haproxy's fields:
+    bytes sent to clients (bout), bytes received (bin), connections (stot), request errors (ereq).
+    """
+
+    tx: int
+    rx: int
+    totconns: int
+    ereq: int
+
+    def plus(self, other: "Counters") -> "Counters":
+        return Counters(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def since(self, earlier: "Counters") -> "Counters":
+        """The increase; a counter never runs backwards within one worker, so never negative."""
+        return Counters(*(max(0, now - was) for now, was in zip(self, earlier, strict=True)))
+
+    def at_least(self, other: "Counters") -> "Counters":
+        """The higher of each: the later of two readings of one worker."""
+        return Counters(*(max(mine, theirs) for mine, theirs in zip(self, other, strict=True)))
+
+
+NO_COUNTERS = Counters(0, 0, 0, 0)
+
+
+class ListenerReading(NamedTuple):
+    """One listener in one worker. `status` is haproxy's: OPEN, FULL, STOP…"""
+
+    status: str
+    conns: int
+    counters: Counters
+
+
+class PoolReading(NamedTuple):
+    """A pool as one listener sees it: haproxy's status, and that of each member by id."""
+
+    status: str
+    members: Mapping[str, str]
+
+
+class WorkerReading(NamedTuple):
+    """What one worker process said. `worker` tells it from every other, also from a later one
+    with the same pid. Keys of `pools` are `<pool id>:<listener id>`."""
+
+    worker: str
+    listeners: Mapping[str, ListenerReading]
+    pools: Mapping[str, PoolReading]
+
+
+class InstanceReading(NamedTuple):
+    """One instance at one moment.
+
+    `listeners` are the ids that its configuration names, whether it answers or not.
+    `current` is None when it is down or did not answer in time. `leaving` are workers that
+    a reload has replaced: still counting, or gone and known by their last reading.
+    """
+
+    listeners: tuple[str, ...]
+    current: WorkerReading | None
+    leaving: tuple[WorkerReading, ...]
