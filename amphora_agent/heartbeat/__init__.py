@@ -1,0 +1,1 @@
+"""What the controller believes about this amphora: the heartbeat (WIRE §6)."""

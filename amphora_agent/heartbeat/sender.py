@@ -1,0 +1,112 @@
+"""Sends heartbeats: reads, builds, remembers, sends; one controller a time, in turn."""
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from amphora_agent import files
+from amphora_agent.heartbeat import counters, endpoints, message
+from amphora_agent.heartbeat.counters import Reported
+from amphora_agent.heartbeat.endpoints import Endpoint
+from amphora_agent.model.status import Counters, InstanceReading
+from amphora_agent.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that an instance may take to answer, and the share of the interval at most.
+_ANSWER, _ANSWER_SHARE = 3.0, 0.4
+
+
+class Source(Protocol):
+    """Where readings come from."""
+
+    def read(self, *, timeout: float) -> dict[str, InstanceReading]: ...
+
+    def forget(self, readings: dict[str, InstanceReading]) -> None:
+        """The counters of these readings are remembered elsewhere now."""
+
+
+class Sender:
+    """Sends one message at each `beat`. `memory` is the file of what has been reported."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        source: Source,
+        memory: Path,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._memory = memory
+        self._clock = clock
+        self._sequence = 0
+        self._turn = 0
+        self._reported: Reported = _load(memory)
+        self._complained: set[str] = set()
+
+    def interval(self) -> float:
+        """Seconds between two beats, as now set."""
+        return self._settings().heartbeat_interval
+
+    def beat(self) -> None:
+        """Read all instances and send what they say.
+
+        What has been counted is remembered before it is sent: a datagram that is lost loses its
+        increases, a crash never reports them twice.
+        """
+        settings = self._settings()
+        timeout = min(_ANSWER, settings.heartbeat_interval * _ANSWER_SHARE)
+        readings = self._source.read(timeout=timeout)
+        increases, reported = counters.increases(readings, self._reported)
+        content = message.content(settings.amphora_id, self._sequence, readings, increases)
+        heartbeat = message.fit(content, settings.heartbeat_key)
+        if heartbeat.left_out:
+            logger.error("the heartbeat does not fit a datagram: without %s", heartbeat.left_out)
+        if reported != self._reported:
+            files.write(self._memory, msgspec.json.encode(reported))
+            self._reported = reported
+        self._source.forget(readings)
+        self._sequence += 1
+        self._send(heartbeat.datagram, settings.controller_ip_port_list)
+
+    def _send(self, datagram: bytes, entries: tuple[str, ...]) -> None:
+        """Send to the next controller; on error to the one after it, until one takes it."""
+        for step in range(len(entries)):
+            entry = entries[(self._turn + step) % len(entries)]
+            try:
+                _send_to(endpoints.parse(entry), datagram)
+            except (ValueError, OSError) as error:
+                if entry not in self._complained:
+                    self._complained.add(entry)
+                    logger.error("no heartbeat to %r: %s", entry, error)
+                continue
+            self._complained.discard(entry)
+            self._turn = (self._turn + step + 1) % len(entries)
+            return
+        if not entries and "" not in self._complained:
+            self._complained.add("")
+            logger.error("no heartbeat: controller_ip_port_list is empty")
+
+
+def _send_to(endpoint: Endpoint, datagram: bytes) -> None:
+    family = socket.AF_INET6 if endpoint.ipv6 else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        sender.sendto(datagram, (endpoint.host, endpoint.port))
+
+
+def _load(memory: Path) -> Mapping[str, Mapping[str, Mapping[str, Counters]]]:
+    try:
+        return msgspec.json.decode(
+            memory.read_bytes(), type=dict[str, dict[str, dict[str, Counters]]]
+        )
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        logger.error("%s: cannot be read, counters begin anew: %s", memory, error)
+        return {}
