@@ -1,0 +1,1 @@
+"""The HTTP entrance: requests in, answers out. No decisions."""

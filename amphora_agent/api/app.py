@@ -1,0 +1,60 @@
+"""The Flask application: routes, and what an error looks like to the controller."""
+
+import logging
+
+from flask import Flask
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import HTTPException
+
+from amphora_agent.api import octavia
+from amphora_agent.api.services import Services
+from amphora_agent.errors import AgentError, Conflict, InvalidRequest, NotFound
+
+logger = logging.getLogger(__name__)
+
+_STATUS: dict[type[AgentError], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409}
+
+#: The controller takes these for errors, and every other status for success (WIRE §1).
+_UNDERSTOOD = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
+
+
+def create_app(services: Services) -> Flask:
+    """The application on these services."""
+    app = Flask("amphora_agent", static_folder=None)
+    app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
+    app.url_map.strict_slashes = False
+    for blueprint in octavia.blueprints(services):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(AgentError, _handled)
+    app.register_error_handler(HTTPException, _framework)
+    app.register_error_handler(OSError, _system)
+    app.register_error_handler(Exception, _unexpected)
+    return app
+
+
+def _handled(error: AgentError) -> ResponseReturnValue:
+    status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+    if status == 500:
+        logger.error("%s", error)
+    else:
+        logger.warning("%s", error)
+    return {"message": error.message, "details": error.details}, status
+
+
+def _framework(error: HTTPException) -> ResponseReturnValue:
+    code = error.code or 500
+    if code not in _UNDERSTOOD:
+        code = 400 if code < 500 else 500
+    answer = {"error": f"{error.name}: {error.description}", "http_code": code}
+    headers = {"Allow": ", ".join(error.valid_methods or ())} if code == 405 else {}  # type: ignore[attr-defined]
+    return answer, code, headers
+
+
+def _system(error: OSError) -> ResponseReturnValue:
+    logger.exception("a request failed")
+    return {"message": "The system refused", "details": error.strerror or str(error)}, 500
+
+
+def _unexpected(error: Exception) -> ResponseReturnValue:
+    logger.exception("a request failed", exc_info=error)
+    return {"error": "Internal Server Error", "http_code": 500}, 500

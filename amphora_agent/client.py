@@ -1,0 +1,147 @@
+"""The other side: a controller's client of the API, for the demo, the tests and operators.
+
+The amphora proves itself by a certificate that names its id, not its address, so the id is what
+the client asserts, as Octavia's controller does (WIRE §1).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+
+
+class _NamedByIdAdapter(HTTPAdapter):
+    """Asserts that the server's certificate names `amphora_id`, wherever it is reached."""
+
+    def __init__(self, amphora_id: str) -> None:
+        self._amphora_id = amphora_id
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["assert_hostname"] = self._amphora_id
+        super().init_poolmanager(*args, **kwargs)
+
+
+class AmphoraError(Exception):
+    """The agent refused: `status` is its HTTP status, `answer` the JSON that explains it."""
+
+    def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
+        words = (answer.get(name) for name in ("message", "details", "error"))
+        super().__init__(f"{status}: {': '.join(str(word) for word in words if word)}")
+        self.status = status
+        self.answer = answer
+
+
+class AmphoraClient:
+    """One amphora's API. `base_url` is such as `https://192.0.2.7:9443`; `client_certificate` is
+    a PEM of certificate and key, `server_ca` the authority that signed the amphora's own.
+
+    One instance keeps its connections; it may be used by one thread at a time. Every call raises
+    AmphoraError for a refusal and requests.RequestException when the agent cannot be reached.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        amphora_id: str,
+        client_certificate: Path,
+        server_ca: Path,
+        timeout: float = 60.0,
+    ) -> None:
+        self.amphora_id = amphora_id
+        self._base_url = base_url.rstrip("/")
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.cert = str(client_certificate)
+        self._session.verify = str(server_ca)
+        self._session.trust_env = False  # no proxy stands between a controller and its amphora
+        self._session.mount("https://", _NamedByIdAdapter(amphora_id))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def request(
+        self, method: str, path: str, *, data: bytes | None = None, json: Any = None
+    ) -> requests.Response:
+        """Send any request; `path` begins with a slash."""
+        response = self._session.request(
+            method, self._base_url + path, data=data, json=json, timeout=self._timeout
+        )
+        if response.status_code >= 400:
+            try:
+                answer = response.json()
+            except ValueError:
+                answer = {"error": response.text}
+            raise AmphoraError(response.status_code, answer)
+        return response
+
+    # What is there
+
+    def api_version(self) -> str:
+        return str(self._json("GET", "//")["api_version"])
+
+    def info(self) -> dict[str, Any]:
+        return self._json("GET", "/1.0/info")
+
+    def details(self) -> dict[str, Any]:
+        return self._json("GET", "/1.0/details")
+
+    def listeners(self) -> list[dict[str, str]]:
+        answer: list[dict[str, str]] = self.request("GET", "/1.0/listeners").json()
+        return answer
+
+    def interface(self, address: str) -> str:
+        return str(self._json("GET", f"/1.0/interface/{address}")["interface"])
+
+    # Load balancers
+
+    def upload_haproxy(self, lb_id: str, configuration: str | bytes) -> None:
+        data = configuration.encode() if isinstance(configuration, str) else configuration
+        self.request("PUT", f"/1.0/loadbalancer/{self.amphora_id}/{lb_id}/haproxy", data=data)
+
+    def haproxy(self, lb_id: str) -> bytes:
+        return self.request("GET", f"/1.0/loadbalancer/{lb_id}/haproxy").content
+
+    def start(self, lb_id: str) -> None:
+        self.request("PUT", f"/1.0/loadbalancer/{lb_id}/start")
+
+    def stop(self, lb_id: str) -> None:
+        self.request("PUT", f"/1.0/loadbalancer/{lb_id}/stop")
+
+    def reload(self, lb_id: str) -> None:
+        self.request("PUT", f"/1.0/loadbalancer/{lb_id}/reload")
+
+    def delete(self, lb_id: str) -> None:
+        self.request("DELETE", f"/1.0/listeners/{lb_id}")
+
+    # Certificates
+
+    def upload_certificate(self, lb_id: str, name: str, data: bytes) -> None:
+        self.request("PUT", f"/1.0/loadbalancer/{lb_id}/certificates/{name}", data=data)
+
+    def certificate_md5(self, lb_id: str, name: str) -> str:
+        path = f"/1.0/loadbalancer/{lb_id}/certificates/{name}"
+        return str(self._json("GET", path)["md5sum"])
+
+    def delete_certificate(self, lb_id: str, name: str) -> None:
+        self.request("DELETE", f"/1.0/loadbalancer/{lb_id}/certificates/{name}")
+
+    # The amphora itself
+
+    def upload_agent_certificate(self, pem: bytes) -> None:
+        self.request("PUT", "/1.0/certificate", data=pem)
+
+    def upload_config(self, text: str) -> None:
+        self.request("PUT", "/1.0/config", data=text.encode())
+
+    def plug_vip(self, vip: str, body: Mapping[str, Any]) -> str:
+        return str(self._json("POST", f"/1.0/plug/vip/{vip}", json=body)["details"])
+
+    def plug_network(self, body: Mapping[str, Any]) -> str:
+        return str(self._json("POST", "/1.0/plug/network", json=body)["details"])
+
+    def _json(self, method: str, path: str, *, json: Any = None) -> dict[str, Any]:
+        answer: dict[str, Any] = self.request(method, path, json=json).json()
+        return answer

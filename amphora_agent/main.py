@@ -1,0 +1,127 @@
+"""The composition root: settings are read here, everything is made here and handed down."""
+
+import grp
+import logging
+import pwd
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from amphora_agent import files, logs
+from amphora_agent.api.app import create_app
+from amphora_agent.api.services import Services
+from amphora_agent.api.tls import ServerTls
+from amphora_agent.certificate import AgentCertificate
+from amphora_agent.errors import AgentError
+from amphora_agent.haproxy.instance import Instances
+from amphora_agent.haproxy.observe import Observer
+from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.heartbeat.sender import Sender
+from amphora_agent.host import Host
+from amphora_agent.layout import Layout
+from amphora_agent.namespace import Namespace
+from amphora_agent.network.plug import Network
+from amphora_agent.processes import systemd
+from amphora_agent.processes.embedded import EmbeddedSupervisor
+from amphora_agent.processes.supervisor import Supervisor
+from amphora_agent.processes.systemd import SystemdSupervisor
+from amphora_agent.server import Server
+from amphora_agent.settings import SettingsFile
+
+logger = logging.getLogger(__name__)
+
+#: The user that the controller's configurations name; haproxy gets this user's group.
+_HAPROXY_USER = "nobody"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line decides, because the controller cannot know it."""
+
+    config_file: Path
+    supervisor: str = "auto"
+    namespace: str = "amphora-haproxy"
+    run_directory: Path = Path("/run/amphora-agent")
+    memory_limit: int | None = None
+
+
+def run_agent(options: Options) -> None:
+    """Run the agent until it is told to stop.
+
+    Raises:
+        AgentError: it cannot start; the text says why.
+    """
+    settings = SettingsFile(options.config_file)
+    logs.set_up(settings.current())
+    layout = _layout(settings, options)
+    files.make_private_directory(layout.run)
+    files.make_directory(layout.base)
+    network = _network(layout)
+    instances = Instances(
+        layout,
+        Haproxy(Path(settings.current().haproxy_cmd), layout.run),
+        _supervisor(layout, options),
+        group=_group(),
+    )
+    try:
+        tls = ServerTls(settings.current)
+    except OSError as error:
+        raise AgentError("Cannot serve TLS", f"{layout.agent_certificate}: {error}") from error
+    services = Services(
+        settings=settings,
+        instances=instances,
+        network=network,
+        host=Host(options.memory_limit),
+        certificate=AgentCertificate(layout.agent_certificate, settings.current().amphora_id),
+    )
+    sender = Sender(settings.current, Observer(layout), layout.heartbeat_counters)
+
+    def resume() -> None:
+        """Traffic first: what was there before comes back, while the API answers already."""
+        try:
+            network.restore(single=settings.current().single)
+            instances.resume()
+        except Exception:  # an agent that answers can be repaired, one that ended cannot
+            logger.exception("not everything could be brought back")
+
+    Server(
+        settings.current,
+        tls,
+        create_app(services),
+        sender,
+        serving=lambda: threading.Thread(target=resume, name="resume", daemon=True).start(),
+        tick=lambda: logs.follow(settings.current()),
+    ).run()
+
+
+def network_up(options: Options) -> None:
+    """Make the namespace and bring back every interface that was plugged, then return."""
+    settings = SettingsFile(options.config_file)
+    logs.set_up(settings.current())
+    _network(_layout(settings, options)).restore(single=settings.current().single)
+
+
+def _layout(settings: SettingsFile, options: Options) -> Layout:
+    return Layout.of(
+        settings.current(),
+        config_file=options.config_file,
+        run=options.run_directory,
+        namespace=options.namespace,
+    )
+
+
+def _network(layout: Layout) -> Network:
+    return Network(Namespace(layout.namespace), layout.network)
+
+
+def _supervisor(layout: Layout, options: Options) -> Supervisor:
+    kind = options.supervisor
+    if kind == "auto":
+        kind = "systemd" if systemd.is_booted() else "embedded"
+    if kind == "systemd":
+        return SystemdSupervisor(layout.units)
+    return EmbeddedSupervisor(layout.processes, layout.run)
+
+
+def _group() -> str:
+    return grp.getgrgid(pwd.getpwnam(_HAPROXY_USER).pw_gid).gr_name
