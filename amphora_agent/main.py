@@ -76,20 +76,27 @@ def run_agent(options: Options) -> None:
     )
     sender = Sender(settings.current, Observer(layout), layout.heartbeat_counters)
 
+    def restore_network() -> None:
+        network.restore(single=settings.current().single)
+
     def resume() -> None:
-        """Traffic first: what was there before comes back, while the API answers already."""
-        try:
-            network.restore(single=settings.current().single)
-            instances.resume()
-        except Exception:  # an agent that answers can be repaired, one that ended cannot
-            logger.exception("not everything could be brought back")
+        """Bring back what was there before, while the API answers already."""
+        for step in (restore_network, instances.resume):
+            try:
+                step()
+            except Exception:  # an agent that answers can be repaired, one that ended cannot
+                logger.exception("not everything could be brought back")
+
+    def serving() -> None:
+        instances.adopt()
+        threading.Thread(target=resume, name="resume", daemon=True).start()
 
     Server(
         settings.current,
         tls,
         create_app(services),
         sender,
-        serving=lambda: threading.Thread(target=resume, name="resume", daemon=True).start(),
+        serving=serving,
         tick=lambda: logs.follow(settings.current()),
     ).run()
 

@@ -182,14 +182,19 @@ class Instances:
             files.remove_tree(instance.directory)
         logger.info("instance=%s change=delete", instance_id)
 
-    def resume(self) -> None:
-        """Bring what an earlier agent left into order, and back to life what should run."""
+    def adopt(self) -> None:
+        """Bring what an earlier agent left into order; before anything else is called."""
         files.sweep(self._layout.base)
+        files.sweep(self._layout.certificates)
         for instance in self._layout.instances():
             parsed = text.parse(instance.configuration.read_text(errors="replace"))
             addition = render.addition(parsed, self._group).encode()
             if not _has(instance.addition, addition):
                 files.write(instance.addition, addition)
+        self._supervisor.adopt()
+
+    def resume(self) -> None:
+        """Bring back to life what should run and does not."""
         self._supervisor.resume()
 
     # Certificates

@@ -129,7 +129,7 @@ class EmbeddedSupervisor:
         except FileNotFoundError:
             return ""
 
-    def resume(self) -> None:
+    def adopt(self) -> None:
         files.make_directory(self._records)
         with self._lock:
             for record in self._load():
@@ -143,7 +143,11 @@ class EmbeddedSupervisor:
                 self._watched[record.spec.name] = watched
                 if self._adopt(watched):
                     logger.info("%s: adopted, pid %d", record.spec.name, record.pid)
-                else:
+
+    def resume(self) -> None:
+        with self._lock:
+            for watched in self._watched.values():
+                if watched.pidfd is None:
                     watched.restart_at = self._clock()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)

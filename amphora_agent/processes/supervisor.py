@@ -62,5 +62,8 @@ class Supervisor(Protocol):
     def output(self, name: str, since: Mark) -> str:
         """What the process has said since a mark: bounded, the end of it when it is too long."""
 
+    def adopt(self) -> None:
+        """Take over what an earlier agent left running. Quick; before anything else is called."""
+
     def resume(self) -> None:
-        """Take over what an earlier agent left: adopt what runs, start what should."""
+        """Start what should run and does not, and keep it so from now on."""

@@ -82,8 +82,10 @@ class SystemdSupervisor:
             timeout=_PATIENCE,
         ).output
 
-    def resume(self) -> None:
+    def adopt(self) -> None:
         """Nothing to do: systemd has kept everything running."""
+
+    resume = adopt
 
     def _unit_path(self, name: str) -> Path:
         return self._units / f"{name}.service"
