@@ -1,0 +1,472 @@
+"""Requests sent from inside a namespace, and a steady load that counts every failure.
+
+Only the making of a socket needs the namespace, so a request costs no process: the socket is made
+there, everything else happens in the calling thread.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import ssl
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from cryptography import x509
+
+from lab.network import Namespace
+from lab.pki import Credentials
+
+
+class LostRequestError(ConnectionError):
+    """A kept connection closed after a request was sent on it and before any answer came.
+
+    It happens when the server closes an idle connection at that very moment; RFC 9112, 9.3.1, wants
+    a client to send an idempotent request again.
+    """
+
+
+FAILURES: tuple[type[Exception], ...] = (OSError, http.client.HTTPException)
+"""What a request can fail with; ssl.SSLError and TimeoutError are OSErrors."""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How a client speaks TLS. Without ``ca`` (PEM) the server's certificate is not checked."""
+
+    server_name: str | None = None
+    ca: bytes | None = None
+    credentials: Credentials | None = None
+    minimum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2
+    maximum: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+    alpn: tuple[str, ...] = ()
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = self.minimum
+        context.maximum_version = self.maximum
+        if self.ca is None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        else:
+            context.check_hostname = self.server_name is not None
+            context.load_verify_locations(cadata=self.ca.decode())
+        if self.alpn:
+            context.set_alpn_protocols(list(self.alpn))
+        if self.credentials is not None:
+            _load_credentials(context, self.credentials)
+        return context
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What the server's certificate said."""
+
+    subject: str
+    serial: int
+    names: tuple[str, ...]
+    protocol: str
+    """``TLSv1.2`` or ``TLSv1.3``."""
+    alpn: str | None
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    """Names in lower case; a repeated header keeps its last value."""
+    body: bytes
+    peer: Peer | None
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace")
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Client:
+    """A client inside a namespace, with one connection that it keeps as long as it may.
+
+    ``address`` is the IP address connected to, whatever the Host header and SNI say. Not for use by
+    several threads at once.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        address: str,
+        port: int,
+        *,
+        tls: Tls | None = None,
+        host: str | None = None,
+        timeout: float = 10,
+        keep_alive: bool = True,
+    ) -> None:
+        self._namespace = namespace
+        self._address = address
+        self._port = port
+        self._tls = tls
+        self._context = tls.context() if tls else None
+        self._host = host or (f"[{address}]" if ":" in address else address)
+        self._timeout = timeout
+        self._keep_alive = keep_alive
+        self._connection: _Connection | None = None
+        self._peer: Peer | None = None
+        self.reconnects = 0
+        """Kept connections that were found closed before a request was sent on them."""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that has carried a request and is still open."""
+        return self._connection is not None and not self._connection.closed_by_server()
+
+    def get(self, path: str = "/", headers: Mapping[str, str] | None = None) -> Response:
+        return self.request("GET", path, headers=headers)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Send one request. Raises one of FAILURES; the connection is closed then. No retry."""
+        begun = time.monotonic()
+        kept, self._connection = self._connection, None
+        if kept is not None and kept.closed_by_server():
+            kept.close()
+            kept = None
+            self.reconnects += 1
+        connection = kept or self._connect()
+        all_headers = {"Host": self._host, **(headers or {})}
+        if not self._keep_alive:
+            all_headers["Connection"] = "close"
+        try:
+            try:
+                connection.request(method, path, body=body, headers=all_headers)
+                answer = connection.getresponse()
+            except _CLOSED as error:
+                if kept is None:
+                    raise
+                raise LostRequestError(f"{type(error).__name__}: {error}") from error
+            response = Response(
+                status=answer.status,
+                reason=answer.reason,
+                headers={name.lower(): value for name, value in answer.getheaders()},
+                body=answer.read(),
+                peer=self._peer,
+                seconds=time.monotonic() - begun,
+            )
+        except BaseException:
+            connection.close()
+            raise
+        # http.client drops the socket itself when the server announced that it closes.
+        if self._keep_alive and connection.sock is not None:
+            self._connection = connection
+        else:
+            connection.close()
+        return response
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> _Connection:
+        raw = self._namespace.connect(self._address, self._port, timeout=self._timeout)
+        if self._context is None:
+            return _Connection(raw)
+        assert self._tls is not None
+        try:
+            secure = self._context.wrap_socket(raw, server_hostname=self._tls.server_name)
+        except BaseException:
+            raw.close()
+            raise
+        self._peer = _peer(secure)
+        return _Connection(secure)
+
+
+# What a connection that the server closed looks like to who sends on it or reads from it.
+_CLOSED = (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP on a connection that is there already, and never makes another by itself."""
+
+    auto_open = 0
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__("unused")
+        self.sock = connection
+
+    def closed_by_server(self) -> bool:
+        poller = select.poll()
+        # Not merely "readable": TLS 1.3 session tickets wait there too.
+        poller.register(self.sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+        return bool(poller.poll(0))
+
+
+def get(
+    namespace: Namespace,
+    address: str,
+    port: int,
+    path: str = "/",
+    *,
+    tls: Tls | None = None,
+    host: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10,
+) -> Response:
+    """One GET over a connection of its own."""
+    with Client(
+        namespace, address, port, tls=tls, host=host, timeout=timeout, keep_alive=False
+    ) as client:
+        return client.get(path, headers)
+
+
+def spread(client: Client, count: int, path: str = "/") -> Counter[str]:
+    """Send requests one after the other; answers which backend (its name) served how many.
+
+    Raises one of FAILURES, or ValueError for an answer that is not 200 from a ``lab.backend``.
+    """
+    served: Counter[str] = Counter()
+    for _ in range(count):
+        response = client.get(path)
+        if response.status != 200:
+            raise ValueError(f"answer {response.status} {response.reason}: {response.text}")
+        served[str(response.json()["name"])] += 1
+    return served
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One request that did not get the answer it should have got."""
+
+    after: float
+    """Seconds since the load began."""
+    client: int
+    request: int
+    """Which one of this client's requests, from 1."""
+    reused: bool
+    """Whether the connection had carried a request before."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    ok: int
+    failures: tuple[Failure, ...]
+    reconnects: int
+    """Kept connections that the server closed between two requests, as HTTP lets it."""
+    resent: int
+    """Requests that met such a close on their way (see LostRequestError) and were sent once more;
+    the outcome of that is what counts."""
+    seconds: float
+    slowest: float
+    served: Mapping[str, int] = field(default_factory=dict)
+    """Requests by name of the backend, of the answers that have one."""
+
+    @property
+    def errors(self) -> int:
+        return len(self.failures)
+
+    def __str__(self) -> str:
+        text = f"{self.ok} ok, {self.errors} errors, {self.reconnects} reconnects"
+        text += (
+            f", {self.resent} resent in {self.seconds:.1f} s, slowest {self.slowest * 1000:.0f} ms"
+        )
+        return "\n  ".join([text, *(str(failure) for failure in self.failures[:10])])
+
+
+class Load:
+    """Clients that send requests in the background until told to stop.
+
+        with Load(lambda: Client(namespace, "10.0.0.5", 80), clients=4) as load:
+            load.wait_for(100)
+            ...the thing that must not disturb traffic...
+            load.wait_for(100)
+        assert load.result.errors == 0
+
+    Every request that fails, in whatever way, is kept. That the server closes an idle connection is
+    no failure, but counted by itself; with ``keep_alive=False`` in the client it cannot happen.
+    """
+
+    def __init__(
+        self,
+        client: Callable[[], Client],
+        *,
+        clients: int = 4,
+        path: str = "/",
+        pause: float = 0.002,
+        limit_seconds: float = 120,
+        accept: Callable[[Response], bool] = lambda response: response.status == 200,
+    ) -> None:
+        """``pause`` is the time between two requests of one client: a load without any starves
+        the rest of a small machine. After ``limit_seconds`` it stops by itself."""
+        self._path = path
+        self._pause = pause
+        self._limit = limit_seconds
+        self._accept = accept
+        self._stopped = threading.Event()
+        self._changed = threading.Condition()
+        self._ok = 0
+        self._failures: list[Failure] = []
+        self._reconnects = 0
+        self._resent = 0
+        self._slowest = 0.0
+        self._served: Counter[str] = Counter()
+        self._begun = time.monotonic()
+        self._result: LoadResult | None = None
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(number, client()), name=f"load {number}", daemon=True
+            )
+            for number in range(clients)
+        ]
+
+    def __enter__(self) -> Load:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> Load:
+        self._begun = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    @property
+    def done(self) -> int:
+        """Requests finished until now, well or not."""
+        with self._changed:
+            return self._ok + len(self._failures)
+
+    def wait_for(self, requests: int, *, timeout: float = 30) -> None:
+        """Wait until so many *more* requests are finished; raises TimeoutError."""
+        with self._changed:
+            goal = self._ok + len(self._failures) + requests
+            if not self._changed.wait_for(lambda: self._ok + len(self._failures) >= goal, timeout):
+                raise TimeoutError(f"the load did not finish {requests} requests in {timeout} s")
+
+    def stop(self) -> LoadResult:
+        """Let every client finish its request, and sum up."""
+        if self._result is None:
+            self._stopped.set()
+            for thread in self._threads:
+                thread.join()
+            self._result = LoadResult(
+                ok=self._ok,
+                failures=tuple(self._failures),
+                reconnects=self._reconnects,
+                resent=self._resent,
+                seconds=time.monotonic() - self._begun,
+                slowest=self._slowest,
+                served=dict(self._served),
+            )
+        return self._result
+
+    @property
+    def result(self) -> LoadResult:
+        """The sum; only after stop()."""
+        if self._result is None:
+            raise RuntimeError("the load still runs")
+        return self._result
+
+    def _work(self, number: int, client: Client) -> None:
+        request = 0
+        with client:
+            while not self._stopped.is_set() and time.monotonic() - self._begun < self._limit:
+                request += 1
+                self._once(client, number, request)
+                self._stopped.wait(self._pause)
+        with self._changed:
+            self._reconnects += client.reconnects
+
+    def _once(self, client: Client, number: int, request: int) -> None:
+        reused = client.connected
+        try:
+            try:
+                response = client.get(self._path)
+            except LostRequestError:
+                with self._changed:
+                    self._resent += 1
+                reused = False
+                response = client.get(self._path)
+        except Exception as error:  # a failure of any kind must be counted, or the load would lie
+            self._failed(number, request, reused, f"{type(error).__name__}: {error}")
+            return
+        if not self._accept(response):
+            text = response.text[:200]
+            self._failed(number, request, reused, f"{response.status} {response.reason}: {text}")
+            return
+        with self._changed:
+            self._ok += 1
+            self._slowest = max(self._slowest, response.seconds)
+            name = response.headers.get("x-backend")
+            if name is not None:
+                self._served[name] += 1
+            self._changed.notify_all()
+
+    def _failed(self, number: int, request: int, reused: bool, reason: str) -> None:
+        after = time.monotonic() - self._begun
+        with self._changed:
+            self._failures.append(Failure(after, number, request, reused, reason))
+            self._changed.notify_all()
+
+
+def _peer(connection: ssl.SSLSocket) -> Peer | None:
+    encoded = connection.getpeercert(binary_form=True)
+    if encoded is None:
+        return None
+    certificate = x509.load_der_x509_certificate(encoded)
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        names = tuple(str(name.value) for name in extension.value)
+    except x509.ExtensionNotFound:
+        names = ()
+    return Peer(
+        subject=certificate.subject.rfc4514_string(),
+        serial=certificate.serial_number,
+        names=names,
+        protocol=connection.version() or "",
+        alpn=connection.selected_alpn_protocol(),
+    )
+
+
+def _load_credentials(context: ssl.SSLContext, credentials: Credentials) -> None:
+    # OpenSSL reads a client's key from a file only; a memory file leaves nothing on any disk.
+    descriptor = os.memfd_create("credentials", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, credentials.pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
