@@ -276,15 +276,21 @@ class Instances:
         self._remember_good(instance)
 
     def _save_state(self, instance: InstanceLayout, socket: MasterSocket, now: Workers) -> None:
-        """What must come through a reload: the members' states, and the counters so far."""
+        """What must come through a reload: the members' states, and the counters so far.
+
+        A worker that cannot tell them any more is all the more in need of a reload.
+        """
+        files.remove(instance.state)
         if now.current is None:
-            files.remove(instance.state)
             return
         wanted = text.parse(instance.configuration.read_text(errors="replace"))
-        if any(g.first("server-state-file") for g in wanted.of_kind("global")):
-            state = socket.command(f"@!{now.current} show servers state", timeout=_ANSWER)
-            files.write(instance.state, server_state.carry_over(state, wanted).encode())
-        keep_final_counters(instance, now.current, timeout=_ANSWER)
+        try:
+            if any(g.first("server-state-file") for g in wanted.of_kind("global")):
+                state = socket.command(f"@!{now.current} show servers state", timeout=_ANSWER)
+                files.write(instance.state, server_state.carry_over(state, wanted).encode())
+            keep_final_counters(instance, now.current, timeout=_ANSWER)
+        except OperationFailed as error:
+            logger.warning("instance=%s nothing saved for the reload: %s", instance.id, error)
 
     def _await_worker(self, instance: InstanceLayout, after: Workers | None) -> None:
         """Wait until a worker serves that was not there `after`.
