@@ -280,8 +280,8 @@ class Instances:
 
         A worker that cannot tell them any more is all the more in need of a reload.
         """
-        files.remove(instance.state)
         if now.current is None:
+            files.remove(instance.state)
             return
         wanted = text.parse(instance.configuration.read_text(errors="replace"))
         try:
@@ -290,6 +290,7 @@ class Instances:
                 files.write(instance.state, server_state.carry_over(state, wanted).encode())
             keep_final_counters(instance, now.current, timeout=_ANSWER)
         except OperationFailed as error:
+            files.remove(instance.state)
             logger.warning("instance=%s nothing saved for the reload: %s", instance.id, error)
 
     def _await_worker(self, instance: InstanceLayout, after: Workers | None) -> None:
