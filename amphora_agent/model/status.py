@@ -46,7 +46,8 @@ class PoolReading(NamedTuple):
 
 class WorkerReading(NamedTuple):
     """What one worker process said. `worker` tells it from every other, also from a later one
-    with the same pid. Keys of `pools` are `<pool id>:<listener id>`."""
+    with the same pid. Keys of `pools` are `<pool id>:<listener id>`. Of one that is there and did
+    not answer, both are empty."""
 
     worker: str
     listeners: Mapping[str, ListenerReading]

@@ -1,0 +1,217 @@
+"""Interruptions: a kill in the middle of a plug, a restart of the agent, a reboot."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.network.rig import (
+    MEMBER4,
+    MEMBER6,
+    MEMBER_MAC,
+    MORE6,
+    OTHER_MAC,
+    VIP4,
+    VIP_MAC,
+    Rig,
+)
+
+REPOSITORY = Path(__file__).parents[3]
+
+#: Plugs a VIP, and dies by SIGKILL just before operation number argv[4] on the kernel.
+KILLED_PLUG = """
+import itertools, os, signal, sys
+from pathlib import Path
+from amphora_agent.namespace import Namespace
+from amphora_agent.network.netlink import Netlink
+from amphora_agent.network.plug import Network
+
+namespace, records, body, last = sys.argv[1:]
+operations = itertools.count()
+
+def dying(function):
+    def counted(*arguments):
+        if next(operations) == int(last):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return counted
+
+Netlink.move = dying(Netlink.move)
+Netlink.apply = dying(Netlink.apply)
+network = Network(Namespace(Path(namespace)), Path(records), port_timeout=0.0)
+network.plug_vip("10.1.0.5", body.encode(), single=True)
+"""
+
+
+def plug_killed_before(rig: Rig, operation: int) -> bool:
+    """Whether the plug lived long enough to be killed."""
+    host_route = {"destination": "192.168.0.0/16", "nexthop": "10.1.0.9"}
+    body = VIP4 | {"additional_vips": [MORE6], "host_routes": [host_route]}
+    arguments = [str(rig.namespace.path), str(rig.records), json.dumps(body), str(operation)]
+    result = subprocess.run(
+        [sys.executable, "-c", KILLED_PLUG, *arguments], cwd=REPOSITORY, check=False
+    )
+    assert result.returncode in (0, -signal.SIGKILL)
+    return result.returncode != 0
+
+
+def test_a_plug_killed_before_any_operation_is_completed_by_its_repetition(rig: Rig) -> None:
+    rig.quick_ipv6()
+    rig.vip_port()
+    assert not plug_killed_before(rig, 1000)
+    complete = rig.everything()
+    for operation in itertools.count():
+        rig.reboot()
+        for record in rig.records.iterdir():
+            record.unlink()
+        rig.quick_ipv6()
+        rig.vip_port()
+        if not plug_killed_before(rig, operation):
+            break
+        if operation > 0:
+            assert rig.everything() != complete
+        assert not plug_killed_before(rig, 1000)
+        assert rig.everything() == complete, f"killed before operation {operation}"
+    assert operation > 15
+
+
+def test_a_plug_killed_before_any_operation_is_completed_by_the_next_start(rig: Rig) -> None:
+    rig.quick_ipv6()
+    rig.vip_port()
+    assert not plug_killed_before(rig, 1000)
+    complete = rig.everything()
+    for operation in (0, 1, 7):
+        rig.reboot()
+        rig.quick_ipv6()
+        rig.vip_port()
+        assert plug_killed_before(rig, operation)
+        rig.agent().restore(single=True)
+        assert rig.everything() == complete, f"killed before operation {operation}"
+
+
+def test_everything_comes_back_after_a_reboot(rig: Rig) -> None:
+    rig.quick_ipv6()
+    rig.vip_port()
+    rig.member_port()
+    route = {"destination": "192.168.0.0/16", "nexthop": "10.2.0.9"}
+    rig.plug_vip(additional_vips=[MORE6])
+    rig.plug_member(MEMBER4 | {"host_routes": [route]}, MEMBER6)
+    before = rig.everything()
+    assert not [path for path in rig.records.iterdir() if path.suffix != ".json"]
+
+    rig.reboot()
+    # The kernel finds the cards in another order, under names of its own.
+    rig.member_port(ifname="eth1")
+    rig.vip_port(ifname="eth2")
+    rig.agent().restore(single=True)
+    assert rig.everything() == before
+    assert rig.answers("10.1.0.5")
+    assert rig.answers("fd01::5")
+    assert rig.answers("10.2.0.5")
+
+
+def test_one_failure_does_not_stop_the_next(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.vip_port()
+    rig.member_port()
+    rig.port(OTHER_MAC)
+    rig.plug_vip()
+    rig.plug_member()
+    rig.plug_member({"ip_address": "10.4.0.5", "subnet_cidr": "10.4.0.0/24"}, mac_address=OTHER_MAC)
+    rig.reboot()
+    # The VIP's card is gone, and the member's record is damaged.
+    rig.member_port()
+    rig.port(OTHER_MAC)
+    (rig.records / f"{MEMBER_MAC.replace(':', '-')}.json").write_bytes(b'{"mac": ')
+    rig.agent().restore(single=True)
+    assert rig.addresses("eth3") == {"10.4.0.5/24"}
+    assert any(VIP_MAC in line and "not restored" in line for line in caplog.messages)
+    assert any(MEMBER_MAC.replace(":", "-") in line for line in caplog.messages)
+    # The controller can still put it right; its old name is free.
+    assert rig.plug_member() == "Plugged on interface eth2"
+
+
+def test_a_card_that_is_late_at_boot_is_awaited(rig: Rig) -> None:
+    rig.vip_port()
+    rig.plug_vip()
+    rig.reboot()
+    plugging = rig.late_vip_port(0.3)
+    try:
+        rig.agent(port_timeout=10).restore(single=True)
+    finally:
+        plugging.join()
+    assert rig.answers("10.1.0.5")
+
+
+def test_a_card_that_is_gone_does_not_delay_a_restart(rig: Rig) -> None:
+    cable = rig.vip_port()
+    rig.plug_vip()
+    cable.unplug()
+    begin = time.monotonic()
+    rig.agent(port_timeout=10).restore(single=True)
+    assert time.monotonic() - begin < 5
+
+
+def test_files_of_others_in_the_directory_are_left_alone(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.records.mkdir()
+    (rig.records / "eth1.json").write_text("{}")
+    rig.vip_port()
+    rig.plug_vip()
+    rig.agent().restore(single=True)
+    assert (rig.records / "eth1.json").read_text() == "{}"
+    assert not any("eth1.json" in line for line in caplog.messages)
+
+
+def test_an_agent_without_ports_needs_no_netlink_library(rig: Rig) -> None:
+    program = """
+import sys
+from pathlib import Path
+from amphora_agent.namespace import Namespace
+from amphora_agent.network.plug import Network
+network = Network(Namespace(Path(sys.argv[1])), Path(sys.argv[2]))
+network.restore(single=True)
+assert network.counters() == {}
+assert not any(name.startswith(("pyroute2", "asyncio")) for name in sys.modules)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, str(rig.namespace.path), str(rig.records)],
+        cwd=REPOSITORY,
+        check=True,
+    )
+    assert "UP" in rig.link("lo")["flags"]
+
+
+def test_nothing_leaks(rig: Rig) -> None:
+    rig.quick_ipv6()
+    rig.vip_port()
+    rig.member_port()
+
+    def work() -> None:
+        rig.plug_vip(additional_vips=[MORE6])
+        rig.plug_member()
+        rig.network.interface_of("10.1.0.5")
+        rig.network.counters()
+        rig.agent().restore(single=True)
+
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    work()
+    before = held()
+    for number in range(25):
+        # Every other time there is something to do.
+        rig.plug_vip(additional_vips=[], mtu=1400 + number)
+        work()
+    assert held() == before
+    assert sorted(link["ifname"] for link in rig.ip("link", "show")) == ["eth1", "eth2", "lo"]
+    assert len(list(rig.records.iterdir())) == 2
