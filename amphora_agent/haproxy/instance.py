@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, NotFound, OperationFailed
-from amphora_agent.haproxy import render, server_state, text, workers
+from amphora_agent.haproxy import binds, ports, render, server_state, text, workers
 from amphora_agent.haproxy.observe import ListenerIndex, keep_final_counters
 from amphora_agent.haproxy.plan import Step, plan
 from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.haproxy.socket import MasterSocket, NoAnswer, NotListening
 from amphora_agent.haproxy.workers import Workers
 from amphora_agent.layout import CertificateName, InstanceLayout, Layout, ObjectId
+from amphora_agent.namespace import Namespace
 from amphora_agent.processes.supervisor import ProcessSpec, ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ _PAUSE = 0.004
 
 
 class _Refused(OperationFailed):
-    """A reload that failed; the details are haproxy's own words."""
+    """A reload that failed; the details say why, in haproxy's words."""
 
 
 class ListenerStatus(NamedTuple):
@@ -80,7 +81,7 @@ class Instances:
         instance = self._layout.instance(instance_id)
         if b"\0" in configuration:
             raise InvalidRequest("Invalid request", "the configuration has a NUL byte")
-        parsed = text.parse(configuration.decode(errors="replace"))
+        parsed = text.parse(configuration.decode(errors="replace"), render.KEYWORDS)
         addition = render.addition(parsed, self._group).encode()
         peer = peer_name(amphora_id)
         with (
@@ -187,7 +188,7 @@ class Instances:
         files.sweep(self._layout.base)
         files.sweep(self._layout.certificates)
         for instance in self._layout.instances():
-            parsed = text.parse(instance.configuration.read_text(errors="replace"))
+            parsed = text.parse(_text(instance.configuration), render.KEYWORDS)
             addition = render.addition(parsed, self._group).encode()
             if not _has(instance.addition, addition):
                 files.write(instance.addition, addition)
@@ -261,6 +262,7 @@ class Instances:
         socket = _master(instance)
         mark = self._supervisor.mark(name)
         try:
+            self._require_ports(instance)
             before = workers.parse(socket.command("show proc", timeout=_ANSWER))
             self._save_state(instance, socket, before)
             reply = socket.command("reload", timeout=_PATIENCE)
@@ -275,6 +277,16 @@ class Instances:
             raise OperationFailed("Error reloading haproxy", words or str(error)) from error
         self._remember_good(instance)
 
+    def _require_ports(self, instance: InstanceLayout) -> None:
+        """See that haproxy can listen wherever it does not listen yet."""
+        running = instance.last_good / instance.configuration.name
+        if running.exists():
+            new = binds.added(_text(instance.configuration), _text(running))
+            try:
+                ports.require(Namespace(self._layout.namespace), new, self._clock)
+            except OperationFailed as error:
+                raise _Refused(error.message, error.details) from error
+
     def _save_state(self, instance: InstanceLayout, socket: MasterSocket, now: Workers) -> None:
         """What must come through a reload: the members' states, and the counters so far.
 
@@ -283,11 +295,13 @@ class Instances:
         if now.current is None:
             files.remove(instance.state)
             return
-        wanted = text.parse(instance.configuration.read_text(errors="replace"))
+        wanted = text.parse(_text(instance.configuration), server_state.KEYWORDS)
         try:
-            if any(g.first("server-state-file") for g in wanted.of_kind("global")):
-                state = socket.command(f"@!{now.current} show servers state", timeout=_ANSWER)
-                files.write(instance.state, server_state.carry_over(state, wanted).encode())
+            state = server_state.NOTHING
+            if server_state.is_read(wanted):
+                shown = socket.command(f"@!{now.current} show servers state", timeout=_ANSWER)
+                state = server_state.carry_over(shown, wanted)
+            files.write(instance.state, state.encode())
             keep_final_counters(instance, now.current, timeout=_ANSWER)
         except OperationFailed as error:
             files.remove(instance.state)
@@ -355,6 +369,10 @@ def peer_name(amphora_id: str) -> str:
     digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
     name = b64encode(digest, b"_-").decode().rstrip("=")
     return f"x{name[1:]}" if name.startswith("-") else name
+
+
+def _text(configuration: Path) -> str:
+    return configuration.read_text(errors="replace")
 
 
 def _process_name(instance: InstanceLayout) -> str:

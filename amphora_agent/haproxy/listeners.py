@@ -9,6 +9,10 @@ from amphora_agent.haproxy.text import Config, Section
 INTERNAL_PREFIX = "prometheus-exporter-internal"
 
 
+#: What of a configuration must be parsed to find them.
+KEYWORDS = frozenset({"bind", "mode"})
+
+
 class Listener(NamedTuple):
     """A listener by its id; `type` as `GET /1.0/listeners` names it."""
 

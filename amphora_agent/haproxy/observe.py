@@ -44,7 +44,7 @@ class ListenerIndex:
             except FileNotFoundError:
                 self._known.pop(configuration, None)
                 return ()
-            known = signature, listeners.listeners(text.parse(content))
+            known = signature, listeners.listeners(text.parse(content, listeners.KEYWORDS))
             self._known[configuration] = known
         return known[1]
 
@@ -74,18 +74,22 @@ class Observer:
 
     def _read_instance(self, instance: InstanceLayout, timeout: float) -> InstanceReading:
         expected = tuple(listener.id for listener in self._index.of(instance.configuration))
-        final = {worker.worker: worker for worker in _final_counters(instance)}
         current: WorkerReading | None = None
+        leaving: list[WorkerReading] = []
         try:
             current, leaving = self._read_workers(instance, timeout)
         except NotListening:
             logger.warning("%s: haproxy is not running", instance.id)
         except OperationFailed as error:
             logger.warning("%s: %s", instance.id, error)
-        else:
-            final.update((worker.worker, worker) for worker in leaving)
-            final.pop(current.worker, None)
-        return InstanceReading(expected, current, tuple(final.values()))
+        # Read last: a worker that a reload has replaced by now has left its last word before.
+        replaced = {worker.worker: worker for worker in _final_counters(instance)}
+        for worker in leaving:
+            if worker.listeners or worker.worker not in replaced:
+                replaced[worker.worker] = worker
+        if current is not None:
+            replaced.pop(current.worker, None)
+        return InstanceReading(expected, current, tuple(replaced.values()))
 
     def _read_workers(
         self, instance: InstanceLayout, timeout: float
@@ -101,6 +105,7 @@ class Observer:
                 leaving.append(self._ask(socket, pid, f"show stat {_FRONTENDS}", deadline))
             except OperationFailed as error:  # it may have left just now: its last word counts
                 logger.debug("%s: leaving worker %d: %s", instance.id, pid, error)
+                leaving.append(WorkerReading(worker_name(pid), {}, {}))
         return current, leaving
 
     def _await_workers(self, socket: MasterSocket, deadline: float) -> Workers:
@@ -120,8 +125,9 @@ class Observer:
             time.sleep(_RETRY_PAUSE)
 
     def _ask(self, socket: MasterSocket, pid: int, command: str, deadline: float) -> WorkerReading:
+        name = worker_name(pid)  # before it answers: then it may be gone at once
         reply = socket.command(f"@!{pid} {command}", timeout=deadline - self._clock())
-        return statistics.parse(reply, worker_name(pid))
+        return statistics.parse(reply, name)
 
 
 def worker_name(pid: int) -> str:
@@ -133,8 +139,9 @@ def worker_name(pid: int) -> str:
 def keep_final_counters(instance: InstanceLayout, pid: int, *, timeout: float) -> None:
     """Write down what a worker has counted, just before it is asked to leave."""
     socket = MasterSocket(instance.master_socket)
+    name = worker_name(pid)
     reply = socket.command(f"@!{pid} show stat {_FRONTENDS}", timeout=timeout)
-    files.write(instance.final_counters / worker_name(pid), reply.encode())
+    files.write(instance.final_counters / name, reply.encode())
 
 
 def _final_counters(instance: InstanceLayout) -> list[WorkerReading]:

@@ -3,6 +3,9 @@
 from amphora_agent import templates
 from amphora_agent.haproxy.text import Config
 
+#: What of a configuration must be parsed for `addition`.
+KEYWORDS = frozenset({"group"})
+
 _FOLDER = "haproxy_templates"
 
 

@@ -8,42 +8,51 @@ import ipaddress
 
 from amphora_agent.haproxy.text import Config
 
+#: What of a configuration must be parsed to know what is carried over.
+KEYWORDS = frozenset({"load-server-state-from-file", "server", "server-state-file"})
+
+#: The file without any server; haproxy warns when there is none at all.
+NOTHING = "1\n"
+
 #: Columns of version 1 (management manual, "show servers state"), counted from 0.
 _BACKEND, _SERVER, _ADDRESS, _PORT = 1, 3, 4, 18
+
+
+def is_read(wanted: Config) -> bool:
+    """Whether haproxy reads the file when it loads this configuration."""
+    return any(section.first("server-state-file") for section in wanted.of_kind("global")) and any(
+        section.first("load-server-state-from-file") for section in wanted.sections
+    )
 
 
 def carry_over(state: str, wanted: Config) -> str:
     """The rows of `state` (a reply to `show servers state`) for servers that `wanted` has
     unchanged in backend, name, address and port; with the final newline that haproxy needs."""
-    addresses = _addresses(wanted)
+    addresses = {
+        (backend.name, server.words[1]): server.words[2]
+        for backend in wanted.of_kind("backend")
+        for server in backend.all("server")
+        if len(server.words) > 2
+    }
     kept = []
-    for line in state.splitlines():
+    for line in state.split("\n"):
         if not line or line == "1" or line.startswith("#"):
             kept.append(line)
             continue
-        columns = line.split(" ")
+        columns = line.split(" ", _PORT + 1)
         if len(columns) <= _PORT:
             continue
-        row = columns[_BACKEND], columns[_SERVER], columns[_ADDRESS], columns[_PORT]
-        if row in addresses:
+        address = addresses.get((columns[_BACKEND], columns[_SERVER]), "")
+        host, port = columns[_ADDRESS], columns[_PORT]
+        if address == f"{host}:{port}" or _is_also(address, host, port):
             kept.append(line)
     return "\n".join(kept).rstrip("\n") + "\n"
 
 
-def _addresses(config: Config) -> set[tuple[str, str, str, str]]:
-    return {
-        (backend.name, server.words[1], *_split(server.words[2]))
-        for backend in config.of_kind("backend")
-        for server in backend.all("server")
-        if len(server.words) > 2
-    }
-
-
-def _split(address: str) -> tuple[str, str]:
-    """`address:port`, also of IPv6, as the state file writes them."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
+def _is_also(address: str, host: str, port: str) -> bool:
+    """Whether a configuration's `address:port` is another spelling of this one."""
+    wanted_host, _, wanted_port = address.rpartition(":")
     try:
-        return str(ipaddress.ip_address(host)), port
+        return wanted_port == port and str(ipaddress.ip_address(wanted_host.strip("[]"))) == host
     except ValueError:
-        return host, port
+        return False

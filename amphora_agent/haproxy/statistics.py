@@ -29,6 +29,8 @@ def parse(csv: str, worker: str) -> WorkerReading:
     for row in csv.split("\n")[1:]:
         columns = row.split(",", _NEEDED)
         if len(columns) <= _NEEDED:
+            if row:
+                raise OperationFailed("The statistics of haproxy were cut off", repr(row[:80]))
             continue
         proxy, service = columns[0], columns[1]
         if proxy.startswith(INTERNAL_PREFIX):

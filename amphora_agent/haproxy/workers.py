@@ -32,12 +32,11 @@ def parse(reply: str) -> Workers:
     master: re.Match[str] | None = None
     current: list[int] = []
     leaving: list[int] = []
-    into = current
+    lists = {"workers": current, "old workers": leaving}
+    into: list[int] = []
     for line in reply.splitlines():
         if line.startswith("#"):
-            title = line.strip("# ")
-            if title in {"workers", "old workers", "programs"}:
-                into = current if title == "workers" else leaving
+            into = lists.get(line.strip("# "), [])  # programs are no workers, whatever their name
             continue
         if found := _MASTER.match(line):
             master = found
