@@ -14,7 +14,7 @@ RELEASES := 19 10
 # What runs the agent, what its demo uses, and what only its tests do.
 DEMO_PACKAGES := haproxy iproute2 curl procps ca-certificates python3 python3-venv
 TEST_PACKAGES := $(DEMO_PACKAGES) keepalived nftables iputils-ping openssl git \
-    mmdebstrap systemd-container debian-archive-keyring patchelf bsdutils util-linux xz-utils
+    mmdebstrap systemd-container debian-archive-keyring patchelf util-linux
 
 .PHONY: help
 help:  ## Say what there is

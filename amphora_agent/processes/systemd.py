@@ -70,6 +70,8 @@ class SystemdSupervisor:
         return Mark(time.time())
 
     def output(self, name: str, since: Mark) -> str:
+        # What a process has said just now may still be on its way into the journal.
+        run(("journalctl", "--sync"), timeout=_PATIENCE)
         return run(
             (
                 "journalctl",
@@ -95,10 +97,11 @@ def unit_text(spec: ProcessSpec) -> str:
     """The unit of a process.
 
     Raises:
-        OperationFailed: a word of the command has a character that a unit file would interpret.
+        OperationFailed: a word of the command has a character that a unit file would interpret,
+            or none at all.
     """
     for word in spec.argv:
-        if not word.isprintable() or set(word) & set("\"'\\%$ ;"):
+        if not word or not word.isprintable() or set(word) & set("\"'\\%$ ;"):
             raise OperationFailed(f"Cannot write the unit {spec.name}", f"unsafe word {word!r}")
     return templates.render("systemd", spec.template, spec=spec, command=" ".join(spec.argv))
 

@@ -1,0 +1,15 @@
+"""Waiting for what nobody announces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def until(condition: Callable[[], bool], what: str, *, timeout: float = 10) -> None:
+    """Look every few milliseconds; raises TimeoutError, which says ``what`` was awaited."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s: {what}")
+        time.sleep(0.01)

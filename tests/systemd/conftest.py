@@ -1,0 +1,229 @@
+"""A booted amphora: Debian with systemd, our wheel installed, the controller's files in place.
+
+host ─ 192.0.2.0/24 ─ eth0 ┐
+client ─ 10.1.0.0/24 ─ eth1 ┤ amphora
+servers ─ 10.2.0.0/24 ─ eth2 ┘
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from amphora_agent.client import AmphoraClient
+from amphora_agent.haproxy import workers
+from amphora_agent.haproxy.socket import MasterSocket
+from amphora_agent.haproxy.workers import Workers
+from lab import debian
+from lab.archive import UnavailableError
+from lab.backend import Backend
+from lab.booted import Machine
+from lab.heartbeats import HeartbeatReceiver
+from lab.listeners import Listener, http_listener, loadbalancer
+from lab.network import Lab, Namespace
+from lab.pki import AmphoraPki
+
+CONTROLLER, AMPHORA = "192.0.2.1", "192.0.2.10"
+VIP = "10.1.0.5"
+WEBS = {"web1": "10.2.0.11", "web2": "10.2.0.12"}
+HEARTBEAT_PORT, HEARTBEAT_KEY = 5555, "a key"
+HTTP = http_listener("http", port=80, members=[(address, 80) for address in WEBS.values()])
+
+CONFIGURATION = """\
+[haproxy_amphora]
+bind_host = ::
+bind_port = 9443
+
+[health_manager]
+controller_ip_port_list = {controller}
+heartbeat_interval = 1
+heartbeat_key = {key}
+
+[amphora_agent]
+agent_server_ca = /etc/octavia/certs/client_ca.pem
+agent_server_cert = /etc/octavia/certs/server.pem
+amphora_id = {amphora_id}
+
+[controller_worker]
+loadbalancer_topology = SINGLE
+"""
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    if os.geteuid() != 0:
+        pytest.skip("systemd-nspawn needs root")
+    with Lab("sd") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def layers() -> list[Path]:
+    try:
+        return debian.tree()
+    except UnavailableError as missing:
+        pytest.skip(f"no Debian to boot: {missing}")
+
+
+@pytest.fixture(scope="session")
+def pki(lab: Lab) -> AmphoraPki:
+    return AmphoraPki.create(lab.directory(), str(uuid.uuid4()), key="ec")
+
+
+@pytest.fixture(scope="session")
+def machine(lab: Lab, layers: list[Path], pki: AmphoraPki) -> Iterator[Machine]:
+    """Booted, and with nothing plugged but the network of its controller."""
+    made = Machine(lab, "amphora", layers)
+    configuration = CONFIGURATION.format(
+        controller=f"{CONTROLLER}:{HEARTBEAT_PORT}", key=HEARTBEAT_KEY, amphora_id=pki.amphora_id
+    )
+    made.write("/etc/octavia/amphora-agent.conf", configuration.encode())
+    made.write("/etc/octavia/certs/server.pem", pki.server.pem, 0o600)
+    made.write("/etc/octavia/certs/client_ca.pem", pki.client_authority.certificate, 0o600)
+    with ExitStack() as ending:
+        try:
+            ending.enter_context(made)
+        except UnavailableError as missing:
+            pytest.skip(str(missing))
+        yield made
+
+
+@pytest.fixture(scope="session")
+def controller(lab: Lab, machine: Machine) -> Namespace:
+    namespace = lab.namespace("controller")
+    lab.cable(namespace, "eth0", machine.namespace, "eth0")
+    namespace.address("eth0", f"{CONTROLLER}/24")
+    machine.namespace.address("eth0", f"{AMPHORA}/24")
+    return namespace
+
+
+class ControllerClient(AmphoraClient):
+    """Whose connections are made where the controller is."""
+
+    def __init__(self, namespace: Namespace, pki: AmphoraPki) -> None:
+        self._namespace = namespace
+        super().__init__(
+            f"https://{AMPHORA}:9443", pki.amphora_id, pki.controller_pem, pki.server_ca
+        )
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        return self._namespace.inside(lambda: AmphoraClient.request(self, *args, **kwargs))
+
+
+@pytest.fixture(scope="session")
+def api(controller: Namespace, pki: AmphoraPki) -> Iterator[AmphoraClient]:
+    made = ControllerClient(controller, pki)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def heartbeats(controller: Namespace) -> Iterator[HeartbeatReceiver]:
+    def listen() -> HeartbeatReceiver:
+        return HeartbeatReceiver(HEARTBEAT_KEY, address=CONTROLLER, port=HEARTBEAT_PORT)
+
+    with controller.inside(listen) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def client(lab: Lab, machine: Machine, api: AmphoraClient) -> Namespace:
+    """On the VIP's network, which is plugged."""
+    namespace = lab.namespace("client")
+    cable = lab.cable(namespace, "eth0", machine.namespace, "hot1")
+    namespace.address("eth0", "10.1.0.1/24")
+    api.plug_vip(
+        VIP,
+        {
+            "subnet_cidr": "10.1.0.0/24",
+            "gateway": "10.1.0.1",
+            "mac_address": cable.mac_b,
+            "vrrp_ip": "10.1.0.4",
+            "mtu": 1450,
+            "host_routes": [],
+            "additional_vips": [],
+        },
+    )
+    return namespace
+
+
+@pytest.fixture(scope="session")
+def webs(lab: Lab, machine: Machine, api: AmphoraClient) -> Iterator[dict[str, Backend]]:
+    """On the members' network, which is plugged."""
+    namespace = lab.namespace("servers")
+    cable = lab.cable(namespace, "eth0", machine.namespace, "hot2")
+    namespace.address("eth0", *(f"{web}/24" for web in WEBS.values()))
+    fixed_ip = {"ip_address": "10.2.0.4", "subnet_cidr": "10.2.0.0/24", "host_routes": []}
+    api.plug_network({"mac_address": cable.mac_b, "fixed_ips": [fixed_ip], "mtu": 1450})
+    with ExitStack() as ending:
+        yield {
+            name: ending.enter_context(Backend(namespace, name, [f"{address}:80"]))
+            for name, address in WEBS.items()
+        }
+
+
+@dataclass
+class LoadBalancer:
+    """A load balancer of its own for each test: an HTTP listener, two members."""
+
+    machine: Machine
+    api: AmphoraClient
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    versions: int = 0
+
+    @property
+    def unit(self) -> str:
+        return f"haproxy-{self.id}.service"
+
+    @property
+    def configuration(self) -> Path:
+        return self.machine.path(f"/var/lib/octavia/{self.id}/haproxy.cfg")
+
+    def upload(self, *more: Listener) -> None:
+        """A configuration that no runtime command could reach from the one before."""
+        self.versions += 1
+        text = loadbalancer(self.id, vip=VIP, listeners=[HTTP, *more])
+        changed = text.replace("timeout client 50000", f"timeout client {50000 + self.versions}")
+        self.api.upload_haproxy(self.id, changed)
+
+    def reload(self) -> None:
+        self.api.reload(self.id)
+
+    def push(self, *more: Listener) -> None:
+        self.upload(*more)
+        self.reload()
+
+    def workers(self) -> Workers:
+        """Their process ids are the machine's own."""
+        socket = MasterSocket(self.machine.path(f"/run/amphora-agent/{self.id}.master"))
+        return workers.parse(socket.command("show proc", timeout=5))
+
+    def properties(self) -> dict[str, str]:
+        return self.machine.properties(self.unit)
+
+
+@pytest.fixture
+def balancer(
+    machine: Machine, api: AmphoraClient, client: Namespace, webs: dict[str, Backend]
+) -> Iterator[LoadBalancer]:
+    """Pushed, and serving."""
+    made = LoadBalancer(machine, api)
+    made.push()
+    yield made
+    api.delete(made.id)
+
+
+@pytest.fixture(autouse=True)
+def _journal(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What happened in there, for whoever has to find out why a test failed."""
+    failed_before = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed_before and "machine" in request.fixturenames:
+        machine: Machine = request.getfixturevalue("machine")
+        print(f"--- the machine's journal ---\n{machine.journal()}")
