@@ -71,6 +71,9 @@ def check(pem: bytes, amphora_id: str, now: datetime) -> "x509.Certificate":
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError):
         raise InvalidRequest(_REFUSED, "there is no usable private key in it") from None
+    if pem.count(b"-----BEGIN ") != pem.count(b"-----END "):
+        # What is whole of it might do, but not for a controller that needs the rest of the chain.
+        raise InvalidRequest(_REFUSED, "it is cut off: something in it has no end")
     leaf = chain[0]
     public_form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if leaf.public_key().public_bytes(*public_form) != key.public_key().public_bytes(*public_form):

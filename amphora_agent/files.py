@@ -4,7 +4,8 @@ A file is replaced whole or not at all: the new bytes go to a temporary file in 
 directory, are synced, and are renamed over the old name; then the directory is synced. A kill at
 any instant leaves the old or the new content. What remains possible is a stray temporary file,
 which `sweep` removes when the agent starts. Temporary names begin with `.stage-`, so that no
-reader that looks for real names ever takes one for a file of its own.
+reader that looks for real names ever takes one for a file of its own, and the id of the process
+that makes them.
 """
 
 import contextlib
@@ -31,7 +32,8 @@ class Staged:
     def __init__(self, destination: Path, data: bytes, mode: int) -> None:
         make_directory(destination.parent)
         self.destination = destination
-        descriptor, name = tempfile.mkstemp(prefix=_STAGE_PREFIX, dir=destination.parent)
+        prefix = f"{_STAGE_PREFIX}{os.getpid()}-"
+        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=destination.parent)
         self.path = Path(name)
         try:
             with open(descriptor, "wb") as file:
@@ -137,10 +139,15 @@ def cap(path: Path, limit: int) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove temporary files that a killed agent left below `directory`."""
+    """Remove temporary files that a killed agent left below `directory`.
+
+    Those of processes that live are being written: another part of the agent is at work. (An id
+    that is used again protects a stray file until the next sweep.)
+    """
     for root, _, names in os.walk(directory):
         for name in names:
-            if name.startswith(_STAGE_PREFIX):
+            maker = name.removeprefix(_STAGE_PREFIX).partition("-")[0]
+            if name.startswith(_STAGE_PREFIX) and not Path("/proc", maker).exists():
                 Path(root, name).unlink(missing_ok=True)
 
 

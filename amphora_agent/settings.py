@@ -73,7 +73,7 @@ def parse(text: str, source: str) -> Settings:
                 logger.warning("%s: [%s] %s: unknown, ignored", source, section, key)
                 continue
             try:
-                values[known.field] = known.convert(raw.strip())
+                values[known.field] = known.convert(_unquoted(raw.strip()))
             except ValueError as error:
                 raise SettingsError(source, f"[{section}] {key}: {error}") from None
     if not values.get("amphora_id"):
@@ -180,6 +180,11 @@ def _read_ini(text: str, source: str) -> dict[str, dict[str, str]]:
     except configparser.Error as error:
         raise SettingsError(source, type(error).__name__) from None
     return {section: dict(parser.items(section)) for section in parser.sections()}
+
+
+def _unquoted(raw: str) -> str:
+    """As oslo.config reads a value: one pair of quotes around the whole of it is not part of it."""
+    return raw[1:-1] if len(raw) > 1 and raw[0] == raw[-1] and raw[0] in "\"'" else raw
 
 
 def _string(raw: str) -> str:

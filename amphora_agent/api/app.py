@@ -5,6 +5,7 @@ import logging
 from flask import Flask
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
 from amphora_agent.api import octavia
 from amphora_agent.api.services import Services
@@ -18,11 +19,19 @@ _STATUS: dict[type[AgentError], int] = {InvalidRequest: 400, NotFound: 404, Conf
 _UNDERSTOOD = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
 
 
+class _Rest(BaseConverter):
+    """All that is left of a path, slashes and line ends too."""
+
+    part_isolating = False
+    regex = "(?s:.+)"
+
+
 def create_app(services: Services) -> Flask:
     """The application on these services."""
     app = Flask("amphora_agent", static_folder=None)
     app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
     app.url_map.strict_slashes = False
+    app.url_map.converters["rest"] = _Rest
     for blueprint in octavia.blueprints(services):
         app.register_blueprint(blueprint)
     app.register_error_handler(AgentError, _handled)

@@ -33,7 +33,7 @@ def increases(
         )
         for worker in workers:
             was = before.get(worker.worker, {})
-            now = {}
+            now = dict(was)  # also of listeners that it does not tell of: it may have been silent
             for listener_id, listener in worker.listeners.items():
                 earlier = was.get(listener_id, NO_COUNTERS)
                 now[listener_id] = listener.counters.at_least(earlier)

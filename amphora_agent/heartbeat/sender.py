@@ -47,7 +47,7 @@ class Sender:
         self._clock = clock
         self._sequence = 0
         self._turn = 0
-        self._reported: Reported = _load(memory)
+        self._reported: Reported | None = None
         self._complained: set[str] = set()
 
     def interval(self) -> float:
@@ -62,6 +62,10 @@ class Sender:
         """
         settings = self._settings()
         timeout = min(_ANSWER, settings.heartbeat_interval * _ANSWER_SHARE)
+        if self._reported is None:
+            # Not in the constructor: each process that this one is forked into, also after another
+            # has died, goes on from what is on disk then.
+            self._reported = _load(self._memory)
         readings = self._source.read(timeout=timeout)
         increases, reported = counters.increases(readings, self._reported)
         content = message.content(settings.amphora_id, self._sequence, readings, increases)

@@ -15,15 +15,30 @@ class Counters(NamedTuple):
     ereq: int
 
     def plus(self, other: "Counters") -> "Counters":
-        return Counters(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        return Counters(
+            self.tx + other.tx,
+            self.rx + other.rx,
+            self.totconns + other.totconns,
+            self.ereq + other.ereq,
+        )
 
     def since(self, earlier: "Counters") -> "Counters":
         """The increase; a counter never runs backwards within one worker, so never negative."""
-        return Counters(*(max(0, now - was) for now, was in zip(self, earlier, strict=True)))
+        return Counters(
+            max(0, self.tx - earlier.tx),
+            max(0, self.rx - earlier.rx),
+            max(0, self.totconns - earlier.totconns),
+            max(0, self.ereq - earlier.ereq),
+        )
 
     def at_least(self, other: "Counters") -> "Counters":
         """The higher of each: the later of two readings of one worker."""
-        return Counters(*(max(mine, theirs) for mine, theirs in zip(self, other, strict=True)))
+        return Counters(
+            max(self.tx, other.tx),
+            max(self.rx, other.rx),
+            max(self.totconns, other.totconns),
+            max(self.ereq, other.ereq),
+        )
 
 
 NO_COUNTERS = Counters(0, 0, 0, 0)

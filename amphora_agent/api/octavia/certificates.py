@@ -12,7 +12,7 @@ def certificates(services: Services) -> Blueprint:
     routes = Blueprint("certificates", __name__)
     instances = services.instances
     # A name may come with slashes in it (percent-encoded): it is refused by name, not unknown.
-    route = "/1.0/loadbalancer/<lb_id>/certificates/<path:filename>"
+    route = "/1.0/loadbalancer/<lb_id>/certificates/<rest:filename>"
 
     @routes.put(route)
     def put(lb_id: str, filename: str) -> ResponseReturnValue:
