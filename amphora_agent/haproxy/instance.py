@@ -18,7 +18,7 @@ from typing import NamedTuple
 from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, NotFound, OperationFailed
 from amphora_agent.haproxy import binds, ports, render, server_state, text, workers
-from amphora_agent.haproxy.observe import ListenerIndex, keep_final_counters
+from amphora_agent.haproxy.observe import keep_final_counters, listener_index
 from amphora_agent.haproxy.plan import Step, plan
 from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.haproxy.socket import MasterSocket, NoAnswer, NotListening
@@ -34,7 +34,7 @@ _PATIENCE = 50.0
 #: Seconds for one answer of a socket.
 _ANSWER = 5.0
 #: Seconds between two looks at something that is coming up.
-_PAUSE = 0.004
+_PAUSE = 0.002
 
 
 class _Refused(OperationFailed):
@@ -68,7 +68,7 @@ class Instances:
         self._group = group
         self._clock = clock
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._index = ListenerIndex()
+        self._index = listener_index()
 
     # Configuration
 

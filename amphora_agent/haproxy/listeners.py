@@ -8,8 +8,7 @@ from amphora_agent.haproxy.text import Config, Section
 #: listener; it is nobody's listener (WIRE §3).
 INTERNAL_PREFIX = "prometheus-exporter-internal"
 
-
-#: What of a configuration must be parsed to find them.
+#: What of a configuration must be parsed for `listeners`.
 KEYWORDS = frozenset({"bind", "mode"})
 
 
@@ -27,6 +26,19 @@ def listeners(config: Config) -> tuple[Listener, ...]:
         for frontend in config.of_kind("frontend")
         if not frontend.name.startswith(INTERNAL_PREFIX)
     )
+
+
+#: What of a configuration must be parsed for `pools`.
+POOL_KEYWORDS = frozenset({"server"})
+
+
+def pools(config: Config) -> dict[str, tuple[str, ...]]:
+    """The members of each pool, by `<pool id>:<listener id>`: its backends and their servers."""
+    return {
+        backend.name: tuple(server.words[1] for server in backend.all("server"))
+        for backend in config.of_kind("backend")
+        if not backend.name.startswith(INTERNAL_PREFIX)
+    }
 
 
 def _type(frontend: Section) -> str:

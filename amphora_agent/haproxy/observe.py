@@ -8,13 +8,15 @@ its last connections drain is read from it directly.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy import listeners, statistics, text, workers
 from amphora_agent.haproxy.socket import MasterSocket, NotListening
+from amphora_agent.haproxy.text import Config
 from amphora_agent.haproxy.workers import Workers
 from amphora_agent.layout import InstanceLayout, Layout
 from amphora_agent.model.status import InstanceReading, WorkerReading
@@ -22,20 +24,27 @@ from amphora_agent.processes.identity import start_time
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: haproxy's types of statistics: 1 is frontends, which is where a listener counts.
 _FRONTENDS = "-1 1 -1"
 #: Seconds between tries while a master of haproxy 2.6 executes itself anew.
 _RETRY_PAUSE = 0.02
 
 
-class ListenerIndex:
-    """The listeners of each configuration, parsed again only when its file changes."""
+class Index(Generic[T]):
+    """What `find` finds in each configuration, looked for again only when its file changes.
 
-    def __init__(self) -> None:
-        self._known: dict[Path, tuple[object, tuple[listeners.Listener, ...]]] = {}
+    `keywords` are the directives that it needs.
+    """
 
-    def of(self, configuration: Path) -> tuple[listeners.Listener, ...]:
-        """Those of the configuration file; none when there is no file."""
+    def __init__(self, find: Callable[[Config], T], keywords: Collection[str]) -> None:
+        self._find = find
+        self._keywords = keywords
+        self._known: dict[Path, tuple[object, T]] = {}
+
+    def of(self, configuration: Path) -> T:
+        """What is found in the file; in one that is not there, what is found in nothing."""
         signature = files.signature(configuration)
         known = self._known.get(configuration)
         if known is None or known[0] != signature:
@@ -43,10 +52,15 @@ class ListenerIndex:
                 content = configuration.read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
                 self._known.pop(configuration, None)
-                return ()
-            known = signature, listeners.listeners(text.parse(content, listeners.KEYWORDS))
+                return self._find(text.parse(""))
+            known = signature, self._find(text.parse(content, self._keywords))
             self._known[configuration] = known
         return known[1]
+
+
+def listener_index() -> Index[tuple[listeners.Listener, ...]]:
+    """The listeners of each configuration."""
+    return Index(listeners.listeners, listeners.KEYWORDS)
 
 
 class Observer:
@@ -55,7 +69,10 @@ class Observer:
     def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout = layout
         self._clock = clock
-        self._index = ListenerIndex()
+        self._listeners = listener_index()
+        self._pools = Index(listeners.pools, listeners.POOL_KEYWORDS)
+        #: What each instance said at the last reading, if it answered.
+        self._last: dict[str, WorkerReading] = {}
 
     def read(self, *, timeout: float) -> dict[str, InstanceReading]:
         """A reading of each instance, by id. `timeout` in seconds is for each of them; one that
@@ -73,7 +90,8 @@ class Observer:
                     _forget(instance, {worker.worker for worker in reading.leaving})
 
     def _read_instance(self, instance: InstanceLayout, timeout: float) -> InstanceReading:
-        expected = tuple(listener.id for listener in self._index.of(instance.configuration))
+        expected = tuple(listener.id for listener in self._listeners.of(instance.configuration))
+        last = self._last.pop(instance.id, None)
         current: WorkerReading | None = None
         leaving: list[WorkerReading] = []
         try:
@@ -87,8 +105,11 @@ class Observer:
         for worker in leaving:
             if worker.listeners or worker.worker not in replaced:
                 replaced[worker.worker] = worker
-        if current is not None:
-            replaced.pop(current.worker, None)
+        if current is None:
+            pools = self._pools.of(instance.configuration)
+            return InstanceReading(expected, None, tuple(replaced.values()), last, pools)
+        self._last[instance.id] = current
+        replaced.pop(current.worker, None)
         return InstanceReading(expected, current, tuple(replaced.values()))
 
     def _read_workers(

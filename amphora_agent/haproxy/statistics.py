@@ -32,24 +32,14 @@ def parse(csv: str, worker: str) -> WorkerReading:
             if row:
                 raise OperationFailed("The statistics of haproxy were cut off", repr(row[:80]))
             continue
-        proxy, service = columns[0], columns[1]
-        if proxy.startswith(INTERNAL_PREFIX):
-            continue
+        proxy, service, status = columns[0], columns[1], columns[17]
         if service == "FRONTEND":
-            listeners[proxy] = ListenerReading(
-                columns[17],
-                _number(columns[4]),
-                Counters(
-                    tx=_number(columns[9]),
-                    rx=_number(columns[8]),
-                    totconns=_number(columns[7]),
-                    ereq=_number(columns[12]),
-                ),
-            )
+            if not proxy.startswith(INTERNAL_PREFIX):
+                listeners[proxy] = _listener(columns)
         elif service == "BACKEND":
-            pools[proxy] = PoolReading(columns[17], members.get(proxy, {}))
+            if not proxy.startswith(INTERNAL_PREFIX):
+                pools[proxy] = PoolReading(status, members.get(proxy, {}))
         else:
-            status = columns[17]
             if columns[18] == "0" and status == "UP":
                 status = "DRAIN"  # as Octavia has it: weight 0 takes no new connections
             elif " (" in status:
@@ -61,5 +51,18 @@ def parse(csv: str, worker: str) -> WorkerReading:
     return WorkerReading(worker, listeners, pools)
 
 
-def _number(column: str) -> int:
-    return int(column) if column else 0
+def _listener(columns: list[str]) -> ListenerReading:
+    status = columns[17]
+    connections, limit = int(columns[4] or 0), int(columns[6] or 0)
+    if status == "OPEN" and 0 < limit <= connections:
+        status = "FULL"  # haproxy itself calls a frontend OPEN also at its limit
+    return ListenerReading(
+        status,
+        connections,
+        Counters(
+            tx=int(columns[9] or 0),
+            rx=int(columns[8] or 0),
+            totconns=int(columns[7] or 0),
+            ereq=int(columns[12] or 0),
+        ),
+    )

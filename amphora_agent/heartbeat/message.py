@@ -41,21 +41,29 @@ def content(
     readings: Mapping[str, InstanceReading],
     increases: Mapping[str, Counters],
 ) -> dict[str, Any]:
-    """The message as a JSON object: every listener that is configured, whatever it says, and the
-    pools of the instances that answered."""
+    """The message as a JSON object: every listener that is configured, whatever it says, and its
+    pools.
+
+    One silence of an instance is forgiven: it is told as it was, for it may be busy, or its master
+    in the middle of a reload. After that its pools and members are down, which the controller
+    shows as an error. (A listener has no such status: an unknown one only says that it is there.)
+    """
     listeners: dict[str, Any] = {}
     pools: dict[str, Any] = {}
     for reading in readings.values():
-        current = reading.current
+        told = reading.current or reading.last
         for listener_id in reading.listeners:
-            now = current.listeners.get(listener_id) if current is not None else None
+            now = told.listeners.get(listener_id) if told is not None else None
             listeners[listener_id] = {
                 "status": now.status if now is not None else UNREACHABLE,
                 "stats": _stats(now, increases.get(listener_id, NO_COUNTERS)),
             }
-        if current is not None:
-            for pool_key, pool in current.pools.items():
-                pools[pool_key] = {"status": pool.status, "members": pool.members}
+        if told is not None:
+            for pool_key, pool in told.pools.items():
+                pools[pool_key] = {"status": pool.status, "members": dict(pool.members)}
+        else:
+            for pool_key, members in reading.pools.items():
+                pools[pool_key] = {"status": "DOWN", "members": dict.fromkeys(members, "DOWN")}
     return {
         "id": amphora_id,
         "seq": sequence,

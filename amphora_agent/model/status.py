@@ -1,6 +1,7 @@
 """What instances report about themselves: the values between haproxy and the heartbeat."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -73,10 +74,13 @@ class InstanceReading(NamedTuple):
     """One instance at one moment.
 
     `listeners` are the ids that its configuration names, whether it answers or not.
-    `current` is None when it is down or did not answer in time. `leaving` are workers that
-    a reload has replaced: still counting, or gone and known by their last reading.
+    `current` is None when it is down or did not answer in time; then `last` is what it said the
+    time before, if it did, and `pools` the members of each pool in its configuration. `leaving` are
+    workers that a reload has replaced: still counting, or gone and known by their last reading.
     """
 
     listeners: tuple[str, ...]
     current: WorkerReading | None
     leaving: tuple[WorkerReading, ...]
+    last: WorkerReading | None = None
+    pools: Mapping[str, tuple[str, ...]] = MappingProxyType({})

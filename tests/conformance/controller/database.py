@@ -1,0 +1,161 @@
+"""The one thing stood in for: the controller's database.
+
+Octavia's driver and heartbeat receiver work on repositories, which here keep the data models of
+the test itself: what the controller would write to its database is read off the very objects
+that the test has built (`balancer.operating_status`, `member.operating_status`, …).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from octavia.amphorae.drivers.haproxy import rest_api_driver
+from octavia.amphorae.drivers.health import heartbeat_udp
+from octavia.common import constants, data_models
+from octavia.statistics import stats_base
+from stevedore import extension
+
+
+class Session:
+    """A transaction on nothing."""
+
+    @contextmanager
+    def begin(self) -> Iterator["Session"]:
+        yield self
+
+    def commit(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
+
+
+class Database:
+    """The load balancers that this controller knows, and what it has heard of them."""
+
+    def __init__(self) -> None:
+        self.load_balancers: list[data_models.LoadBalancer] = []
+        #: Ids of amphorae, one for each heartbeat that counted as a sign of health.
+        self.signs_of_health: list[str] = []
+        #: Statistics as the receiver handed them to Octavia's statistics drivers, with whether
+        #: they are differences.
+        self.statistics: list[tuple[data_models.ListenerStatistics, bool]] = []
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Let Octavia's code find this database where it looks for its own."""
+        repositories = {
+            "AmphoraRepository": _Amphorae(self),
+            "AmphoraHealthRepository": _AmphoraHealth(self),
+            "ListenerRepository": _Objects(self, self.listeners),
+            "LoadBalancerRepository": _Objects(self, lambda: iter(self.load_balancers)),
+            "MemberRepository": _Objects(self, self.members),
+            "PoolRepository": _Objects(self, self.pools),
+        }
+        for name, repository in repositories.items():
+            patch.setattr(heartbeat_udp.repo, name, lambda found=repository: found)
+        # Old releases import the module under another name.
+        api = getattr(rest_api_driver, "db_api", None) or rest_api_driver.db_apis
+        patch.setattr(api, "get_session", lambda **_: Session())
+        if hasattr(api, "session"):
+            patch.setattr(api, "session", lambda: Session())
+        driver = extension.Extension("conformance", None, None, _Statistics(self))
+        patch.setattr(
+            stats_base,
+            "_STATS_HANDLERS",
+            extension.ExtensionManager.make_test_instance([driver]),
+        )
+
+    def listeners(self) -> Iterator[data_models.Listener]:
+        for balancer in self.load_balancers:
+            yield from balancer.listeners
+
+    def pools(self) -> Iterator[data_models.Pool]:
+        for balancer in self.load_balancers:
+            yield from balancer.pools
+
+    def members(self) -> Iterator[data_models.Member]:
+        for pool in self.pools():
+            yield from pool.members
+
+    def of_amphora(self, amphora_id: str) -> data_models.LoadBalancer | None:
+        for balancer in self.load_balancers:
+            if any(amphora.id == amphora_id for amphora in balancer.amphorae):
+                return balancer
+        return None
+
+
+class _Objects:
+    """A repository of objects that can be updated by id."""
+
+    def __init__(self, database: Database, objects: Any) -> None:
+        self._database = database
+        self._objects = objects
+
+    def update(self, session: Session, id: str, **values: Any) -> None:
+        for found in self._objects():
+            if found.id == id:
+                found.update(values)
+                return
+        raise AssertionError(f"the controller updated {id}, which no load balancer has")
+
+
+class _Amphorae:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, session: Session, id: str) -> data_models.Amphora | None:
+        balancer = self._database.of_amphora(id)
+        return balancer.amphorae[0] if balancer else None
+
+    def get_lb_for_health_update(self, session: Session, amphora_id: str) -> dict[str, Any]:
+        """The flat form of a load balancer that the receiver works on."""
+        balancer = self._database.of_amphora(amphora_id)
+        if balancer is None:
+            return {}
+        listeners = {
+            listener.id: {
+                "operating_status": listener.operating_status,
+                "protocol": listener.protocol,
+                "enabled": listener.enabled,
+            }
+            for listener in balancer.listeners
+        }
+        pools = {
+            pool.id: {
+                "operating_status": pool.operating_status,
+                "members": {
+                    member.id: {"operating_status": member.operating_status}
+                    for member in pool.members
+                },
+            }
+            for pool in balancer.pools
+        }
+        return {
+            "id": balancer.id,
+            "enabled": balancer.enabled,
+            "provisioning_status": balancer.provisioning_status,
+            "operating_status": balancer.operating_status,
+            **({constants.LISTENERS: listeners} if listeners else {}),
+            **({"pools": pools} if pools else {}),
+        }
+
+
+class _AmphoraHealth:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def replace(self, session: Session, amphora_id: str, **values: Any) -> None:
+        self._database.signs_of_health.append(amphora_id)
+
+
+class _Statistics(stats_base.StatsDriverMixin):
+    """A statistics driver, as operators may add their own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def update_stats(
+        self, listener_stats: list[data_models.ListenerStatistics], deltas: bool = False
+    ) -> None:
+        self._database.statistics += [(one, deltas) for one in listener_stats]

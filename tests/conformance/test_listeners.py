@@ -1,0 +1,163 @@
+"""Listeners come and go; the amphora counts as healthy only while all of them are reported."""
+
+import pytest
+from controller import loadbalancers, secrets
+from controller.amphora import VIP, WEB1, WEB2, Amphora
+from controller.database import Database
+from controller.health_manager import HealthManager
+from controller.release import MAJOR
+from octavia.amphorae.drivers.haproxy import exceptions
+from octavia.common import constants
+
+from lab.backend import Backend
+from lab.http import Client, Load, Tls, get
+from lab.network import Namespace
+from lab.pki import Authority
+
+MANY = 30
+
+
+def test_many_listeners_are_all_served_and_all_reported(
+    amphora: Amphora,
+    database: Database,
+    health: HealthManager,
+    client: Namespace,
+    webs: dict[str, Backend],
+) -> None:
+    balancer = amphora.serve()
+    for port in range(8000, 8000 + MANY):
+        listener = loadbalancers.listener(balancer, "HTTP", port)
+        pool = loadbalancers.pool(listener, "HTTP", [(WEB1, 80), (WEB2, 80)])
+        loadbalancers.monitor(pool, "HTTP", url_path="/health")
+    amphora.worker.deploy(balancer)
+
+    assert {get(client, VIP, port).status for port in range(8000, 8000 + MANY)} == {200}
+    assert len(health.fresh()["listeners"]) == MANY
+    health.wait_for(
+        lambda _: {pool.operating_status for pool in balancer.pools} == {constants.ONLINE}
+    )
+    assert {one.operating_status for one in balancer.listeners} == {constants.ONLINE}
+    assert {member.operating_status for member in database.members()} == {constants.ONLINE}
+
+    health.complaints.clear()
+    signs = len(database.signs_of_health)
+    for _ in range(3):
+        health.next()
+    assert health.complaints == []
+    assert len(database.signs_of_health) - signs == 3
+
+
+def test_deleting_a_listener_leaves_the_others_alone(
+    amphora: Amphora,
+    database: Database,
+    health: HealthManager,
+    client: Namespace,
+    webs: dict[str, Backend],
+    tenant_ca: Authority,
+) -> None:
+    balancer = amphora.serve()
+    shared, own = (
+        secrets.store(tenant_ca.issue(name, dns=[name])) for name in ("shared.test", "own.test")
+    )
+    stays = loadbalancers.listener(balancer, "TERMINATED_HTTPS", 443, tls_certificate_id=shared)
+    goes = loadbalancers.listener(
+        balancer, "TERMINATED_HTTPS", 8443, tls_certificate_id=shared, sni=[own]
+    )
+    plain = loadbalancers.listener(balancer, "HTTP", 80)
+    for listener in (stays, goes, plain):
+        loadbalancers.pool(listener, "HTTP", [(WEB1, 80)])
+    amphora.worker.deploy(balancer)
+    tls = Tls(server_name="shared.test", ca=tenant_ca.certificate)
+    assert get(client, VIP, 8443, tls=tls).status == 200
+
+    with Load(lambda: Client(client, VIP, 80), clients=2) as load:
+        load.wait_for(20)
+        amphora.worker.delete(goes)
+        load.wait_for(20)
+
+    assert load.result.errors == 0, load.result
+    assert get(client, VIP, 443, tls=tls).status == 200
+    with pytest.raises(ConnectionRefusedError):
+        get(client, VIP, 8443)
+    health.settle()
+    assert set(health.next()["listeners"]) == {stays.id, plain.id}
+    assert balancer.operating_status == constants.ONLINE
+    assert health.complaints == []
+
+
+def test_deleting_the_last_listener_ends_haproxy_and_another_can_follow(
+    amphora: Amphora,
+    database: Database,
+    health: HealthManager,
+    client: Namespace,
+    webs: dict[str, Backend],
+) -> None:
+    balancer = amphora.serve()
+    last = loadbalancers.listener(balancer, "HTTP", 80)
+    loadbalancers.pool(last, "HTTP", [(WEB1, 80)])
+    amphora.worker.deploy(balancer)
+    assert get(client, VIP, 80).status == 200
+
+    calls = amphora.worker.delete(last)
+
+    assert (calls[-1].method, calls[-1].status) == ("DELETE", 200)
+    with pytest.raises(ConnectionRefusedError):
+        get(client, VIP, 80)
+    assert amphora.agent.services() == []
+    signs = len(database.signs_of_health)
+    assert health.fresh()["listeners"] == {}
+    assert len(database.signs_of_health) > signs
+    # What is gone may be deleted again.
+    (amphora_model,) = balancer.amphorae
+    client_1_0 = amphora.worker.driver.clients[amphora_model.api_version]
+    assert client_1_0.delete_listener(amphora_model, balancer.id)
+
+    following = loadbalancers.listener(balancer, "HTTP", 81)
+    loadbalancers.pool(following, "HTTP", [(WEB2, 80)])
+    amphora.worker.deploy(balancer)
+    assert get(client, VIP, 81).json()["name"] == "web2"
+    health.wait_for(lambda _: following.operating_status == constants.ONLINE)
+
+
+def test_changes_do_not_disturb_requests(
+    amphora: Amphora, client: Namespace, webs: dict[str, Backend]
+) -> None:
+    balancer = amphora.serve()
+    listener = loadbalancers.listener(balancer, "HTTP", 80)
+    pool = loadbalancers.pool(listener, "HTTP", [(WEB1, 80)])
+    amphora.worker.deploy(balancer)
+
+    with Load(lambda: Client(client, VIP, 80), clients=4) as load:
+        load.wait_for(50)
+        loadbalancers.member(pool, WEB2, 80)
+        amphora.worker.deploy(balancer)
+        load.wait_for(50)
+        pool.members[0].weight = 0
+        amphora.worker.deploy(balancer)
+        load.wait_for(50)
+        extra = loadbalancers.listener(balancer, "TCP", 7000)
+        loadbalancers.pool(extra, "TCP", [(WEB2, 80)])
+        amphora.worker.deploy(balancer)
+        load.wait_for(50)
+
+    assert load.result.errors == 0, load.result
+    assert get(client, VIP, 80).json()["name"] == "web2"
+
+
+@pytest.mark.xfail(
+    MAJOR == 10,
+    raises=exceptions.InvalidRequest,
+    reason="Octavia 10 renders `option http-use-htx`, which haproxy refuses since 2.2; "
+    "what old releases render is not mended yet",
+)
+def test_a_prometheus_listener_is_taken_and_reported(
+    amphora: Amphora, health: HealthManager, client: Namespace, webs: dict[str, Backend]
+) -> None:
+    balancer = amphora.serve()
+    listener = loadbalancers.listener(balancer, "HTTP", 80)
+    loadbalancers.pool(listener, "HTTP", [(WEB1, 80)])
+    metrics = loadbalancers.listener(balancer, "PROMETHEUS", 8088)
+    amphora.worker.deploy(balancer)
+
+    assert get(client, VIP, 80).status == 200
+    assert set(health.fresh()["listeners"]) == {listener.id, metrics.id}
