@@ -247,9 +247,9 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         environ["wsgi.url_scheme"] = "https"
         environ["wsgi.input"] = _Body(environ["wsgi.input"])
         environ["amphora_agent.client"] = connection.peer_name()
-        if not self.alive:
-            response.force_close()
         body = self.wsgi(environ, response.start_response)
+        if not self.alive:  # perhaps only since the request began; the header is not yet sent
+            response.force_close()
         try:
             for piece in body:
                 response.write(piece)

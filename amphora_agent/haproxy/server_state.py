@@ -9,7 +9,7 @@ import ipaddress
 from amphora_agent.haproxy.text import Config
 
 #: What of a configuration must be parsed to know what is carried over.
-KEYWORDS = frozenset({"load-server-state-from-file", "server", "server-state-file"})
+KEYWORDS = frozenset({"server"})
 
 #: The file without any server; haproxy warns when there is none at all.
 NOTHING = "1\n"
@@ -18,11 +18,10 @@ NOTHING = "1\n"
 _BACKEND, _SERVER, _ADDRESS, _PORT = 1, 3, 4, 18
 
 
-def is_read(wanted: Config) -> bool:
-    """Whether haproxy reads the file when it loads this configuration."""
-    return any(section.first("server-state-file") for section in wanted.of_kind("global")) and any(
-        section.first("load-server-state-from-file") for section in wanted.sections
-    )
+def may_be_read(wanted: str) -> bool:
+    """Whether haproxy may read the file when it loads this configuration: the controller lets it
+    for pools with a health monitor."""
+    return "server-state-file" in wanted and "load-server-state-from-file" in wanted
 
 
 def carry_over(state: str, wanted: Config) -> str:
