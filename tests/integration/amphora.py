@@ -1,0 +1,332 @@
+"""An amphora to test: an agent, the controller's side of it, and one namespace with everything in.
+
+VIPs, members and clients share the namespace's loopback interface. How traffic reaches an amphora
+is tested elsewhere; here it only has to be real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import io
+import itertools
+import json
+import re
+import socket
+import ssl
+import stat
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from amphora_agent.client import AmphoraClient
+from amphora_agent.haproxy import workers
+from amphora_agent.haproxy.socket import MasterSocket
+from amphora_agent.haproxy.workers import Workers
+from lab import processes
+from lab.agent import AgentProcess
+from lab.heartbeats import HeartbeatReceiver
+from lab.http import Client, Load, Tls
+from lab.listeners import HealthMonitor, Listener, ListenerKind, http_listener, loadbalancer
+from lab.network import Namespace
+from lab.processes import Process
+
+VIP = "127.0.0.1"
+WEB_PORTS = (8001, 8002)
+
+#: What the controller takes for an error; it takes every other status for success.
+ERRORS_UNDERSTOOD = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
+
+_ports = itertools.count(10001)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Amphora:
+    agent: AgentProcess
+    api: AmphoraClient
+    heartbeats: HeartbeatReceiver
+    namespace: Namespace
+
+    def new_balancer(self, **options: Any) -> LoadBalancer:
+        """A load balancer that does not exist yet, on a port of its own."""
+        return LoadBalancer(self, next(_ports), **options)
+
+    # One request each, as raw as it has to be
+
+    def connect(self, tls: Tls | None = None, *, timeout: float = 30) -> ssl.SSLSocket:
+        """A TLS connection as the controller, or as `tls` says."""
+        tls = tls or self.agent.tls
+        raw = socket.create_connection(("127.0.0.1", self.agent.port), timeout)
+        try:
+            return tls.context().wrap_socket(raw, server_hostname=tls.server_name)
+        except BaseException:
+            raw.close()
+            raise
+
+    def send(self, data: bytes) -> Answer:
+        """Send exactly these bytes and read one answer."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            return read_answer(connection)
+
+    def send_all(self, data: bytes) -> Answer:
+        """Send these bytes, say that they are all, and read what there is in answer.
+
+        An SSLSocket cannot do that: it ends both directions at once.
+        """
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = self.agent.tls
+        end = tls.context().wrap_bio(received, to_send, server_hostname=tls.server_name)
+        with socket.create_connection(("127.0.0.1", self.agent.port), 30) as raw:
+
+            def run(step: Callable[[], object]) -> bytes:
+                while True:
+                    try:
+                        result = step()
+                    except ssl.SSLWantReadError:
+                        raw.sendall(to_send.read())
+                        piece = raw.recv(65536)
+                        if piece:
+                            received.write(piece)
+                        else:
+                            received.write_eof()
+                        continue
+                    except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                        return b""
+                    raw.sendall(to_send.read())
+                    return result if isinstance(result, bytes) else b""
+
+            run(end.do_handshake)
+            run(lambda: end.write(data))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.unwrap()
+            raw.sendall(to_send.read())
+            answer = b""
+            while piece := run(lambda: end.read(65536)):
+                answer += piece
+        return read_answer(_Received(answer))
+
+    def request(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request whose target is sent as it is written."""
+        return self.send(request_bytes(method, target, body, headers))
+
+    # What there is
+
+    def files(self) -> dict[str, tuple[str, str]]:
+        """Every file of the agent by its path, as (mode, digest), and every directory.
+
+        Left out is what changes by itself: logs, sockets, and what heartbeats remember.
+        """
+        top = self.agent.directory
+        found = {}
+        for path in sorted(top.rglob("*")):
+            if path.suffix == ".log" or {"heartbeat", "final-counters"} & set(path.parts):
+                continue
+            mode = path.lstat().st_mode
+            if stat.S_ISSOCK(mode):
+                continue
+            digest = ""
+            if stat.S_ISREG(mode):
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[str(path.relative_to(top))] = (stat.filemode(mode), digest)
+        return found
+
+    def haproxies(self) -> list[Process]:
+        """haproxy's processes, masters and workers."""
+        return self.agent.services()
+
+    def agents(self) -> dict[str, Process]:
+        """The agent's processes: "main", "api" (who holds the port besides) and "heartbeat"."""
+        main = Process.of(self.agent.pid)
+        assert main is not None
+        children = [p for p in self.agent.processes() if p.parent == main.pid]
+        api = [p for p in children if _listens(p, self.agent.port)]
+        heartbeat = [p for p in children if p not in api]
+        assert len(api) == len(heartbeat) == 1, (api, heartbeat)
+        return {"main": main, "api": api[0], "heartbeat": heartbeat[0]}
+
+
+@dataclass
+class LoadBalancer:
+    """One load balancer with an HTTP listener on `port` and the two web servers as members."""
+
+    amphora: Amphora
+    port: int
+    monitor: HealthMonitor | None = None
+    kind: ListenerKind = "HTTP"
+    crt_list: str = ""
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    version: int = 0
+
+    @property
+    def listener(self) -> Listener:
+        return http_listener(
+            f"{self.id} listener",
+            port=self.port,
+            members=[(VIP, port) for port in WEB_PORTS],
+            monitor=self.monitor,
+            kind=self.kind,
+            crt_list=self.crt_list,
+        )
+
+    def text(self, *more: Listener) -> str:
+        """A configuration that differs from the one before in a way that needs a reload."""
+        self.version += 1
+        text = loadbalancer(
+            self.id,
+            vip=VIP,
+            listeners=[self.listener, *more],
+            base_path=str(self.amphora.agent.base_path),
+        )
+        return text.replace("timeout client 50000", f"timeout client {50000 + self.version}")
+
+    def upload(self, *more: Listener) -> None:
+        self.amphora.api.upload_haproxy(self.id, self.text(*more))
+
+    def reload(self) -> None:
+        self.amphora.api.reload(self.id)
+
+    def push(self, *more: Listener) -> None:
+        """Upload and reload, as the controller does for every change."""
+        self.upload(*more)
+        self.reload()
+
+    @property
+    def directory(self) -> Path:
+        return self.amphora.agent.base_path / self.id
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "haproxy.cfg"
+
+    def client(self, *, keep_alive: bool = False, **options: Any) -> Client:
+        return Client(self.amphora.namespace, VIP, self.port, keep_alive=keep_alive, **options)
+
+    def load(self, *, clients: int = 2, keep_alive: bool = False) -> Load:
+        return Load(lambda: self.client(keep_alive=keep_alive), clients=clients)
+
+    def get(self, path: str = "/") -> str:
+        """Which web server answered."""
+        with self.client() as client:
+            response = client.get(path)
+        assert response.status == 200, response.text
+        return str(response.json()["name"])
+
+    def accepts(self) -> bool:
+        """Whether anybody listens at the VIP."""
+        try:
+            self.amphora.namespace.connect(VIP, self.port).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    def ask(self, command: str) -> str:
+        """haproxy's own answer, over its master socket."""
+        master = MasterSocket(self.amphora.agent.run_path / f"{self.id}.master")
+        return master.command(command, timeout=5)
+
+    def workers(self) -> Workers:
+        return workers.parse(self.ask("show proc"))
+
+    def processes(self) -> list[Process]:
+        """haproxy's processes of this load balancer, the master first."""
+        found = [p for p in processes.mentioning(self.directory) if p.program == "haproxy"]
+        masters = {process.pid for process in found}
+        return sorted(found, key=lambda process: (process.parent in masters, process))
+
+    @property
+    def master(self) -> Process:
+        return self.processes()[0]
+
+    def delete(self) -> None:
+        self.amphora.api.delete(self.id)
+
+
+def request_bytes(
+    method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> bytes:
+    """A request with a right Content-Length, unless `headers` has another."""
+    all_headers = {"Host": "amphora", "Content-Length": str(len(body)), **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in all_headers.items())
+    return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body
+
+
+class _Received:
+    """Bytes, read like a connection."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self._data)
+
+
+def read_answer(connection: Any, method: str = "GET") -> Answer:
+    """The next answer on a connection."""
+    response = http.client.HTTPResponse(connection, method=method)
+    response.begin()
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(response.status, headers, response.read())
+
+
+def with_setting(config: str, key: str, value: str) -> str:
+    """An agent configuration in which one key has another value."""
+    changed, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", config)
+    assert count == 1, f"{key} is there {count} times"
+    return changed
+
+
+def differences(
+    before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str]]
+) -> set[str]:
+    """The names that came, went or changed."""
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+@contextmanager
+def stopped(targets: Sequence[Process], stop: Any, go_on: Any) -> Iterator[None]:
+    """Processes that do nothing meanwhile."""
+    for process in targets:
+        process.send(stop)
+    try:
+        yield
+    finally:
+        for process in targets:
+            process.send(go_on)
+
+
+def _listens(process: Process, port: int) -> bool:
+    """Whether a process holds a socket that listens on a TCP port (of this namespace)."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        columns = line.split()
+        if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
+            inodes.add(f"socket:[{columns[9]}]")
+    try:
+        descriptors = list(Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        try:
+            if str(descriptor.readlink()) in inodes:
+                return True
+        except OSError:
+            continue
+    return False

@@ -1,0 +1,117 @@
+"""What all integration tests share: one namespace with two web servers; one agent a module."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from amphora_agent.client import AmphoraClient
+from lab.agent import AgentProcess
+from lab.backend import Backend
+from lab.heartbeats import HeartbeatReceiver
+from lab.leftovers import remove_leftovers
+from lab.network import Lab, Namespace
+from lab.pki import AmphoraPki, Authority
+from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    remove_leftovers()  # of earlier runs that were killed
+    with Lab(f"it{os.getpid()}") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def namespace(lab: Lab) -> Namespace:
+    """The amphora's; it is there before any agent."""
+    return lab.namespace("amphora")
+
+
+@pytest.fixture(scope="session")
+def webs(namespace: Namespace) -> Iterator[dict[str, Backend]]:
+    with ExitStack() as ending:
+        yield {
+            f"web{number}": ending.enter_context(
+                Backend(namespace, f"web{number}", [f"{VIP}:{port}"])
+            )
+            for number, port in enumerate(WEB_PORTS, 1)
+        }
+
+
+@pytest.fixture(scope="session")
+def authorities() -> tuple[Authority, Authority]:
+    """The deployment's: of the amphorae, of the controllers."""
+    return (
+        Authority.create("amphora server CA", key="ec"),
+        Authority.create("controller client CA", key="ec"),
+    )
+
+
+@pytest.fixture(scope="session")
+def boot(
+    lab: Lab,
+    namespace: Namespace,
+    webs: dict[str, Backend],
+    authorities: tuple[Authority, Authority],
+) -> Callable[..., Any]:
+    """Boots an amphora for as long as the `ExitStack` given lasts; options are AgentProcess's."""
+
+    def make(ending: ExitStack, **options: Any) -> Amphora:
+        directory = lab.directory()
+        server, client = authorities
+        pki = AmphoraPki.create(
+            directory / "pki",
+            str(uuid.uuid4()),
+            server_authority=server,
+            client_authority=client,
+            key="ec",
+        )
+        heartbeats = ending.enter_context(HeartbeatReceiver("insecure"))
+        options.setdefault("controllers", [heartbeats.address])
+        agent = AgentProcess(
+            directory, pki, namespace=str(namespace.name), record=lab.record, **options
+        )
+        ending.callback(agent.close)
+        agent.start()
+        api = AmphoraClient(agent.url, pki.amphora_id, pki.controller_pem, pki.server_ca)
+        ending.callback(api.close)
+        return Amphora(agent, api, heartbeats, namespace)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def amphora(boot: Callable[..., Amphora], request: pytest.FixtureRequest) -> Iterator[Amphora]:
+    """Shared by the tests of a module, which leave it as they found it."""
+    with ExitStack() as ending:
+        failed_before = request.session.testsfailed
+        booted = boot(ending)
+        yield booted
+        if request.session.testsfailed > failed_before:
+            print(f"--- the agent's log ---\n{booted.agent.log[-20000:]}")
+
+
+@pytest.fixture
+def own_amphora(boot: Callable[..., Amphora], request: pytest.FixtureRequest) -> Iterator[Amphora]:
+    """For a test that kills agents or leaves something behind."""
+    with ExitStack() as ending:
+        failed_before = request.session.testsfailed
+        booted = boot(ending)
+        yield booted
+        if request.session.testsfailed > failed_before:
+            print(f"--- the agent's log ---\n{booted.agent.log[-20000:]}")
+
+
+@pytest.fixture
+def balancer(amphora: Amphora) -> Iterator[LoadBalancer]:
+    """A load balancer that serves, with one web server after the other."""
+    made = amphora.new_balancer()
+    made.push()
+    yield made
+    made.delete()

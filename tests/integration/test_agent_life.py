@@ -1,0 +1,260 @@
+"""The agent comes and goes; traffic does not notice, and what runs is taken over."""
+
+import re
+import shutil
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from amphora_agent.client import AmphoraError
+from lab.processes import Process
+from lab.waiting import until
+from tests.integration.amphora import (
+    Amphora,
+    LoadBalancer,
+    read_answer,
+    request_bytes,
+)
+
+
+@pytest.fixture
+def served(own_amphora: Amphora) -> LoadBalancer:
+    made = own_amphora.new_balancer()
+    made.push()
+    return made
+
+
+class Download:
+    """A long answer through haproxy, under way when it is made."""
+
+    def __init__(self, balancer: LoadBalancer) -> None:
+        self._connection = balancer.amphora.namespace.connect("127.0.0.1", balancer.port)
+        self._connection.sendall(b"GET /stream?seconds=2 HTTP/1.1\r\nHost: site\r\n\r\n")
+        self._received = self._connection.recv(4096)
+
+    def finish(self) -> bytes:
+        """All of it; raises ConnectionError when it breaks off."""
+        with self._connection:
+            while not self._received.endswith(b"0\r\n\r\n"):
+                piece = self._connection.recv(4096)
+                if not piece:
+                    raise ConnectionError("the download broke off")
+                self._received += piece
+        return self._received
+
+
+def stop(amphora: Amphora) -> None:
+    amphora.agent.stop()
+
+
+def kill(amphora: Amphora) -> None:
+    amphora.agent.kill()
+
+
+@pytest.mark.parametrize("end", [stop, kill])
+def test_the_end_and_the_start_of_the_agent_disturb_no_connection(
+    served: LoadBalancer, end: Callable[[Amphora], None]
+) -> None:
+    amphora, before = served.amphora, served.processes()
+    download = Download(served)
+    with served.load() as load, served.load(keep_alive=True) as kept:
+        load.wait_for(10)
+        end(amphora)
+        load.wait_for(10)
+        kept.wait_for(10)
+        amphora.agent.start()
+        load.wait_for(10)
+        kept.wait_for(10)
+    assert load.result.errors == 0, load.result
+    assert kept.result.errors == kept.result.reconnects == 0, kept.result
+    assert len(re.findall(rb"web\d \d+\n", download.finish())) == 20
+    assert served.processes() == before
+
+
+@pytest.mark.parametrize("end", [stop, kill])
+def test_what_runs_is_adopted_and_does_all_it_did(
+    served: LoadBalancer, end: Callable[[Amphora], None]
+) -> None:
+    amphora, master = served.amphora, served.master
+    end(amphora)
+    amphora.agent.start()
+
+    assert f"adopted, pid {master.pid}" in amphora.agent.log
+    assert [row["status"] for row in amphora.api.listeners()] == ["ACTIVE"]
+    served.push()
+    assert served.master == master
+    assert served.workers().reloads == 1
+    amphora.api.stop(served.id)
+    assert not master.alive
+    amphora.api.start(served.id)
+    assert served.get() in ("web1", "web2")
+
+
+def test_one_that_is_adopted_comes_back_when_it_dies(served: LoadBalancer) -> None:
+    served.amphora.agent.kill()
+    served.amphora.agent.start()
+    before = served.processes()
+    served.master.send(signal.SIGKILL)
+    until(lambda: not before[0].alive and served.accepts(), "it has come back")
+    assert served.get() in ("web1", "web2")
+
+
+def test_one_that_died_while_there_was_no_agent_is_started(served: LoadBalancer) -> None:
+    amphora, before = served.amphora, served.processes()
+    amphora.agent.kill()
+    for process in before:
+        process.send(signal.SIGKILL)
+    until(lambda: not served.accepts(), "it is gone")
+    amphora.agent.start()
+    until(served.accepts, "it has been started")
+    assert served.get() in ("web1", "web2")
+
+
+def test_one_that_was_stopped_is_not_started_by_a_new_agent(served: LoadBalancer) -> None:
+    amphora = served.amphora
+    other = amphora.new_balancer()
+    other.push()
+    amphora.api.stop(served.id)
+    amphora.agent.kill()
+    for process in other.processes():
+        process.send(signal.SIGKILL)
+    amphora.agent.start()
+    until(other.accepts, "what should run has been started")
+    assert served.processes() == []
+    statuses = {row["uuid"]: row["status"] for row in amphora.api.listeners()}
+    assert statuses == {served.listener.id: "OFFLINE", other.listener.id: "ACTIVE"}
+
+
+def test_after_a_reboot_everything_comes_back_without_the_controller(
+    served: LoadBalancer,
+) -> None:
+    """Everything has ended, and what is not meant to outlive a reboot is gone."""
+    amphora = served.amphora
+    other = amphora.new_balancer()
+    other.push()
+    amphora.agent.kill()
+    for process in amphora.haproxies():
+        process.send(signal.SIGKILL)
+    shutil.rmtree(amphora.agent.run_path)
+    amphora.agent.start()
+    for balancer in (served, other):
+        until(balancer.accepts, "it has been started")
+        assert balancer.get() in ("web1", "web2")
+        balancer.push()
+
+
+def test_a_broken_configuration_by_hand_keeps_only_itself_from_coming_back(
+    served: LoadBalancer,
+) -> None:
+    amphora = served.amphora
+    other = amphora.new_balancer()
+    other.push()
+    amphora.agent.kill()
+    for process in amphora.haproxies():
+        process.send(signal.SIGKILL)
+    served.configuration.write_text("nonsense\n")
+    amphora.agent.start()
+    until(other.accepts, "the other has been started")
+    assert amphora.api.info()
+    served.push()
+    assert served.get() in ("web1", "web2")
+
+
+# One of the agent's processes alone
+
+
+def test_the_api_process_comes_back_and_nothing_else_has_changed(served: LoadBalancer) -> None:
+    amphora, haproxies = served.amphora, served.processes()
+    before = amphora.agents()
+    with served.load(clients=1) as load:
+        load.wait_for(2)
+        before["api"].send(signal.SIGKILL)
+        until(lambda: _answers(amphora), "the API answers again")
+        load.wait_for(2)
+    assert load.result.errors == 0, load.result
+    after = amphora.agents()
+    assert after["api"] != before["api"]
+    assert (after["main"], after["heartbeat"]) == (before["main"], before["heartbeat"])
+    assert served.processes() == haproxies
+    served.push()
+    assert served.master == haproxies[0]
+
+
+def test_the_heartbeat_process_comes_back_and_nothing_else_has_changed(
+    served: LoadBalancer,
+) -> None:
+    amphora = served.amphora
+    before = amphora.agents()
+    amphora.heartbeats.next()
+    amphora.heartbeats.drain()
+    before["heartbeat"].send(signal.SIGKILL)
+    # A new process counts from the start.
+    amphora.heartbeats.wait_for(lambda beat: beat.sequence == 0)
+    after = amphora.agents()
+    assert after["heartbeat"] != before["heartbeat"]
+    assert (after["main"], after["api"]) == (before["main"], before["api"])
+
+
+def test_an_api_process_that_hangs_does_not_stop_the_heartbeats(served: LoadBalancer) -> None:
+    amphora = served.amphora
+    api = amphora.agents()["api"]
+    api.send(signal.SIGSTOP)
+    try:
+        amphora.heartbeats.drain()
+        for _ in range(2):
+            beat = amphora.heartbeats.next()
+        assert beat.listeners[served.listener.id]["status"] == "OPEN"
+    finally:
+        api.send(signal.SIGCONT)
+    assert amphora.api.info()
+
+
+def test_the_children_end_when_their_parent_is_killed(served: LoadBalancer) -> None:
+    amphora = served.amphora
+    processes = amphora.agents()
+    processes["main"].send(signal.SIGKILL)
+    for name in ("api", "heartbeat"):
+        assert processes[name].wait(10), f"the {name} process lives on alone"
+    amphora.agent.kill()
+    amphora.agent.start()
+    served.push()
+
+
+def test_a_request_that_is_under_way_at_the_end_is_answered(served: LoadBalancer) -> None:
+    amphora = served.amphora
+    main = Process.of(amphora.agent.pid)
+    assert main is not None
+    body = b"#" * 1000
+    target = f"/1.0/loadbalancer/{served.id}/certificates/x.pem"
+    request = request_bytes("PUT", target, body)
+    with amphora.connect() as connection:
+        connection.sendall(request[:-500])
+        until(lambda: _reads(amphora), "the agent serves")
+        main.send(signal.SIGTERM)
+        until(lambda: not _connects(amphora), "no new connection is taken")
+        connection.sendall(request[-500:])
+        answer = read_answer(connection)
+    assert answer.status == 200
+    assert answer.headers["connection"].lower() == "close"
+    assert main.wait(10)
+    amphora.agent.kill()
+
+
+def _reads(amphora: Amphora) -> bool:
+    return amphora.request("GET", "/1.0/info").status == 200
+
+
+def _connects(amphora: Amphora) -> bool:
+    try:
+        amphora.connect().close()
+    except OSError:
+        return False
+    return True
+
+
+def _answers(amphora: Amphora) -> bool:
+    try:
+        return bool(amphora.agent.get("/1.0/info", timeout=2).status == 200)
+    except (OSError, AmphoraError):
+        return False

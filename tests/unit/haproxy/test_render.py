@@ -1,0 +1,53 @@
+"""What the agent adds to a controller's configuration: the group, when nobody else names it."""
+
+import pytest
+
+from amphora_agent.haproxy import render, text
+
+
+def added_group(configuration: str) -> str | None:
+    addition = text.parse(render.addition(text.parse(configuration), "nogroup"))
+    (section,) = addition.sections
+    assert section.kind == "global"
+    group = section.first("group")
+    return group.words[1] if group is not None else None
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        "",
+        "global\n    user nobody\n",
+        "global\n    # group old\n",
+        "global\n    user nobody # group old\n",
+        "global\n    description 'a group b'\n",
+        "global\n    user group\n",
+        "frontend f\n    group old\n",
+        "userlist u\n    group g users a\n",
+        "peers group\n",
+        "global\nuserlist u\n    group g\n",
+        "global\n    groups old\n",
+        "global\n    gid 1\n",
+    ],
+)
+def test_the_group_is_added_when_the_global_section_names_none(configuration: str) -> None:
+    assert added_group(configuration) == "nogroup"
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        "global\n    group old\n",
+        "global\n\tgroup\told # why\n",
+        "global\n    'group' old\n",
+        "global\n    user nobody\nfrontend f\nglobal\n    group old\n",
+    ],
+)
+def test_a_group_that_the_controller_names_stays_the_only_one(configuration: str) -> None:
+    assert added_group(configuration) is None
+
+
+def test_a_check_has_a_tiny_tls_cache() -> None:
+    (section,) = text.parse(render.check_addition()).sections
+    assert section.kind == "global"
+    assert [d.words for d in section.directives] == [("tune.ssl.cachesize", "1")]
