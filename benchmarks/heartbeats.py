@@ -1,0 +1,176 @@
+"""What a heartbeat costs the agent: CPU time (user and system) of this process, in milliseconds.
+
+Two ways, on the agent's own code in this process. "canned": `show stat` texts of a real haproxy,
+taken once, are read, compared and packed again and again; the steps stand beside. "live": a whole
+`Sender.beat` with a haproxy that answers and a socket that takes the datagram; what haproxy does
+meanwhile is in the wall time only. Between two live beats that are not quiet, and between the two
+canned texts, every listener has served a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from amphora_agent.haproxy import statistics
+from amphora_agent.haproxy.observe import Observer
+from amphora_agent.heartbeat import counters, message
+from amphora_agent.heartbeat.sender import Sender
+from amphora_agent.layout import Layout, object_id
+from amphora_agent.model.status import InstanceReading
+from amphora_agent.settings import SettingsFile
+from benchmarks.bare import BareHaproxy
+from benchmarks.bed import Balancer, Bed, make_bed, touch
+from benchmarks.report import Column, Section, median, milliseconds
+from benchmarks.scale import Scale
+from lab.listeners import peer_name
+
+_COLUMNS = (
+    Column("listeners", "listeners"),
+    Column("members", "members each"),
+    Column("source", "source"),
+    Column("runs", "runs"),
+    Column("cpu_ms", "CPU, ms", 1),
+    Column("read_ms", "reading, ms", 1),
+    Column("compare_ms", "increases, ms", 1),
+    Column("content_ms", "content, ms", 1),
+    Column("seal_ms", "packing, ms", 1),
+    Column("wall_ms", "wall, ms", 1),
+    Column("bytes", "message, bytes"),
+    Column("left_out", "left out"),
+)
+
+
+def measure(haproxy: Path, scale: Scale) -> Section:
+    rows: list[dict[str, Any]] = []
+    with make_bed(haproxy, started=False) as bed:
+        for listeners in scale.heartbeat_sizes:
+            balancer = Balancer.of(listeners, scale.heartbeat_members, monitored=True)
+            size = {"listeners": listeners, "members": scale.heartbeat_members}
+            with _running(bed, balancer) as (layout, instance):
+                rows += [size | row for row in _canned(bed, balancer, instance, scale)]
+                rows += [size | row for row in _live(bed, balancer, layout, scale)]
+    return Section(
+        "heartbeats",
+        "Building a heartbeat (medians of CPU time of the agent's code)",
+        _COLUMNS,
+        tuple(rows),
+        notes=(
+            "canned: from show stat as haproxy gave it; live: a whole beat, with a haproxy asked,",
+            "the counters written and the datagram sent; haproxy's own time is only in the wall",
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _running(bed: Bed, balancer: Balancer) -> Iterator[tuple[Layout, BareHaproxy]]:
+    """A haproxy where the agent would have it, without an agent."""
+    bed.agent.base_path.mkdir(exist_ok=True)
+    bed.agent.run_path.mkdir(exist_ok=True)
+    bed.agent.config_file.write_text(bed.agent.config())
+    layout = Layout.of(
+        SettingsFile(bed.agent.config_file).current(),
+        config_file=bed.agent.config_file,
+        run=bed.agent.run_path,
+        namespace=str(bed.namespace.name),
+    )
+    place = layout.instance(object_id(balancer.id))
+    with BareHaproxy(
+        bed.haproxy,
+        place.directory,
+        bed.namespace,
+        peer_name(bed.agent.amphora_id),
+        master_socket=place.master_socket,
+    ) as instance:
+        instance.start(balancer.text(bed.agent.base_path))
+        yield layout, instance
+    place.configuration.unlink()
+
+
+def _canned(
+    bed: Bed, balancer: Balancer, instance: BareHaproxy, scale: Scale
+) -> Iterator[dict[str, Any]]:
+    texts = []
+    for _ in range(2):
+        touch(bed.namespace, balancer.listeners)
+        texts.append(instance.ask(f"@!{instance.worker()} show stat").strip("\n"))
+    before, after = texts
+    ids = tuple(listener.id for listener in balancer.listeners)
+
+    def reading(text: str) -> dict[str, InstanceReading]:
+        return {balancer.id: InstanceReading(ids, statistics.parse(text, "worker"), ())}
+
+    _, reported = counters.increases(reading(before), {})
+    samples: dict[str, list[float]] = {"read": [], "compare": [], "content": [], "seal": []}
+    heartbeat = message.Heartbeat(b"", "")
+    with _tidy():
+        for _ in range(scale.heartbeat_runs):
+            begun = time.process_time()
+            now = reading(after)
+            read = time.process_time()
+            increases, _ = counters.increases(now, reported)
+            compared = time.process_time()
+            content = message.content(bed.agent.amphora_id, 0, now, increases)
+            told = time.process_time()
+            heartbeat = message.fit(content, bed.health_manager.key)
+            sealed = time.process_time()
+            samples["read"].append(read - begun)
+            samples["compare"].append(compared - read)
+            samples["content"].append(told - compared)
+            samples["seal"].append(sealed - told)
+    totals = [sum(steps) for steps in zip(*samples.values(), strict=True)]
+    yield {
+        "source": "canned",
+        "runs": scale.heartbeat_runs,
+        "cpu_ms": milliseconds(median(totals)),
+        **{f"{name}_ms": milliseconds(median(steps)) for name, steps in samples.items()},
+        "bytes": len(heartbeat.datagram),
+        "left_out": heartbeat.left_out,
+    }
+
+
+def _live(bed: Bed, balancer: Balancer, layout: Layout, scale: Scale) -> Iterator[dict[str, Any]]:
+    settings = SettingsFile(bed.agent.config_file)
+    sender = Sender(settings.current, Observer(layout), layout.heartbeat_counters)
+    sender.beat()  # reads the configuration, and begins to remember
+    bed.health_manager.next()
+
+    def serve() -> None:
+        touch(bed.namespace, balancer.listeners)
+
+    def nothing() -> None:
+        pass
+
+    for source, between in (("live, quiet", nothing), ("live, all served", serve)):
+        cpu, wall, sizes = [], [], []
+        with _tidy():
+            for _ in range(scale.heartbeat_runs):
+                between()
+                begun, begun_cpu = time.perf_counter(), time.process_time()
+                sender.beat()
+                cpu.append(milliseconds(time.process_time() - begun_cpu))
+                wall.append(milliseconds(time.perf_counter() - begun))
+                sizes.append(bed.health_manager.next().size)
+        yield {
+            "source": source,
+            "runs": scale.heartbeat_runs,
+            "cpu_ms": median(cpu),
+            "wall_ms": median(wall),
+            "bytes": int(median(sizes)),
+            "samples_ms": {"cpu": cpu, "wall": wall},
+        }
+
+
+@contextlib.contextmanager
+def _tidy() -> Iterator[None]:
+    """As in the agent: what was there before is no work for the garbage collector."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
