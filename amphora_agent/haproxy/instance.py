@@ -27,6 +27,13 @@ from amphora_agent.processes.supervisor import ProcessState, Supervisor
 logger = logging.getLogger(__name__)
 
 
+_STATUS = {
+    ProcessState.RUNNING: "ACTIVE",
+    ProcessState.FAILED: "ERROR",
+    ProcessState.STOPPED: "OFFLINE",
+}
+
+
 class ListenerStatus(NamedTuple):
     """A row of `GET /1.0/listeners`."""
 
@@ -223,8 +230,8 @@ class Instances:
     def _status(self, instance: InstanceLayout) -> str:
         if master_of(instance).listening():
             return "ACTIVE"
-        state = self._supervisor.state(process_name(instance))
-        return "OFFLINE" if state is ProcessState.STOPPED else "ERROR"
+        # A master of 2.6 that has just started is not listening for a moment.
+        return _STATUS[self._supervisor.state(process_name(instance))]
 
 
 def peer_name(amphora_id: str) -> str:

@@ -74,6 +74,7 @@ def boot(
         )
         heartbeats = ending.enter_context(HeartbeatReceiver("insecure"))
         options.setdefault("controllers", [heartbeats.address])
+        options.setdefault("start_timeout", 60)  # the machine may be busy
         agent = AgentProcess(
             directory, pki, namespace=str(namespace.name), record=lab.record, **options
         )
