@@ -14,6 +14,7 @@ from lab import leftovers
 from lab.leftovers import InUseError, Record
 from lab.network import CommandError, Lab, namespace_exists
 from lab.processes import Process
+from lab.waiting import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -109,6 +110,8 @@ sys.stdin.read()
     assert owner.stdout is not None
     orphan = Process.of(int(owner.stdout.readline()))
     assert orphan is not None
+    # Popen returns when the program is being loaded; its command line is there a moment later.
+    until(lambda: bool(orphan.arguments), "the orphan has its command line")
     owner.kill()
     owner.communicate()
     assert namespace_exists(f"{PREFIX}-inside")
