@@ -46,7 +46,7 @@ def check(pem: bytes, amphora_id: str, now: datetime) -> x509.Certificate:
 
     Raises:
         Unfit: no certificate or key, they do not belong together, it is not valid now,
-            it names another amphora, it may not serve TLS, or its chain does not lead upwards.
+            it names another amphora, it may not serve TLS, or its chain is broken or cut off.
     """
     try:
         chain = x509.load_pem_x509_certificates(pem)

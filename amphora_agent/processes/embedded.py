@@ -23,7 +23,7 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace
-from amphora_agent.processes.identity import start_time
+from amphora_agent.processes.identity import session_leader, start_time
 from amphora_agent.processes.supervisor import Mark, ProcessSpec, ProcessState
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,11 @@ class EmbeddedSupervisor:
                         self._end(watched)
                     continue
                 self._watched[record.spec.name] = watched
+                if record.pid is None and (pid := session_leader(record.spec.argv)) is not None:
+                    # An agent was killed between starting it and writing down which one it is.
+                    self._save(watched, pid=pid, start_time=start_time(pid))
                 if self._adopt(watched):
-                    logger.info("%s: adopted, pid %d", record.spec.name, record.pid)
+                    logger.info("%s: adopted, pid %d", record.spec.name, watched.record.pid)
 
     def resume(self) -> None:
         with self._lock:

@@ -1,5 +1,7 @@
 """Which process a pid means."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -12,3 +14,16 @@ def start_time(pid: int) -> str | None:
     except OSError:
         return None
     return f"{boot}:{after_name[19]}"  # field 22 of proc(5); two come before the split
+
+
+def session_leader(argv: Sequence[str]) -> int | None:
+    """The pid of a process that was started with exactly this command line, as the leader of a
+    session: so the embedded supervisor starts its own. None when there is none."""
+    wanted = b"".join(word.encode() + b"\0" for word in argv)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == wanted and os.getsid(pid := int(path.parent.name)) == pid:
+                return pid
+        except OSError:  # it has ended meanwhile
+            continue
+    return None

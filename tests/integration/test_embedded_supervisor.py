@@ -181,6 +181,21 @@ def test_a_process_that_died_without_an_agent_is_started_by_the_next(
     until(lambda: found(directory) is not None, "it runs again")
 
 
+def test_one_whose_agent_was_killed_before_it_wrote_down_the_pid_is_adopted(
+    directory: Path, supervisor: Callable[[], EmbeddedSupervisor], spec: Callable[..., ProcessSpec]
+) -> None:
+    earlier(supervisor()).start(spec())
+    first = found(directory)
+    record = directory / "records" / f"{NAME}.json"
+    written = msgspec.json.decode(record.read_bytes())
+    record.write_bytes(msgspec.json.encode(written | {"pid": None, "start_time": None}))
+    later = at_work(supervisor())
+    assert later.state(NAME) is ProcessState.RUNNING
+    assert found(directory) == first
+    later.stop(NAME)
+    assert found(directory) is None
+
+
 def test_another_process_with_the_same_pid_is_none_of_ours(
     directory: Path, supervisor: Callable[[], EmbeddedSupervisor], spec: Callable[..., ProcessSpec]
 ) -> None:
