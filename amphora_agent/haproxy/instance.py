@@ -27,13 +27,6 @@ from amphora_agent.processes.supervisor import ProcessState, Supervisor
 logger = logging.getLogger(__name__)
 
 
-_STATUS = {
-    ProcessState.RUNNING: "ACTIVE",
-    ProcessState.FAILED: "ERROR",
-    ProcessState.STOPPED: "OFFLINE",
-}
-
-
 class ListenerStatus(NamedTuple):
     """A row of `GET /1.0/listeners`."""
 
@@ -230,8 +223,14 @@ class Instances:
     def _status(self, instance: InstanceLayout) -> str:
         if master_of(instance).listening():
             return "ACTIVE"
-        # A master of 2.6 that has just started is not listening for a moment.
-        return _STATUS[self._supervisor.state(process_name(instance))]
+        match self._supervisor.state(process_name(instance)):
+            case ProcessState.STOPPED:
+                return "OFFLINE"
+            case ProcessState.FAILED:
+                return "ERROR"
+            case ProcessState.RUNNING:
+                # Coming up; or a master of 2.6 that executes itself anew while its worker serves.
+                return "ACTIVE" if instance.master_socket.exists() else "OFFLINE"
 
 
 def peer_name(amphora_id: str) -> str:

@@ -23,8 +23,8 @@ class HostRoute(msgspec.Struct, frozen=True, kw_only=True):
         _same_family(self.destination, "nexthop", self.nexthop)
 
 
-class AdditionalVip(msgspec.Struct, frozen=True, kw_only=True):
-    """One more VIP on the same port, perhaps in another subnet and family."""
+class SubnetAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """An address of a port, with what its subnet brings."""
 
     ip_address: Address
     subnet_cidr: Network
@@ -35,6 +35,10 @@ class AdditionalVip(msgspec.Struct, frozen=True, kw_only=True):
         _assignable("ip_address", self.ip_address)
         _same_family(self.subnet_cidr, "ip_address", self.ip_address)
         _same_family(self.subnet_cidr, "gateway", self.gateway)
+
+
+class AdditionalVip(SubnetAddress, frozen=True, kw_only=True):
+    """One more VIP on the same port, perhaps in another subnet and family."""
 
 
 class VipPlug(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,18 +82,8 @@ class PluggedVip(VipPlug, frozen=True, kw_only=True):
         return (own, *(self.additional_vips or ()))
 
 
-class FixedIp(msgspec.Struct, frozen=True, kw_only=True):
+class FixedIp(SubnetAddress, frozen=True, kw_only=True):
     """An address of the port in a network of members."""
-
-    ip_address: Address
-    subnet_cidr: Network
-    gateway: Address | None = None
-    host_routes: tuple[HostRoute, ...] | None = None
-
-    def __post_init__(self) -> None:
-        _assignable("ip_address", self.ip_address)
-        _same_family(self.subnet_cidr, "ip_address", self.ip_address)
-        _same_family(self.subnet_cidr, "gateway", self.gateway)
 
 
 class NetworkPlug(msgspec.Struct, frozen=True, kw_only=True):

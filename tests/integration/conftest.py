@@ -15,7 +15,7 @@ from lab.heartbeats import HeartbeatReceiver
 from lab.leftovers import remove_leftovers
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki, Authority
-from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer
+from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer, differences
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +116,16 @@ def balancer(amphora: Amphora) -> Iterator[LoadBalancer]:
     made.push()
     yield made
     made.delete()
+
+
+@pytest.fixture
+def nothing_changes(amphora: Amphora, served: LoadBalancer) -> Iterator[None]:
+    """Not on disk, and not for the traffic of the module's `served`, which runs all the while."""
+    files, processes = amphora.files(), served.processes()
+    with served.load(clients=1) as load:
+        load.wait_for(1)
+        yield
+        load.wait_for(1)
+    assert load.result.errors == 0, load.result
+    assert differences(files, amphora.files()) == set()
+    assert served.processes() == processes

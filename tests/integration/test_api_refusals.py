@@ -11,12 +11,14 @@ from tests.integration.amphora import (
     Amphora,
     Answer,
     LoadBalancer,
-    differences,
     read_answer,
     request_bytes,
 )
 
 ID = "0c1cbc2b-3d9e-4f54-a9a5-2f5d1b0f3a11"
+
+
+pytestmark = pytest.mark.usefixtures("nothing_changes")
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +27,6 @@ def served(amphora: Amphora) -> Iterator[LoadBalancer]:
     made.push()
     yield made
     made.delete()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_changes(amphora: Amphora, served: LoadBalancer) -> Iterator[None]:
-    """Not on disk, and not for traffic, which runs all the while."""
-    files, processes = amphora.files(), served.processes()
-    with served.load(clients=1) as load:
-        load.wait_for(1)
-        yield
-        load.wait_for(1)
-    assert load.result.errors == 0, load.result
-    assert differences(files, amphora.files()) == set()
-    assert served.processes() == processes
 
 
 def refused(answer: Answer) -> Any:

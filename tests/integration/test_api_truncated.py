@@ -14,7 +14,6 @@ from lab.waiting import until
 from tests.integration.amphora import (
     Amphora,
     LoadBalancer,
-    differences,
     request_bytes,
     with_setting,
 )
@@ -60,6 +59,9 @@ class Upload:
         ).encode()
 
 
+pytestmark = pytest.mark.usefixtures("nothing_changes")
+
+
 @pytest.fixture(scope="module")
 def served(amphora: Amphora) -> Iterator[LoadBalancer]:
     made = amphora.new_balancer()
@@ -67,19 +69,6 @@ def served(amphora: Amphora) -> Iterator[LoadBalancer]:
     made.push()
     yield made
     made.delete()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_changes(amphora: Amphora, served: LoadBalancer) -> Iterator[None]:
-    """Not on disk, and not for traffic, which runs all the while."""
-    files, processes = amphora.files(), served.processes()
-    with served.load(clients=1) as load:
-        load.wait_for(1)
-        yield
-        load.wait_for(1)
-    assert load.result.errors == 0, load.result
-    assert differences(files, amphora.files()) == set()
-    assert served.processes() == processes
 
 
 SECOND = http_listener("second", port=10000, members=[])

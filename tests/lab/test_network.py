@@ -59,7 +59,11 @@ def test_close_deletes_a_card_that_nobody_took() -> None:
 
 def test_close_ends_processes_inside() -> None:
     with Lab(PREFIX) as lab:
-        sleeper = lab.namespace("inside").popen(["sleep", "1000"])
+        inside = lab.namespace("inside")
+        sleeper = inside.popen(["sleep", "1000"])
+        pids = ["ip", "netns", "pids", str(inside.name)]
+        # It enters the namespace only after it has been started.
+        until(lambda: str(sleeper.pid) in inside.run(pids).stdout.split(), "it is inside")
     assert sleeper.wait(5) == -signal.SIGKILL
 
 
