@@ -75,6 +75,7 @@ def tree(release: Release = BOOKWORM, *, cache: Path = CACHE / "debian") -> list
     """
     if os.geteuid() != 0:
         raise UnavailableError("a Debian tree can be made by root only")
+    _require_overlays(cache)
     base = _layer(
         cache / release.codename,
         _digest_of_debian(release),
@@ -102,6 +103,20 @@ def in_mounted(
     options = f"lowerdir={lower},upperdir={changes}/upper,workdir={changes}/work"
     mount = f"mount -t overlay -o {options} overlay {target}"
     return ["unshare", "--mount", "sh", "-euc", f"{mount}\n{script}", "sh", *arguments]
+
+
+def _require_overlays(place: Path) -> None:
+    """Raises UnavailableError where no overlay can be mounted: on another overlay, for one, which
+    is what the root of many containers is."""
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".trying-", dir=place) as directory:
+        scratch = Path(directory)
+        lower = scratch / "lower"
+        lower.mkdir()
+        try:
+            _run(in_mounted([lower], scratch, scratch / "target", "true"))
+        except InstallationError as error:
+            raise UnavailableError(f"no overlay can be mounted in {place}: {error}") from None
 
 
 def _layer(place: Path, digest: str, make: Callable[[Path], None]) -> Path:
