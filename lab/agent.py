@@ -94,7 +94,7 @@ class AgentProcess:
     def __enter__(self) -> AgentProcess:
         try:
             return self.start()
-        except BaseException:
+        except BaseException:  # also Ctrl-C: nothing that was started may stay
             self.close()
             raise
 

@@ -88,7 +88,7 @@ class Backend:
         )
         try:
             self._read("ready")
-        except BaseException:
+        except BaseException:  # also Ctrl-C: nothing that was started may stay
             self.stop()
             raise
 

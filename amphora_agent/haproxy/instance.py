@@ -1,4 +1,4 @@
-"""Instances: upload, start, stop, reload, delete (DESIGN §4, the life of a change).
+"""Instances: upload, start, stop, reload, delete (docs/architecture.md, the life of a change).
 
 What is on disk under an instance's real names is always one complete configuration that haproxy
 has accepted.
