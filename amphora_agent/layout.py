@@ -104,7 +104,6 @@ class Layout:
     `run` holds what may vanish with a reboot (sockets, logs), everything else is kept.
     """
 
-    config_file: Path
     base: Path
     certificates: Path
     network: Path
@@ -119,13 +118,11 @@ class Layout:
         cls,
         settings: Settings,
         *,
-        config_file: Path,
         run: Path,
         namespace: str,
         units: Path = Path("/etc/systemd/system"),
     ) -> "Layout":
         return cls(
-            config_file=config_file,
             base=Path(settings.base_path),
             certificates=Path(settings.base_cert_dir),
             network=Path(settings.agent_server_network_dir),

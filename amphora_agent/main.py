@@ -111,7 +111,6 @@ def network_up(options: Options) -> None:
 def _layout(settings: SettingsFile, options: Options) -> Layout:
     return Layout.of(
         settings.current(),
-        config_file=options.config_file,
         run=options.run_directory,
         namespace=options.namespace,
     )

@@ -74,7 +74,6 @@ def _running(bed: Bed, balancer: Balancer) -> Iterator[tuple[Layout, BareHaproxy
     bed.agent.config_file.write_text(bed.agent.config())
     layout = Layout.of(
         SettingsFile(bed.agent.config_file).current(),
-        config_file=bed.agent.config_file,
         run=bed.agent.run_path,
         namespace=str(bed.namespace.name),
     )

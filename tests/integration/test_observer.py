@@ -37,7 +37,6 @@ class Services:
         self.namespace = namespace
         self.layout = Layout.of(
             Settings(amphora_id="a1", base_path=str(directory / "o")),
-            config_file=directory / "conf",
             run=directory / "run",
             namespace=str(namespace.name),
         )

@@ -18,7 +18,6 @@ BASE = Path("/var/lib/octavia")
 def layout() -> Layout:
     return Layout.of(
         Settings(amphora_id="a1"),
-        config_file=Path("/etc/octavia/amphora-agent.conf"),
         run=Path("/run/amphora-agent"),
         namespace="amphora-haproxy",
     )
@@ -153,7 +152,6 @@ def test_paths_that_the_controller_s_texts_name_are_honoured(layout: Layout) -> 
 def test_instances_are_the_directories_with_a_configuration(tmp_path: Path) -> None:
     layout = Layout.of(
         Settings(amphora_id="a1", base_path=str(tmp_path)),
-        config_file=tmp_path / "conf",
         run=tmp_path / "run",
         namespace="n",
     )

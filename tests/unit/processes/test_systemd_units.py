@@ -30,7 +30,6 @@ def spec(*argv: str) -> ProcessSpec:
 def haproxy_spec(tmp_path: Path) -> ProcessSpec:
     layout = Layout.of(
         Settings(amphora_id="a1"),
-        config_file=Path("/etc/octavia/amphora-agent.conf"),
         run=Path("/run/amphora-agent"),
         namespace="amphora-haproxy",
     )
