@@ -97,6 +97,12 @@ class SetUp:
 
 
 @dataclass(frozen=True)
+class SetDown:
+    def __str__(self) -> str:
+        return "set down"
+
+
+@dataclass(frozen=True)
 class AddAddress:
     """Add an address, or give one that is there its right lifetime."""
 
@@ -162,6 +168,7 @@ NetOp: TypeAlias = (
     | SetMtu
     | SetSysctl
     | SetUp
+    | SetDown
     | AddAddress
     | RemoveAddress
     | AwaitAddresses
@@ -195,7 +202,8 @@ def _configure(desired: InterfaceSpec, actual: InterfaceState) -> Iterator[NetOp
     for key, value in desired.sysctls:
         if has.get(key, value) != value:
             yield SetSysctl(key, value)
-    if not actual.up:  # after the sysctls: no router advertisement may come in between
+    if desired.up and not actual.up:
+        # After the sysctls: no router advertisement may come in between.
         yield SetUp()
 
     held = {address.interface: address for address in actual.addresses}
@@ -230,6 +238,8 @@ def _configure(desired: InterfaceSpec, actual: InterfaceState) -> Iterator[NetOp
         # Those with the ip of a wanted one have been seen to by _clear_the_way.
         if interface in held and (interface.version == 4 or interface.ip not in ips):
             yield RemoveAddress(interface)
+    if actual.up and not desired.up:
+        yield SetDown()
 
 
 def _clear_the_way(

@@ -1,8 +1,5 @@
 """The kernel's side of the network: what is there, and the operations carried out.
 
-The only module that touches pyroute2. Importing any part of that runs the package's `__init__`,
-which imports all of it: 130 ms and 12 MB. Whoever imports this module does so where it is needed.
-
 A netlink socket belongs to the namespace in which it was opened: `Netlink` is opened in the
 agent's own namespace, or inside `Namespace.run`, and used and closed there, by one thread.
 """
@@ -15,11 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pyroute2.iproute.linux import IPRoute  # type: ignore[import-untyped]
-from pyroute2.netlink.exceptions import NetlinkError  # type: ignore[import-untyped]
-
 from amphora_agent.errors import OperationFailed
 from amphora_agent.model.addressing import Address
+from amphora_agent.network import rtnetlink, sysctl
+from amphora_agent.network.conversation import Conversation
 from amphora_agent.network.diff import (
     AddAddress,
     AddRoute,
@@ -33,26 +29,20 @@ from amphora_agent.network.diff import (
     RemoveRoute,
     RemoveRule,
     Rename,
+    SetDown,
     SetMtu,
     SetSysctl,
     SetUp,
 )
 from amphora_agent.network.interface import Route, Rule
 from amphora_agent.network.rtnetlink import (
-    FAMILY,
     Link,
-    address_request,
+    Request,
     held_address,
     link_in,
-    route_request,
     routes_through,
-    rule_request,
     rules_in,
 )
-
-_NLM_F_DUMP_INTR = 0x10
-#: Dumps that others may spoil, one after the other, before what one has is taken as it is.
-_MOST_DUMPS = 20
 
 #: Multicast groups of rtnetlink, as bits.
 LINK_EVENTS = 0x1
@@ -94,7 +84,7 @@ class Netlink:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._iproute = IPRoute()
+        self._conversation = Conversation()
 
     def __enter__(self) -> "Netlink":
         return self
@@ -105,12 +95,12 @@ class Netlink:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._iproute.close()
+        self._conversation.close()
 
     # What is there
 
     def links(self) -> list[Link]:
-        return [link_in(message) for message in self._dump(self._iproute.get_links)]
+        return [link_in(message) for message in self._dump(rtnetlink.links())]
 
     def link_of(self, mac: str) -> Link | None:
         """The interface with that MAC address; of several, the one that holds the others."""
@@ -123,42 +113,40 @@ class Netlink:
             name=link.name,
             mtu=link.mtu,
             up=link.up,
-            addresses=frozenset(self._addresses(link.index)),
-            routes=frozenset(self._routes(link.index)),
+            addresses=frozenset(self._addresses(link)),
+            routes=frozenset(self._routes(link)),
             rules=frozenset(self._rules()),
-            sysctls=frozenset(_read_sysctls(link.name, sysctls)),
+            sysctls=_read_sysctls(link.name, sysctls),
         )
 
     def holder_of(self, address: Address) -> str | None:
         """The name of the interface that has `address`."""
-        for message in self._dump(self._iproute.get_addr, family=FAMILY[address.version]):
+        for message in self._dump(rtnetlink.addresses(address.version)):
             if held_address(message).interface.ip == address:
                 names = {link.index: link.name for link in self.links()}
                 return names.get(message["index"])
         return None
 
-    def _addresses(self, index: int) -> Iterator[HeldAddress]:
-        for message in self._dump(self._iproute.get_addr, index=index):
-            yield held_address(message)
+    def _addresses(self, link: Link) -> Iterator[HeldAddress]:
+        for message in self._dump(rtnetlink.addresses()):
+            if message["index"] == link.index:
+                yield held_address(message)
 
-    def _routes(self, index: int) -> Iterator[Route]:
-        for family in FAMILY.values():
-            for message in self._dump(self._iproute.get_routes, family=family):
-                yield from routes_through(index, message)
+    def _routes(self, link: Link) -> Iterator[Route]:
+        for version in (4, 6):
+            for message in self._dump(rtnetlink.unicast_routes(version, link)):
+                yield from routes_through(link.index, message)
 
     def _rules(self) -> Iterator[Rule]:
-        for family in FAMILY.values():
-            for message in self._dump(self._iproute.get_rules, family=family):
+        for version in (4, 6):
+            for message in self._dump(rtnetlink.rules(version)):
                 yield from rules_in(message)
 
-    def _dump(self, function: Callable[..., Iterable[Any]], **filters: object) -> list[Any]:
-        # A dump during which others made changes may lack entries: the kernel says so.
-        messages: list[Any] = []
-        for _ in range(_MOST_DUMPS):
-            messages = list(function(**filters))
-            if not any(each["header"]["flags"] & _NLM_F_DUMP_INTR for each in messages):
-                break
-        return messages
+    def _dump(self, request: Request) -> list[Any]:
+        try:
+            return self._conversation.dump(request)
+        except OSError as error:
+            raise OperationFailed("Cannot look at the network", str(error)) from error
 
     # Changes
 
@@ -173,9 +161,7 @@ class Netlink:
             for name in link.alternative_names:
                 self._drop_alternative_name(link, name)
             with namespace.open("rb") as file:
-                self._iproute.link(
-                    "set", index=link.index, net_ns_fd=file.fileno(), ifname=op.new_name
-                )
+                self._change(rtnetlink.move_link(link, file.fileno(), op.new_name))
 
     def free_name(self, name: str, mac: str) -> None:
         """Take `name` from whichever interface has it, unless that is the one with `mac`."""
@@ -203,57 +189,62 @@ class Netlink:
                 self._drop_alternative_name(link, op.new_name)
                 self._rename(link, op.new_name)
             case SetMtu():
-                self._iproute.link("set", index=link.index, mtu=op.mtu)
+                self._change(rtnetlink.set_mtu(link, op.mtu))
             case SetUp():
-                self._iproute.link("set", index=link.index, state="up")
+                self._change(rtnetlink.set_up(link, True))
+            case SetDown():
+                self._change(rtnetlink.set_up(link, False))
             case SetSysctl():
-                _write_sysctl(link.name, op.key, op.value)
+                # A kernel without IPv6 has no such file, and no need for it.
+                with suppress(FileNotFoundError):
+                    sysctl.write(_sysctl(link.name, op.key), op.value)
             case AddAddress():
-                request = address_request(link, op.address.interface, op.address.deprecated)
-                self._iproute.addr("replace", **request)
+                wanted = op.address
+                self._change(rtnetlink.replace_address(link, wanted.interface, wanted.deprecated))
             case RemoveAddress():
                 with _tolerated(errno.EADDRNOTAVAIL):
-                    self._iproute.addr("delete", **address_request(link, op.interface))
+                    self._change(rtnetlink.remove_address(link, op.interface))
             case AwaitAddresses():
                 self._await_addresses(link, op.addresses)
             case AddRoute():
-                # "append" does not refuse a destination that another route has already: the old
-                # one goes afterwards, and there is no moment without any.
+                # Of two routes to one destination, the old one goes afterwards: there is no moment
+                # without any.
                 with _tolerated(errno.EEXIST):
-                    self._iproute.route("append", **route_request(link, op.route))
+                    self._change(rtnetlink.append_route(link, op.route))
             case RemoveRoute():
                 with _tolerated(errno.ESRCH):
-                    self._iproute.route("delete", **route_request(link, op.route))
+                    self._change(rtnetlink.remove_route(link, op.route))
             case AddRule():
                 with _tolerated(errno.EEXIST):
-                    self._iproute.rule("add", **rule_request(op.rule))
+                    self._change(rtnetlink.add_rule(op.rule))
             case RemoveRule():
                 with _tolerated(errno.ENOENT):
-                    self._iproute.rule("delete", **rule_request(op.rule))
+                    self._change(rtnetlink.remove_rule(op.rule))
             case Move():
                 raise AssertionError("an interface that is inside cannot be moved inside")
 
+    def _change(self, request: Request) -> None:
+        self._conversation.change(request)
+
     def _drop_alternative_name(self, link: Link, name: str) -> None:
         if name in link.alternative_names:
-            self._iproute.link("property_del", index=link.index, altname=name)
+            self._change(rtnetlink.drop_alternative_name(link, name))
 
     def _rename(self, link: Link, name: str) -> None:
         try:
-            self._iproute.link("set", index=link.index, ifname=name)
-        except NetlinkError as error:
-            if error.code != errno.EBUSY:
+            self._change(rtnetlink.rename_link(link, name))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
                 raise
             # Kernels before 6.2 rename no interface that is up.
-            self._iproute.link("set", index=link.index, state="down")
-            self._iproute.link("set", index=link.index, ifname=name)
+            self._change(rtnetlink.set_up(link, False))
+            self._change(rtnetlink.rename_link(link, name))
 
     def _await_addresses(self, link: Link, addresses: tuple[Address, ...]) -> None:
         deadline = self._clock() + _DAD_TIMEOUT
         with Events(_IPV6_ADDRESS_EVENTS) as events:
             while True:
-                held = [
-                    each for each in self._addresses(link.index) if each.interface.ip in addresses
-                ]
+                held = [each for each in self._addresses(link) if each.interface.ip in addresses]
                 for each in held:
                     if each.failed:
                         raise OperationFailed(
@@ -275,7 +266,7 @@ class Netlink:
 def _explained(name: str, op: NetOp) -> Iterator[None]:
     try:
         yield
-    except (NetlinkError, OSError) as error:
+    except OSError as error:
         raise OperationFailed("Cannot configure the network", f"{name}: {op}: {error}") from error
 
 
@@ -283,24 +274,16 @@ def _explained(name: str, op: NetOp) -> Iterator[None]:
 def _tolerated(code: int) -> Iterator[None]:
     try:
         yield
-    except NetlinkError as error:
-        if error.code != code:
+    except OSError as error:
+        if error.errno != code:
             raise
 
 
-def _sysctl(name: str, key: str) -> Path:
+def _sysctl(name: str, key: str) -> str:
     family, setting = key.split("/")
-    return Path("/proc/sys/net", family, "conf", name, setting)
+    return f"net/{family}/conf/{name}/{setting}"
 
 
-def _read_sysctls(name: str, keys: Iterable[str]) -> Iterator[tuple[str, str]]:
-    # A kernel without IPv6 has no such file, and no need for it.
-    for key in keys:
-        with suppress(FileNotFoundError):
-            yield key, _sysctl(name, key).read_text().strip()
-
-
-def _write_sysctl(name: str, key: str, value: str) -> None:
-    path = _sysctl(name, key)
-    if path.exists():
-        path.write_text(value)
+def _read_sysctls(name: str, keys: Iterable[str]) -> frozenset[tuple[str, str]]:
+    keys_by_path = {_sysctl(name, key): key for key in keys}
+    return frozenset((keys_by_path[path], value) for path, value in sysctl.read(keys_by_path))

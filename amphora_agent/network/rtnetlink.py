@@ -1,20 +1,28 @@
 """Messages of rtnetlink, the kernel's protocol for networks, as our values, and back.
 
-Messages are those of pyroute2, whose types nobody has written down: `Any` here, and nowhere else.
+Messages are those of `messages`, whose types nobody has written down: `Any` is one of them.
 The numbers are those of the kernel's headers (rtnetlink.h, if_addr.h, fib_rules.h).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
+
+import msgspec
 
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.diff import HeldAddress
 from amphora_agent.network.interface import DEFAULT_DESTINATION, Route, Rule
+from amphora_agent.network.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
 
 #: Address families by IP version.
 FAMILY = {4: 2, 6: 10}
+
+_NEWLINK, _GETLINK, _DELLINKPROP = 16, 18, 109
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_NEWROUTE, _DELROUTE, _GETROUTE = 24, 25, 26
+_NEWRULE, _DELRULE, _GETRULE = 32, 33, 34
+_REPLACE, _EXCLUSIVE, _CREATE, _APPEND = 0x100, 0x200, 0x400, 0x800
 
 _IFF_UP = 0x1
 _DADFAILED, _DEPRECATED, _TENTATIVE, _PERMANENT = 0x08, 0x20, 0x40, 0x80
@@ -26,8 +34,40 @@ _FR_ACT_TO_TBL = 1
 _FOREVER = 0xFFFFFFFF
 
 
-@dataclass(frozen=True)
-class Link:
+class Request(msgspec.Struct, frozen=True):
+    """What the kernel is asked for.
+
+    `kind` is the type of the message, `message` its class in pyroute2, which names the `fields`
+    and `attributes`.
+    """
+
+    kind: int
+    message: Any
+    fields: Mapping[str, int]
+    attributes: tuple[tuple[str, object], ...] = ()
+    flags: int = 0
+
+    def encoded(self, sequence: int, flags: int = 0) -> bytes:
+        """As it is sent, with these `flags` besides its own."""
+        message = self.message()
+        message.update(self.fields)
+        message["attrs"] = list(self.attributes)
+        message["header"] = {
+            "type": self.kind,
+            "flags": self.flags | flags,
+            "sequence_number": sequence,
+        }
+        message.encode()
+        return bytes(message.data)
+
+    def decoded(self, datagram: bytes, offset: int) -> Any:
+        """The message, of the same class, that begins there in an answer."""
+        message = self.message(datagram, offset=offset)
+        message.decode()
+        return message
+
+
+class Link(msgspec.Struct, frozen=True):
     """An interface as the kernel lists it. `index` holds within its namespace."""
 
     index: int
@@ -108,50 +148,135 @@ def rules_in(message: Any) -> Iterator[Rule]:
         )
 
 
-def address_request(
-    link: Link, interface: Interface, deprecated: bool = False
-) -> dict[str, object]:
-    """The arguments with which an address is added or removed."""
-    request: dict[str, object] = {
-        "index": link.index,
-        "address": str(interface.ip),
-        "prefixlen": interface.network.prefixlen,
+# What is there
+
+
+def links() -> Request:
+    skip_statistics = 0x8
+    return Request(_GETLINK, ifinfmsg, {}, (("IFLA_EXT_MASK", skip_statistics),))
+
+
+def addresses(version: int | None = None) -> Request:
+    """Of all interfaces: the kernel could pick one, and would not tell when others spoil that."""
+    return Request(_GETADDR, ifaddrmsg, {"family": FAMILY[version] if version else 0})
+
+
+def unicast_routes(version: int, link: Link) -> Request:
+    fields = {"family": FAMILY[version], "type": _RTN_UNICAST}
+    return Request(_GETROUTE, rtmsg, fields, (("RTA_OIF", link.index),))
+
+
+def rules(version: int) -> Request:
+    return Request(_GETRULE, fibmsg, {"family": FAMILY[version]})
+
+
+# Changes
+
+
+def move_link(link: Link, namespace: int, new_name: str) -> Request:
+    """`namespace` is a descriptor of its file."""
+    return _link_request(link, ("IFLA_NET_NS_FD", namespace), ("IFLA_IFNAME", new_name))
+
+
+def rename_link(link: Link, name: str) -> Request:
+    return _link_request(link, ("IFLA_IFNAME", name))
+
+
+def set_mtu(link: Link, mtu: int) -> Request:
+    return _link_request(link, ("IFLA_MTU", mtu))
+
+
+def set_up(link: Link, up: bool) -> Request:
+    fields = {"index": link.index, "flags": _IFF_UP if up else 0, "change": _IFF_UP}
+    return Request(_NEWLINK, ifinfmsg, fields)
+
+
+def drop_alternative_name(link: Link, name: str) -> Request:
+    names = {"attrs": [("IFLA_ALT_IFNAME", name)]}
+    return Request(_DELLINKPROP, ifinfmsg, {"index": link.index}, (("IFLA_PROP_LIST", names),))
+
+
+def replace_address(link: Link, interface: Interface, deprecated: bool) -> Request:
+    """Add the address, or give one that is there this lifetime."""
+    request = _address_request(_NEWADDR, link, interface, flags=_CREATE | _REPLACE)
+    if not deprecated:
+        return request
+    lifetime = {"ifa_preferred": 0, "ifa_valid": _FOREVER}
+    attributes = (*request.attributes, ("IFA_CACHEINFO", lifetime))
+    return msgspec.structs.replace(request, attributes=attributes)
+
+
+def remove_address(link: Link, interface: Interface) -> Request:
+    return _address_request(_DELADDR, link, interface)
+
+
+def append_route(link: Link, route: Route) -> Request:
+    """Unlike one that adds, it is not refused when another route has the destination already."""
+    return _route_request(_NEWROUTE, link, route, flags=_CREATE | _APPEND)
+
+
+def remove_route(link: Link, route: Route) -> Request:
+    return _route_request(_DELROUTE, link, route)
+
+
+def add_rule(rule: Rule) -> Request:
+    return _rule_request(_NEWRULE, rule, flags=_CREATE | _EXCLUSIVE)
+
+
+def remove_rule(rule: Rule) -> Request:
+    return _rule_request(_DELRULE, rule)
+
+
+def _link_request(link: Link, *attributes: tuple[str, object]) -> Request:
+    return Request(_NEWLINK, ifinfmsg, {"index": link.index}, attributes)
+
+
+def _address_request(kind: int, link: Link, interface: Interface, flags: int = 0) -> Request:
+    fields = {
         "family": FAMILY[interface.version],
+        "index": link.index,
+        "prefixlen": interface.network.prefixlen,
     }
-    if deprecated:
-        request |= {"preferred_lft": 0, "valid_lft": _FOREVER}
-    return request
+    address = str(interface.ip)
+    attributes: tuple[tuple[str, object], ...] = (("IFA_ADDRESS", address),)
+    if interface.version == 4:
+        attributes = (("IFA_LOCAL", address), *attributes)
+    return Request(kind, ifaddrmsg, fields, attributes, flags)
 
 
-def route_request(link: Link, route: Route) -> dict[str, object]:
-    """The arguments with which a route is added or removed."""
-    request: dict[str, object] = {
+def _route_request(kind: int, link: Link, route: Route, flags: int = 0) -> Request:
+    on_link = route.destination.version == 4 and not route.gateway
+    fields = {
         "family": FAMILY[route.destination.version],
-        "dst": str(route.destination.network_address),
         "dst_len": route.destination.prefixlen,
-        "oif": link.index,
-        "table": route.table,
         "proto": route.protocol,
-        "priority": route.metric,
-        "scope": _SCOPE_UNIVERSE,
+        "scope": _SCOPE_LINK if on_link else _SCOPE_UNIVERSE,
+        "type": _RTN_UNICAST,
+        "flags": _RTNH_F_ONLINK if route.gateway else 0,
     }
+    attributes: list[tuple[str, object]] = [
+        ("RTA_DST", str(route.destination.network_address)),
+        ("RTA_OIF", link.index),
+        ("RTA_TABLE", route.table),
+        ("RTA_PRIORITY", route.metric),
+    ]
     if route.gateway:
-        request |= {"gateway": str(route.gateway), "flags": _RTNH_F_ONLINK}
-    elif route.destination.version == 4:
-        request["scope"] = _SCOPE_LINK
+        attributes.append(("RTA_GATEWAY", str(route.gateway)))
     if route.source:
-        request["prefsrc"] = str(route.source)
-    return request
+        attributes.append(("RTA_PREFSRC", str(route.source)))
+    return Request(kind, rtmsg, fields, tuple(attributes), flags)
 
 
-def rule_request(rule: Rule) -> dict[str, object]:
-    """The arguments with which a rule is added or removed."""
-    return {
+def _rule_request(kind: int, rule: Rule, flags: int = 0) -> Request:
+    fields = {
         "family": FAMILY[rule.source.version],
-        "src": str(rule.source.network_address),
         "src_len": rule.source.prefixlen,
-        "table": rule.table,
-        "priority": rule.priority,
-        "protocol": rule.protocol,
         "action": _FR_ACT_TO_TBL,
     }
+    attributes = (
+        ("FRA_SRC", str(rule.source.network_address)),
+        ("FRA_TABLE", rule.table),
+        ("FRA_PRIORITY", rule.priority),
+        ("FRA_PROTOCOL", rule.protocol),
+    )
+    return Request(kind, fibmsg, fields, attributes, flags)

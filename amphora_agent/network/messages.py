@@ -1,0 +1,64 @@
+"""pyroute2's message classes, without the rest of pyroute2.
+
+The package's `__init__` imports all of the library, with asyncio: 90 ms and 12 MiB, where these
+classes take 4 ms. So they are imported from a package that is there and has not been executed.
+Whoever imports pyroute2 itself, before or afterwards, gets all of it.
+
+Its message of links comes with a module for each kind of link, which takes longer than all others
+together: what is said here of links is declared here.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec, module_from_spec
+
+_PACKAGE = "pyroute2"
+
+
+@contextmanager
+def _package_not_executed() -> Iterator[None]:
+    spec = find_spec(_PACKAGE)
+    if spec is None or _PACKAGE in sys.modules:  # nothing to find, or nothing left to save
+        yield
+        return
+    sys.modules[_PACKAGE] = module_from_spec(spec)
+    try:
+        yield
+    finally:
+        del sys.modules[_PACKAGE]
+
+
+with _package_not_executed():
+    from pyroute2.netlink import nla, nlmsg  # type: ignore[import-untyped]
+    from pyroute2.netlink.rtnl.fibmsg import fibmsg  # type: ignore[import-untyped]
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]
+    from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
+
+__all__ = ["fibmsg", "ifaddrmsg", "ifinfmsg", "rtmsg"]
+
+
+class ifinfmsg(nlmsg):  # type: ignore[misc]
+    """A link (rtnetlink.h, if_link.h), with those of its attributes that are spoken of."""
+
+    fields = (
+        ("family", "B"),
+        ("__pad", "x"),
+        ("ifi_type", "H"),
+        ("index", "i"),
+        ("flags", "I"),
+        ("change", "I"),
+    )
+    nla_map = (
+        (1, "IFLA_ADDRESS", "lladdr"),
+        (3, "IFLA_IFNAME", "asciiz"),
+        (4, "IFLA_MTU", "uint32"),
+        (10, "IFLA_MASTER", "uint32"),
+        (28, "IFLA_NET_NS_FD", "uint32"),
+        (29, "IFLA_EXT_MASK", "uint32"),
+        (52, "IFLA_PROP_LIST", "names"),
+    )
+
+    class names(nla):  # type: ignore[misc]
+        nla_flags = 0x8000  # NLA_F_NESTED
+        nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)

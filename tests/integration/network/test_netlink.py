@@ -1,0 +1,236 @@
+"""The conversation with the real kernel: what it refuses, much of it, and changes in between."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from amphora_agent.errors import OperationFailed
+from amphora_agent.model.addressing import Interface
+from amphora_agent.network import rtnetlink
+from amphora_agent.network.conversation import Conversation
+from amphora_agent.network.diff import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    RemoveAddress,
+    RemoveRoute,
+    RemoveRule,
+    SetDown,
+    SetUp,
+)
+from amphora_agent.network.interface import HostAddress, Route, Rule
+from amphora_agent.network.netlink import Events, Netlink
+from amphora_agent.network.rtnetlink import Link, Request
+from lab.network import Lab, Namespace
+
+_PAIRS = 60
+_ADDRESSES = 2000
+_IPV4_ADDRESS_EVENTS = 0x10
+
+_NLM_F_ACK = 0x4
+
+#: An interface that there is not.
+_NOBODY = Link(index=4711, name="nobody", mac="", mtu=1500, up=True)
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(name="inside")
+def _inside() -> Iterator[Namespace]:
+    """A namespace with one interface that is up."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    with Lab(f"nl{os.getpid()}-{next(_numbers)}") as lab:
+        namespace = lab.namespace("inside")
+        lab.cable(namespace, "eth1", lab.namespace("far"), "eth0", mac_a="fa:16:3e:00:00:01")
+        yield namespace
+
+
+def test_a_refusal_says_why(inside: Namespace) -> None:
+    def ask(kernel: Netlink, link: Link) -> None:
+        with pytest.raises(OperationFailed, match=r"eth1: add route 10.9.0.0/24 .*: .*down"):
+            kernel.apply(link, AddRoute(_route("10.9.0.0/24", "10.1.0.1")))
+
+    inside.down("eth1")
+    _with_eth1(inside, ask)
+
+
+def test_a_refusal_has_the_kernels_own_words(inside: Namespace) -> None:
+    def ask() -> None:
+        with Conversation() as conversation:
+            request = rtnetlink.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
+            with pytest.raises(OSError, match=r"No such device: .*required for onlink") as refused:
+                conversation.change(request)
+            assert refused.value.errno == errno.ENODEV
+            # And the conversation goes on.
+            conversation.change(rtnetlink.add_rule(Rule(ip_network("10.1.0.5/32"))))
+
+    inside.inside(ask)
+
+
+def test_a_dump_may_be_refused(inside: Namespace) -> None:
+    def ask() -> None:
+        with (
+            Netlink(time.monotonic) as kernel,
+            pytest.raises(OperationFailed, match=r"Cannot look at the network: .*device"),
+        ):
+            kernel.state(_NOBODY, ())
+
+    inside.inside(ask)
+
+
+def test_what_is_done_already_is_fine(inside: Namespace) -> None:
+    address = ip_interface("10.1.0.7/24")
+    route = _route("10.9.0.0/24", "10.1.0.1")
+    rule = Rule(ip_network("10.1.0.5/32"))
+
+    def ask(kernel: Netlink, link: Link) -> None:
+        for _ in range(2):
+            for op in (SetUp(), AddAddress(HostAddress(address)), AddRoute(route), AddRule(rule)):
+                kernel.apply(link, op)
+        state = kernel.state(link, ())
+        assert {each.interface for each in state.addresses} >= {address}
+        assert route in state.routes
+        assert rule in state.rules
+        for _ in range(2):
+            for undo in (RemoveRule(rule), RemoveRoute(route), RemoveAddress(address), SetDown()):
+                kernel.apply(link, undo)
+        state = kernel.state(link, ())
+        assert not kernel.links()[-1].up
+        assert address not in {each.interface for each in state.addresses}
+        assert route not in state.routes
+        assert rule not in state.rules
+
+    _with_eth1(inside, ask)
+
+
+def test_routes_that_the_kernel_joins_are_two_and_go_one_by_one(inside: Namespace) -> None:
+    one, other = (_route("2001:db8::/32", gateway, 1025) for gateway in ("fd01::1", "fd01::2"))
+
+    def ask(kernel: Netlink, link: Link) -> None:
+        for route in (one, other):
+            kernel.apply(link, AddRoute(route))
+        assert kernel.state(link, ()).routes >= {one, other}
+        kernel.apply(link, RemoveRoute(one))
+        assert kernel.state(link, ()).routes & {one, other} == {other}
+
+    _with_eth1(inside, ask)
+    assert "via fd01::2" in inside.ip("-6", "route", "show", "2001:db8::/32")
+
+
+def test_only_what_belongs_to_the_interface_is_its_state(inside: Namespace) -> None:
+    inside.address("lo", "10.8.0.1/24", "fd08::1/64")
+    inside.address("eth1", "10.1.0.7/24")
+    inside.route("10.9.0.0/24", via="10.8.0.2")
+
+    def ask(kernel: Netlink, link: Link) -> None:
+        state = kernel.state(link, ())
+        assert {str(each.interface) for each in state.addresses if each.interface.version == 4} == {
+            "10.1.0.7/24"
+        }
+        assert {str(each.destination) for each in state.routes} == {"10.1.0.0/24", "fe80::/64"}
+
+    _with_eth1(inside, ask)
+
+
+def test_much_is_read_whole(inside: Namespace) -> None:
+    _many_links(inside)
+    expected = _many_addresses(inside)
+    names = {"lo", "eth1"} | {f"{side}{n}" for n in range(_PAIRS) for side in "ab"}
+
+    def ask(kernel: Netlink, link: Link) -> None:
+        assert {each.name for each in kernel.links()} == names
+        assert kernel.link_of("fa:16:3e:00:00:01") == link
+        held = {each.interface for each in kernel.state(link, ()).addresses}
+        assert held >= expected
+        assert kernel.holder_of(max(expected).ip) == "eth1"
+        assert kernel.holder_of(ip_address("10.255.0.1")) is None
+
+    _with_eth1(inside, ask)
+
+
+def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
+    expected = _many_addresses(inside)
+    first = min(expected)
+
+    def ask() -> None:
+        [link] = [each for each in _links() if each.name == "eth1"]
+        with _Interrupted(rtnetlink.remove_address(link, first)) as conversation:
+            messages = conversation.dump(rtnetlink.addresses(4))
+        held = [rtnetlink.held_address(message).interface for message in messages]
+        held.remove(ip_interface("127.0.0.1/8"))
+        assert sorted(held) == sorted(expected - {first})
+
+    inside.inside(ask)
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(inside: Namespace) -> None:
+    def ask() -> None:
+        with Conversation() as conversation:
+            refused = rtnetlink.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
+            conversation._send(refused, _NLM_F_ACK)
+            conversation.change(rtnetlink.add_rule(Rule(ip_network("10.1.0.5/32"))))
+
+    inside.inside(ask)
+    assert "from 10.1.0.5" in inside.ip("rule", "show")
+
+
+def test_more_events_than_anyone_could_read_are_an_event(inside: Namespace) -> None:
+    with inside.inside(lambda: Events(_IPV4_ADDRESS_EVENTS)) as events:
+        _many_addresses(inside)
+        events.wait(60)
+        events.wait(60)
+
+
+class _Interrupted(Conversation):
+    """After the first message of the first answer, someone else changes something."""
+
+    def __init__(self, change: Request) -> None:
+        super().__init__()
+        self._changes = [change]
+
+    def _answers(self) -> Iterator[tuple[bytes, int | None, int]]:
+        for answer in super()._answers():
+            yield answer
+            while self._changes:
+                with Conversation() as other:
+                    other.change(self._changes.pop())
+
+
+def _with_eth1(inside: Namespace, function: Callable[[Netlink, Link], None]) -> None:
+    def ask() -> None:
+        with Netlink(time.monotonic) as kernel:
+            [link] = [each for each in kernel.links() if each.name == "eth1"]
+            function(kernel, link)
+
+    inside.inside(ask)
+
+
+def _links() -> list[Link]:
+    with Netlink(time.monotonic) as kernel:
+        return kernel.links()
+
+
+def _route(destination: str, gateway: str, metric: int = 1) -> Route:
+    return Route(ip_network(destination), metric, gateway=ip_address(gateway))
+
+
+def _many_links(inside: Namespace) -> None:
+    _batch(inside, (f"link add a{n} type veth peer name b{n}" for n in range(_PAIRS)))
+
+
+def _many_addresses(inside: Namespace) -> set[Interface]:
+    made = {ip_interface(f"10.{20 + n // 250}.{n % 250}.1/32") for n in range(_ADDRESSES)}
+    _batch(inside, (f"address add {each} dev eth1" for each in sorted(made)))
+    return made
+
+
+def _batch(inside: Namespace, lines: Iterable[str]) -> None:
+    inside.run(["ip", "-batch", "-"], stdin="\n".join(lines) + "\n")
