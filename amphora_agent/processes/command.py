@@ -9,7 +9,7 @@ from amphora_agent.errors import OperationFailed
 
 logger = logging.getLogger(__name__)
 
-#: What is kept of a command's words, in characters; the controller's log is not for novels.
+#: What is kept of a command's words; the controller's log is not for novels.
 _MOST_OUTPUT = 64 * 1024
 
 
@@ -25,8 +25,14 @@ class Completed:
         return self.status == 0
 
 
-def run(argv: Sequence[str], *, timeout: float) -> Completed:
-    """Run a command to its end, with no input. `timeout` is in seconds.
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    input: bytes = b"",
+    most_output: int = _MOST_OUTPUT,
+) -> Completed:
+    """Run a command to its end. `timeout` is in seconds, `most_output` in characters.
 
     Raises:
         OperationFailed: it cannot be started, or it did not end in time (it is killed then).
@@ -34,7 +40,7 @@ def run(argv: Sequence[str], *, timeout: float) -> Completed:
     try:
         finished = subprocess.run(
             argv,
-            stdin=subprocess.DEVNULL,
+            input=input,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=timeout,
@@ -44,5 +50,5 @@ def run(argv: Sequence[str], *, timeout: float) -> Completed:
         raise OperationFailed(f"Cannot run {argv[0]}", str(error)) from error
     except subprocess.TimeoutExpired:
         raise OperationFailed(f"Cannot run {argv[0]}", f"no end after {timeout:g} s") from None
-    output = finished.stdout.decode(errors="replace")[:_MOST_OUTPUT]
+    output = finished.stdout.decode(errors="replace")[:most_output]
     return Completed(finished.returncode, output)
