@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 RELEASES := 19 10
 
 # What runs the agent, what its demo uses, and what only its tests do.
-DEMO_PACKAGES := haproxy iproute2 curl procps ca-certificates python3 python3-venv
-TEST_PACKAGES := $(DEMO_PACKAGES) keepalived nftables iputils-ping openssl git \
+DEMO_PACKAGES := haproxy nftables udhcpc iproute2 curl procps ca-certificates python3 python3-venv
+TEST_PACKAGES := $(DEMO_PACKAGES) keepalived dnsmasq-base iputils-ping openssl git \
     mmdebstrap systemd-container debian-archive-keyring patchelf util-linux
 
 .PHONY: help

@@ -1,12 +1,17 @@
-"""The command `amphora-agent`."""
+"""The commands `amphora-agent` and `amphora-interface`."""
 
 import argparse
+import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from amphora_agent import __version__
 from amphora_agent.errors import AgentError
+
+if TYPE_CHECKING:
+    from amphora_agent.commands import Options
 
 _DESCRIPTION = """\
 The daemon inside an Octavia load balancer VM (an amphora). With a configuration file and nothing
@@ -15,8 +20,10 @@ else it serves the controller until it is told to stop.
 
 _EPILOG = """\
 commands:
-  run           serve the controller (the default)
-  network up    make the traffic's network namespace, bring back every plugged interface, and end
+  run                     serve the controller (the default)
+  network up              make the traffic's network namespace, bring back every plugged interface
+  network plan            print what network up would do, and do nothing
+  network lease MAC EVENT what a DHCP client says (with its environment)
 
 The configuration file is the INI file that the Octavia controller writes. What the controller
 cannot know is decided by the options above.
@@ -31,32 +38,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    result.add_argument(
-        "--config-file",
-        type=Path,
-        default=Path("/etc/octavia/amphora-agent.conf"),
-        metavar="F",
-        help="the agent's INI file (default: %(default)s)",
-    )
+    _add_options(result)
     result.add_argument(
         "--supervisor",
         choices=("auto", "systemd", "embedded"),
         default="auto",
         help="who keeps haproxy alive; auto: systemd where it is PID 1 (default: %(default)s)",
-    )
-    result.add_argument(
-        "--netns",
-        default="amphora-haproxy",
-        metavar="NAME",
-        help="the network namespace of the traffic (default: %(default)s)",
-    )
-    result.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path("/run/amphora-agent"),
-        metavar="DIR",
-        help="sockets and logs that may vanish with a reboot (default: %(default)s)",
     )
     result.add_argument(
         "--memory-limit",
@@ -68,29 +55,90 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
-    commands = parser()
-    given = commands.parse_args(arguments)
-    # Loaded after the arguments are known to be right: --help needs no web server.
-    from amphora_agent import main as agent
+def interface_parser() -> argparse.ArgumentParser:
+    """The command line of `amphora-interface`."""
+    result = argparse.ArgumentParser(
+        prog="amphora-interface",
+        description="Bring a plugged interface up as it was plugged, or take it down.",
+    )
+    _add_options(result)
+    result.add_argument("action", choices=("up", "down"))
+    result.add_argument("interface", metavar="name|all", help="for example eth1")
+    return result
 
-    options = agent.Options(
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--config-file",
+        type=Path,
+        default=Path("/etc/octavia/amphora-agent.conf"),
+        metavar="F",
+        help="the agent's INI file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--netns",
+        default="amphora-haproxy",
+        metavar="NAME",
+        help="the network namespace of the traffic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path("/run/amphora-agent"),
+        metavar="DIR",
+        help="sockets, locks and logs that may vanish with a reboot (default: %(default)s)",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command `amphora-agent`; return its exit status."""
+    known = parser()
+    given = known.parse_args(arguments)
+    # Loaded after the arguments are known to be right, and no more than is needed.
+    if given.command != ["run"]:
+        gc.disable()  # too short to leave anything behind that is worth collecting
+    from amphora_agent import commands
+
+    options = _options(given, supervisor=given.supervisor, memory_limit=given.memory_limit)
+    match given.command:
+        case ["run"]:
+            from amphora_agent.main import run_agent
+
+            return _status(lambda: run_agent(options))
+        case ["network", "up"]:
+            return _status(lambda: commands.network_up(options))
+        case ["network", "plan"]:
+            return _status(lambda: commands.network_plan(options))
+        case ["network", "lease", mac, event]:
+            return _status(lambda: commands.network_lease(options, mac, event))
+        case unknown:
+            known.error(f"unknown command: {' '.join(unknown)}")
+
+
+def interface_main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command `amphora-interface`; return its exit status."""
+    given = interface_parser().parse_args(arguments)
+    from amphora_agent import commands
+
+    return _status(lambda: commands.interface(_options(given), given.action, given.interface))
+
+
+def _options(given: argparse.Namespace, **more: Any) -> "Options":
+    from amphora_agent.commands import Options
+
+    return Options(
         config_file=given.config_file.absolute(),
-        supervisor=given.supervisor,
         namespace=given.netns,
         run_directory=given.run_dir.absolute(),
-        memory_limit=given.memory_limit,
+        **more,
     )
+
+
+def _status(command: Callable[[], None]) -> int:
     try:
-        match given.command:
-            case ["run"]:
-                agent.run_agent(options)
-            case ["network", "up"]:
-                agent.network_up(options)
-            case unknown:
-                commands.error(f"unknown command: {' '.join(unknown)}")
+        command()
     except AgentError as error:
-        print(f"amphora-agent: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -9,6 +9,7 @@ that makes them.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -129,6 +130,20 @@ def remove_tree(path: Path) -> None:
     """Remove a directory and all in it; nothing happens when it is not there."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that `path` is: one thread of one process at a time, of all on this machine.
+
+    The file is made when missing, and stays. Who is killed holds nothing any more.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def cap(path: Path, limit: int) -> None:

@@ -21,7 +21,7 @@ _OBJECT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
 
 #: Directories of the agent itself below base_path: no load balancer may have such a name.
-_RESERVED = frozenset({"certs", "heartbeat", "lvs", "processes", "vrrp"})
+_RESERVED = frozenset({"certs", "dhcp", "heartbeat", "lvs", "processes", "vrrp"})
 
 
 def object_id(text: str) -> ObjectId:
@@ -137,6 +137,15 @@ class Layout:
     def processes(self) -> Path:
         """What the embedded supervisor keeps alive."""
         return self.base / "processes"
+
+    @property
+    def leases(self) -> Path:
+        """What DHCP has given, and the scripts of its clients."""
+        return self.base / "dhcp"
+
+    @property
+    def network_locks(self) -> Path:
+        return self.run / "network"
 
     @property
     def heartbeat_counters(self) -> Path:

@@ -1,7 +1,6 @@
 """Where the agent's words go: standard error (the journal), or syslog when the settings say so."""
 
 import logging
-import logging.handlers
 from pathlib import Path
 
 from amphora_agent.settings import Settings
@@ -15,9 +14,12 @@ def set_up(settings: Settings) -> None:
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(_FORMAT))
     if settings.use_syslog and _SYSLOG.exists():
+        # Imported where it is needed: a tenth of what a short command takes to start.
+        from logging.handlers import SysLogHandler
+
         facility = settings.syslog_log_facility.upper().removeprefix("LOG_").lower()
-        codes = logging.handlers.SysLogHandler.facility_names
-        handler = logging.handlers.SysLogHandler(str(_SYSLOG), codes.get(facility, codes["user"]))
+        codes = SysLogHandler.facility_names
+        handler = SysLogHandler(str(_SYSLOG), codes.get(facility, codes["user"]))
         handler.setFormatter(logging.Formatter("amphora-agent[%(process)d] %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -4,7 +4,6 @@ import grp
 import logging
 import pwd
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from amphora_agent import files, logs
@@ -12,6 +11,7 @@ from amphora_agent.api.app import create_app
 from amphora_agent.api.services import Services
 from amphora_agent.api.tls import ServerTls
 from amphora_agent.certificate import AgentCertificate
+from amphora_agent.commands import Options, layout_of, network_of
 from amphora_agent.errors import AgentError
 from amphora_agent.haproxy.instance import Instances
 from amphora_agent.haproxy.observe import Observer
@@ -20,6 +20,9 @@ from amphora_agent.heartbeat.sender import Sender
 from amphora_agent.host import Host
 from amphora_agent.layout import Layout
 from amphora_agent.namespace import Namespace
+from amphora_agent.network.advertise import Announcer
+from amphora_agent.network.dhcp import DhcpClients
+from amphora_agent.network.leases import Leases
 from amphora_agent.network.plug import Network
 from amphora_agent.processes import systemd
 from amphora_agent.processes.embedded import EmbeddedSupervisor
@@ -33,16 +36,8 @@ logger = logging.getLogger(__name__)
 #: The user that the controller's configurations name; haproxy gets this user's group.
 _HAPROXY_USER = "nobody"
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line decides, because the controller cannot know it."""
-
-    config_file: Path
-    supervisor: str = "auto"
-    namespace: str = "amphora-haproxy"
-    run_directory: Path = Path("/run/amphora-agent")
-    memory_limit: int | None = None
+#: Makes the namespace at boot.
+_NAMESPACE_UNIT = "amphora-netns.service"
 
 
 def run_agent(options: Options) -> None:
@@ -53,14 +48,15 @@ def run_agent(options: Options) -> None:
     """
     settings = SettingsFile(options.config_file)
     logs.set_up(settings.current())
-    layout = _layout(settings, options)
+    layout = layout_of(settings.current(), options)
     files.make_private_directory(layout.run)
     files.make_directory(layout.base)
-    network = _network(layout)
+    supervisor = _supervisor(layout, options)
+    network = _network(layout, options, supervisor)
     instances = Instances(
         layout,
         Haproxy(Path(settings.current().haproxy_cmd), layout.run),
-        _supervisor(layout, options),
+        supervisor,
         group=_group(),
     )
     try:
@@ -101,23 +97,25 @@ def run_agent(options: Options) -> None:
     ).run()
 
 
-def network_up(options: Options) -> None:
-    """Make the namespace and bring back every interface that was plugged, then return."""
-    settings = SettingsFile(options.config_file)
-    logs.set_up(settings.current())
-    _network(_layout(settings, options)).restore(single=settings.current().single)
+def _network(layout: Layout, options: Options, supervisor: Supervisor) -> Network:
+    namespace = Namespace(layout.namespace)
+    leases = Leases(layout.leases)
 
+    def by_unit() -> bool:
+        # What the agent mounts itself nobody else would see: its unit has mounts of its own.
+        if namespace.exists():
+            return False
+        systemd.restart(_NAMESPACE_UNIT)
+        return True
 
-def _layout(settings: SettingsFile, options: Options) -> Layout:
-    return Layout.of(
-        settings.current(),
-        run=options.run_directory,
-        namespace=options.namespace,
+    under_systemd = isinstance(supervisor, SystemdSupervisor)
+    return network_of(
+        layout,
+        leases,
+        dhcp=DhcpClients(supervisor, leases, layout.namespace, options.command("network", "lease")),
+        make_namespace=by_unit if under_systemd else None,
+        announce=Announcer(namespace).announce,
     )
-
-
-def _network(layout: Layout) -> Network:
-    return Network(Namespace(layout.namespace), layout.network)
 
 
 def _supervisor(layout: Layout, options: Options) -> Supervisor:

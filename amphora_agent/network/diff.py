@@ -6,8 +6,9 @@ one. Two diffs with the operations carried out in between: the second is empty.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
+
+import msgspec
 
 from amphora_agent.model.addressing import Address, Interface
 from amphora_agent.network.interface import (
@@ -21,8 +22,7 @@ from amphora_agent.network.interface import (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class HeldAddress:
+class HeldAddress(msgspec.Struct, frozen=True):
     """An address that an interface has.
 
     tentative: duplicate-address detection (DAD) still goes on. failed: it found another holder;
@@ -36,8 +36,7 @@ class HeldAddress:
     failed: bool = False
 
 
-@dataclass(frozen=True)
-class InterfaceState:
+class InterfaceState(msgspec.Struct, frozen=True):
     """What an interface has. One that is not yet `inside` the namespace has nothing that stays.
 
     `sysctls` has only those that the kernel offers.
@@ -53,8 +52,7 @@ class InterfaceState:
     sysctls: frozenset[tuple[str, str]] = frozenset()
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(msgspec.Struct, frozen=True):
     """Take the interface from the agent's own namespace into the amphora's."""
 
     name: str
@@ -64,8 +62,7 @@ class Move:
         return f"move {self.name} into the namespace as {self.new_name}"
 
 
-@dataclass(frozen=True)
-class Rename:
+class Rename(msgspec.Struct, frozen=True):
     name: str
     new_name: str
 
@@ -73,16 +70,14 @@ class Rename:
         return f"rename {self.name} to {self.new_name}"
 
 
-@dataclass(frozen=True)
-class SetMtu:
+class SetMtu(msgspec.Struct, frozen=True):
     mtu: int
 
     def __str__(self) -> str:
         return f"set mtu {self.mtu}"
 
 
-@dataclass(frozen=True)
-class SetSysctl:
+class SetSysctl(msgspec.Struct, frozen=True):
     key: str
     value: str
 
@@ -90,20 +85,17 @@ class SetSysctl:
         return f"set {self.key}={self.value}"
 
 
-@dataclass(frozen=True)
-class SetUp:
+class SetUp(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return "set up"
 
 
-@dataclass(frozen=True)
-class SetDown:
+class SetDown(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return "set down"
 
 
-@dataclass(frozen=True)
-class AddAddress:
+class AddAddress(msgspec.Struct, frozen=True):
     """Add an address, or give one that is there its right lifetime."""
 
     address: HostAddress
@@ -112,16 +104,14 @@ class AddAddress:
         return f"add address {self.address}"
 
 
-@dataclass(frozen=True)
-class RemoveAddress:
+class RemoveAddress(msgspec.Struct, frozen=True):
     interface: Interface
 
     def __str__(self) -> str:
         return f"remove address {self.interface}"
 
 
-@dataclass(frozen=True)
-class AwaitAddresses:
+class AwaitAddresses(msgspec.Struct, frozen=True):
     """Wait until duplicate-address detection is through with these addresses."""
 
     addresses: tuple[Address, ...]
@@ -130,32 +120,28 @@ class AwaitAddresses:
         return f"await {', '.join(map(str, self.addresses))}"
 
 
-@dataclass(frozen=True)
-class AddRoute:
+class AddRoute(msgspec.Struct, frozen=True):
     route: Route
 
     def __str__(self) -> str:
         return f"add route {self.route}"
 
 
-@dataclass(frozen=True)
-class RemoveRoute:
+class RemoveRoute(msgspec.Struct, frozen=True):
     route: Route
 
     def __str__(self) -> str:
         return f"remove route {self.route}"
 
 
-@dataclass(frozen=True)
-class AddRule:
+class AddRule(msgspec.Struct, frozen=True):
     rule: Rule
 
     def __str__(self) -> str:
         return f"add rule {self.rule}"
 
 
-@dataclass(frozen=True)
-class RemoveRule:
+class RemoveRule(msgspec.Struct, frozen=True):
     rule: Rule
 
     def __str__(self) -> str:

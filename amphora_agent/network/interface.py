@@ -6,12 +6,13 @@ are never touched.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from ipaddress import ip_interface, ip_network
 
-from amphora_agent.errors import NotSupported
+import msgspec
+
 from amphora_agent.model.addressing import Address, Interface, Mac, Network
 from amphora_agent.model.plugging import AdditionalVip, HostRoute, NetworkPlug, PluggedVip
+from amphora_agent.network.lease import Lease
 
 #: The interface that holds the VIPs, whatever the kernel called it.
 VIP_INTERFACE = "eth1"
@@ -33,8 +34,7 @@ _IPV6_METRIC = 1024
 DEFAULT_DESTINATION = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
-@dataclass(frozen=True)
-class HostAddress:
+class HostAddress(msgspec.Struct, frozen=True):
     """An address of an interface.
 
     A deprecated one answers, and is never chosen as the source of a new connection.
@@ -47,13 +47,8 @@ class HostAddress:
         return f"{self.interface}{' deprecated' if self.deprecated else ''}"
 
 
-@dataclass(frozen=True)
-class Route:
-    """A route through the interface. A gateway is on-link, even outside every subnet.
-
-    `required` is False for the tenant's own routes: one that the kernel refuses is reported and
-    left out, since it must not take the load balancer down.
-    """
+class Route(msgspec.Struct, frozen=True):
+    """A route through the interface. A gateway is on-link, even outside every subnet."""
 
     destination: Network
     metric: int
@@ -61,7 +56,6 @@ class Route:
     gateway: Address | None = None
     source: Address | None = None
     protocol: int = OWN_PROTOCOL
-    required: bool = field(default=True, compare=False)
 
     def __str__(self) -> str:
         words = [str(self.destination)]
@@ -71,8 +65,7 @@ class Route:
         return " ".join([*words, "metric", str(self.metric)])
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Packets from `source` are routed by `table`."""
 
     source: Network
@@ -84,10 +77,12 @@ class Rule:
         return f"from {self.source} lookup {self.table} priority {self.priority}"
 
 
-@dataclass(frozen=True)
-class InterfaceSpec:
+class InterfaceSpec(msgspec.Struct, frozen=True):
     """What an interface must have. `mtu` None leaves it as it is.
 
+    `dhcp` wants a DHCP client beside it: the lease that it gets is one more source of this spec.
+    `optional` are routes that a tenant has chosen: one that the kernel refuses is reported and left
+    out, since it must not take the load balancer down.
     `retired` are addresses that an earlier spec wanted and this one does not. Any other address
     that the interface has besides was put there by the kernel or keepalived, and stays.
     """
@@ -97,7 +92,10 @@ class InterfaceSpec:
     mtu: int | None = None
     addresses: tuple[HostAddress, ...] = ()
     routes: tuple[Route, ...] = ()
+    optional: frozenset[Route] = frozenset()
     rules: tuple[Rule, ...] = ()
+    up: bool = True
+    dhcp: bool = False
     slaac: bool = False
     retired: frozenset[Interface] = frozenset()
 
@@ -111,15 +109,16 @@ class InterfaceSpec:
         """Settings of the interface: `ipv6/accept_ra` is `net.ipv6.conf.<name>.accept_ra`.
 
         2 accepts router advertisements although the namespace forwards packets. Without SLAAC
-        they are refused: no member network may set up addresses and default routes of its own.
+        they are refused: no member network may set up addresses of its own. A default route it
+        must not set up with SLAAC either.
         Promotion lets the first IPv4 address of a subnet go without taking the others with it.
         """
-        accept_ra, autoconf = ("2", "1") if self.slaac else ("0", "0")
-        return (
-            ("ipv6/accept_ra", accept_ra),
-            ("ipv6/autoconf", autoconf),
-            ("ipv4/promote_secondaries", "1"),
-        )
+        settings = {"ipv6/accept_ra": "0", "ipv6/autoconf": "0", "ipv4/promote_secondaries": "1"}
+        if self.slaac:
+            default_route = "1" if self.name == VIP_INTERFACE else "0"
+            settings |= {"ipv6/accept_ra": "2", "ipv6/autoconf": "1"}
+            settings |= {"ipv6/accept_ra_defrtr": default_route}
+        return tuple(settings.items())
 
 
 def interface_spec(
@@ -129,6 +128,7 @@ def interface_spec(
     vip: PluggedVip | None,
     network: NetworkPlug | None,
     single: bool,
+    lease: Lease | None = None,
     owned: Iterable[Interface] = (),
 ) -> InterfaceSpec:
     """The spec of the port `mac` as interface `name`.
@@ -137,17 +137,19 @@ def interface_spec(
         vip: what was plugged as VIP on this port, if anything.
         network: what was plugged as member network on this port, if anything.
         single: whether the agent holds the VIPs; otherwise keepalived does.
+        lease: what DHCP gave the port, where it takes DHCP.
         owned: addresses that earlier specs have put on the interface.
-
-    Raises:
-        NotSupported: it would take DHCP.
     """
-    refuse_dhcp(vip, network)
     vips = vip.vips if vip else ()
     fixed_ips = (network.fixed_ips if network else None) or ()
+    automatic = vip.vrrp_ip is None if vip else not fixed_ips
+    dhcp = automatic and (vip is None or any(each.ip_address.version == 4 for each in vips))
+    lease = lease if dhcp else None
     addresses: list[HostAddress] = []
     if vip and vip.vrrp_ip is not None:
         addresses.append(_in_subnet(vip.vrrp_ip, vip.subnet_cidr))
+    if lease:
+        addresses.append(HostAddress(lease.address))
     if single:
         addresses += (_alone(each.ip_address) for each in vips)
     addresses += (_in_subnet(each.ip_address, each.subnet_cidr) for each in fixed_ips)
@@ -167,27 +169,29 @@ def interface_spec(
             routing.add_default(fixed_ip.gateway, MAIN_TABLE)
             if single:
                 routing.add_default(fixed_ip.gateway, VIP_TABLE)
+    if lease and not vip:
+        routing.add_host_routes(lease.routes, MAIN_TABLE)
 
+    mtus = (network and network.mtu, vip and vip.mtu, lease and lease.mtu)
     wanted = {address.interface for address in addresses}
     return InterfaceSpec(
         mac=mac,
         name=name,
-        mtu=(network.mtu if network else None) or (vip.mtu if vip else None),
+        mtu=next((mtu for mtu in mtus if mtu), None),
         addresses=tuple(addresses),
         routes=routing.routes,
+        optional=routing.optional,
         rules=tuple(Rule(ip_network(each.ip_address)) for each in vips) if single else (),
-        slaac=vip is not None and vip.vrrp_ip is None,
+        dhcp=dhcp,
+        slaac=automatic,
         retired=frozenset(owned) - wanted,
     )
 
 
-def refuse_dhcp(vip: PluggedVip | None, network: NetworkPlug | None) -> None:
-    """Raises NotSupported when a port that was plugged so would get its address by DHCP."""
-    if vip is None:
-        if network is None or not network.fixed_ips:
-            raise NotSupported("DHCP is not supported yet", "the network came without fixed_ips")
-    elif vip.vrrp_ip is None and any(each.ip_address.version == 4 for each in vip.vips):
-        raise NotSupported("DHCP is not supported yet", "an IPv4 VIP came without vrrp_ip")
+def nothing(spec: InterfaceSpec) -> InterfaceSpec:
+    """The interface of `spec` taken down, with all of ours gone from it."""
+    ours = frozenset(address.interface for address in spec.addresses)
+    return InterfaceSpec(spec.mac, spec.name, up=False, retired=ours | spec.retired)
 
 
 class _Routing:
@@ -201,10 +205,16 @@ class _Routing:
         self._metric = metric
         self._connected = connected
         self._routes: dict[tuple[int, Network], Route] = {}
+        self._chosen: set[Route] = set()
 
     @property
     def routes(self) -> tuple[Route, ...]:
         return tuple(self._routes.values())
+
+    @property
+    def optional(self) -> frozenset[Route]:
+        """Those that are there because a tenant has chosen them, and for no other reason."""
+        return frozenset(self._chosen)
 
     def add_vip(self, vip: AdditionalVip, table: int) -> None:
         source = vip.ip_address if table == VIP_TABLE else None
@@ -218,7 +228,9 @@ class _Routing:
 
     def add_host_routes(self, host_routes: Iterable[HostRoute] | None, table: int) -> None:
         for each in host_routes or ():
-            self._add(each.destination, table, gateway=each.nexthop, required=False)
+            route = self._add(each.destination, table, gateway=each.nexthop)
+            if route:
+                self._chosen.add(route)
 
     def _add(
         self,
@@ -227,15 +239,16 @@ class _Routing:
         *,
         gateway: Address | None = None,
         source: Address | None = None,
-        required: bool = True,
-    ) -> None:
+    ) -> Route | None:
+        """Returns the route, unless there is one to the destination already."""
         if table == MAIN_TABLE and destination in self._connected:
-            return  # the kernel makes this route, with the address
+            return None  # the kernel makes this route, with the address
+        if (table, destination) in self._routes:
+            return None
         metric = self._metric + (_IPV6_METRIC if destination.version == 6 else 0)
-        route = Route(
-            destination, metric, table=table, gateway=gateway, source=source, required=required
-        )
-        self._routes.setdefault((table, destination), route)
+        route = Route(destination, metric, table=table, gateway=gateway, source=source)
+        self._routes[table, destination] = route
+        return route
 
 
 def _in_subnet(address: Address, subnet: Network) -> HostAddress:

@@ -1,89 +1,68 @@
-"""The service: ports plugged, remembered, restored, looked up and counted.
+"""The service: ports plugged, guarded, announced, restored, looked up and counted."""
 
-A plug is one sequence, whatever was there before: decode, compute the spec, wait for the port,
-write the record, then make the kernel agree by the difference. A repeated plug finds no
-difference; one that was interrupted anywhere is completed by its repetition.
-"""
-
-import functools
 import logging
-import re
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import msgspec
 
-from amphora_agent.errors import AgentError, Conflict, InvalidRequest, NotFound, OperationFailed
-from amphora_agent.model.addressing import Address, Interface, Mac, parse_address
+from amphora_agent import files
+from amphora_agent.errors import AgentError, InvalidRequest, NotFound, OperationFailed
+from amphora_agent.model.addressing import Address, Mac, parse_address
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import NetworkPlug, PluggedVip, VipPlug
+from amphora_agent.model.rules import InterfaceRules
 from amphora_agent.namespace import Namespace
-from amphora_agent.network import netns
-from amphora_agent.network.interface import (
-    VIP_INTERFACE,
-    InterfaceSpec,
-    interface_spec,
-    refuse_dhcp,
-)
-from amphora_agent.network.record import Record, Records
-
-if TYPE_CHECKING:
-    from amphora_agent.network.reconcile import Reconciler
-    from amphora_agent.network.rtnetlink import Link
+from amphora_agent.network.interface import VIP_INTERFACE
+from amphora_agent.network.ports import INTERFACE, Patience, Ports, Settled
+from amphora_agent.network.record import Record
 
 logger = logging.getLogger(__name__)
 
-_INTERFACE = re.compile(r"eth[1-9][0-9]*")
+T = TypeVar("T")
+
+#: Tells the neighbours of an interface that addresses are there; returns at once.
+Announce = Callable[[str, Iterable[Address]], None]
 
 
 class Network:
     """The amphora's network. Its methods may be called by many threads at once.
 
     Args:
-        namespace: the amphora's, made when missing.
-        records: the directory of what has been plugged.
+        namespace: the amphora's.
+        make_namespace: makes it, unless it is there; True when it was made.
         clock: monotonic seconds.
-        port_timeout: seconds to wait for a port that was promised and has not appeared.
-        pci_rescan: the kernel's file that makes it look for new devices.
     """
 
     def __init__(
         self,
         namespace: Namespace,
-        records: Path,
-        clock: Callable[[], float] = time.monotonic,
-        port_timeout: float = 5.0,
-        pci_rescan: Path = Path("/sys/bus/pci/rescan"),
+        ports: Ports,
+        *,
+        make_namespace: Callable[[], bool],
+        announce: Announce,
+        patience: Patience,
+        clock: Callable[[], float],
     ) -> None:
         self._namespace = namespace
-        self._records = Records(records)
+        self._ports = ports
+        self._make_namespace = make_namespace
+        self._announce = announce
+        self._patience = patience
         self._clock = clock
-        self._port_timeout = port_timeout
-        self._pci_rescan = pci_rescan
-        #: Held while a name is chosen and written down: no two ports ever get the same.
-        self._naming = threading.Lock()
-        self._ports: dict[Mac, threading.Lock] = {}
 
-    def ensure_namespace(self) -> bool:
-        """Make the namespace, with `lo` up, unless it is there; True when it was made.
-
-        Raises:
-            OperationFailed: the kernel refuses.
-        """
-        return netns.ensure(self._namespace)
+    # For the controller
 
     def plug_vip(self, vip: str, body: bytes, *, single: bool) -> str:
         """Plug the port of `body` as the VIP interface, and return what was done.
 
         Raises:
             InvalidRequest: `vip` or `body` is wrong.
-            NotSupported: it would take DHCP.
             NotFound: there is no port with that MAC address, not even after a wait.
             Conflict: another port is the VIP interface.
-            OperationFailed: the kernel or the disk refuses; repeating may help.
+            OperationFailed: the kernel or the disk refuses, or no address came; repeating may help.
         """
         address = _parse("Invalid VIP", vip)
         sent = decode(body, VipPlug)
@@ -91,12 +70,13 @@ class Network:
             plugged = PluggedVip(vip=address, **msgspec.structs.asdict(sent))
         except ValueError as error:
             raise InvalidRequest("Invalid VIP", str(error)) from None
-        with self._port(sent.mac_address):
-            earlier = self._records.get(sent.mac_address) or Record(
-                mac=sent.mac_address, name=VIP_INTERFACE
-            )
-            wanted = msgspec.structs.replace(earlier, name=VIP_INTERFACE, vip=plugged)
-            self._plug(wanted, single=single)
+
+        def change(earlier: Record | None) -> Record:
+            record = earlier or Record(mac=sent.mac_address, name=VIP_INTERFACE)
+            return msgspec.structs.replace(record, name=VIP_INTERFACE, vip=plugged)
+
+        self._make_namespace()
+        self._announce_fixed(self._ports.settle(sent.mac_address, change, single=single))
         addresses = ", ".join(each.ip_address.exploded for each in plugged.vips)
         return f"VIPs plugged on interface {VIP_INTERFACE}: {addresses}"
 
@@ -106,17 +86,34 @@ class Network:
         Raises: as `plug_vip`.
         """
         sent = decode(body, NetworkPlug)
-        with self._port(sent.mac_address):
-            earlier = self._records.get(sent.mac_address) or Record(mac=sent.mac_address, name="")
-            vip = _merged(earlier.vip, sent.vip_net_info)
-            wanted = msgspec.structs.replace(
-                earlier,
-                name=VIP_INTERFACE if vip else earlier.name,
+
+        def change(earlier: Record | None) -> Record:
+            record = earlier or Record(mac=sent.mac_address, name="")
+            vip = _merged(record.vip, sent.vip_net_info)
+            return msgspec.structs.replace(
+                record,
+                name=VIP_INTERFACE if vip else record.name,
                 vip=vip,
                 network=msgspec.structs.replace(sent, vip_net_info=None),
             )
-            name, moved = self._plug(wanted, single=single)
-        return f"Plugged on interface {name}" if moved else f"Updated existing interface {name}"
+
+        self._make_namespace()
+        settled = self._ports.settle(sent.mac_address, change, single=single)
+        self._announce_fixed(settled)
+        done = "Plugged on" if settled.moved else "Updated existing"
+        return f"{done} interface {settled.record.name}"
+
+    def set_rules(self, address: str, body: bytes) -> None:
+        """Let only what the rules of `body` allow into the interface of `address`, from now on.
+
+        Raises:
+            InvalidRequest: `address` or `body` is wrong.
+            NotFound: no plugged interface has the address.
+            OperationFailed: they cannot be applied; the earlier ones stay.
+        """
+        wanted = _parse("Invalid IP address", address)
+        rules = decode(body, InterfaceRules)
+        self._ports.set_rules(self._port_of(wanted), rules)
 
     def interface_of(self, address: str) -> str:
         """The name of the interface in the namespace that has `address`, in any textual form.
@@ -126,9 +123,9 @@ class Network:
             NotFound: no interface has it.
         """
         wanted = _parse("Invalid IP address", address)
-        name = self._kernel.holder_of(wanted) if self._namespace.exists() else None
+        name = self._ports.kernel.holder_of(wanted) if self._namespace.exists() else None
         if name is None:
-            raise NotFound("Error interface not found for IP address", str(wanted))
+            raise _no_interface(wanted)
         return name
 
     def counters(self) -> dict[str, dict[str, int]]:
@@ -142,112 +139,191 @@ class Network:
         counted = {}
         for line in text.splitlines()[2:]:
             name, _, numbers = line.strip().partition(":")
-            if _INTERFACE.fullmatch(name):
+            if INTERFACE.fullmatch(name):
                 fields = numbers.split()
                 counted[name] = {"network_tx": int(fields[8]), "network_rx": int(fields[0])}
         return counted
 
-    def restore(self, *, single: bool) -> None:
+    def announce_vips(self, *, single: bool) -> None:
+        """Tell the neighbours that the VIPs are here. keepalived does it where it holds them."""
+        if single:
+            for record in self._ports.records.all():
+                self._announce(record.name, _vips(record))
+
+    # For the machine and its operator
+
+    def restore(self, *, single: bool) -> list[str]:
         """Make the namespace and every remembered interface what they were, as at a boot.
 
-        Nothing is changed that is as it should be. A port that is missing or cannot be configured
-        is logged, and the next one is seen to.
+        Nothing is changed that is as it should be. What is missing or cannot be configured is
+        logged, and the rest is seen to. Returns what could not be restored, a line each.
 
         Raises:
             OperationFailed: there is no namespace and none can be made.
         """
-        booting = self.ensure_namespace()
-        records = self._records.all()
+        booting = self._make_namespace()
+        files.sweep(self._ports.records.directory)
+        records = self._ports.records.all()
+        if not records:
+            return []
+        failures: list[str] = []
+
+        def fail(what: str, error: Exception) -> None:
+            unexpected = None if isinstance(error, AgentError) else error
+            logger.error("%s is not restored: %s", what, error, exc_info=unexpected)
+            failures.append(f"{what}: {error}")
+
+        firewall = _Background(lambda: self._ports.guard(fresh=booting))
         # After a boot devices may still be appearing; later on, what is missing is gone. All share
         # one deadline.
-        deadline = self._clock() + (self._port_timeout if booting else 0.0)
-        for record in records:
+        deadline = self._clock() + (self._patience.port if booting else 0.0)
+
+        def restore(record: Record) -> None:
+            def before_up() -> None:
+                if (error := firewall.wait()) and record.guarded:
+                    raise OperationFailed("It stays down", f"nothing would filter for it: {error}")
+
             try:
-                with self._port(record.mac):
-                    # It may have been plugged anew since the list was made.
-                    if current := self._records.get(record.mac):
-                        self._plug(current, single=single, deadline=deadline)
-            except AgentError as error:
-                logger.error("%s (%s) is not restored: %s", record.name, record.mac, error)
-            except Exception:  # whatever is wrong with one interface, the others must work
-                logger.exception("%s (%s) is not restored", record.name, record.mac)
+                # One that is missing has been waited for.
+                until = self._clock() if record.missing else deadline
+                self._bring_back(record.mac, single=single, deadline=until, before_up=before_up)
+            except Exception as error:  # whatever is wrong with one, the others must work
+                fail(f"{record.name} ({record.mac})", error)
 
-    @functools.cached_property
-    def _kernel(self) -> "Reconciler":
-        # Imports the netlink library, which costs 130 ms and 12 MB: only when there is something
-        # to do for it.
-        from amphora_agent.network.reconcile import Reconciler
+        _at_once(restore, records)
+        if error := firewall.wait():
+            fail("the firewall", error)
+        return failures
 
-        return Reconciler(self._namespace, self._clock, self._pci_rescan)
+    def follow_lease(self, mac: Mac, *, single: bool) -> None:
+        """Make an interface agree with the lease that its port has now.
 
-    def _port(self, mac: Mac) -> threading.Lock:
-        """Held during a plug: two of one port follow one another."""
-        with self._naming:
-            return self._ports.setdefault(mac, threading.Lock())
+        Raises: as `plug_vip`; NotFound, too, when the port is not remembered.
+        """
+        self._bring_back(mac, single=single)
 
-    def _plug(
-        self, wanted: Record, *, single: bool, deadline: float | None = None
-    ) -> tuple[str, bool]:
-        """Make the port what `wanted` says; returns its name, and whether it was moved in."""
-        refuse_dhcp(wanted.vip, wanted.network)
-        self.ensure_namespace()
-        if deadline is None:
-            deadline = self._clock() + self._port_timeout
-        self._kernel.await_port(wanted.mac, deadline)
-        try:
-            record, spec = self._remember(wanted, single=single)
-            moved = self._kernel.converge(spec)
-            # Nothing that was retired is there any more.
-            self._records.put(msgspec.structs.replace(record, owned=_addresses(spec)))
-        except OSError as error:
-            raise OperationFailed("Cannot plug the port", str(error)) from error
-        return spec.name, moved
+    def up(self, name: str, *, single: bool) -> None:
+        """Bring an interface back, as `restore` does.
 
-    def _remember(self, wanted: Record, *, single: bool) -> tuple[Record, InterfaceSpec]:
-        """Settle the name and write the record, before the kernel is touched."""
-        with self._naming:
-            links = self._kernel.links()
-            name = wanted.name or self._name_for(wanted.mac, links)
-            if name == VIP_INTERFACE:
-                self._refuse_second_vip_port(wanted.mac, links)
-            spec = interface_spec(
-                wanted.mac,
-                name,
-                vip=wanted.vip,
-                network=wanted.network,
-                single=single,
-                owned=wanted.owned,
-            )
-            owned = (*_addresses(spec), *sorted(spec.retired, key=str))
-            record = msgspec.structs.replace(wanted, name=name, owned=owned)
-            self._records.put(record)
-        return record, spec
+        Raises:
+            NotFound: no port is remembered by this name, or it is not there.
+            OperationFailed: the kernel or the disk refuses.
+        """
+        self._make_namespace()
+        self._bring_back(self._named(name).mac, single=single)
 
-    def _name_for(self, mac: Mac, links: "Iterable[Link]") -> str:
-        """The name that the port has already, or the first `ethN` for members that is free."""
-        taken = {record.name for record in self._records.all()}
-        for link in links:
-            if link.mac == mac and _INTERFACE.fullmatch(link.name) and link.name not in taken:
-                return link.name
-            taken |= {link.name, *link.alternative_names}
-        number = 2
-        while f"eth{number}" in taken:
-            number += 1
-        return f"eth{number}"
+    def down(self, name: str, *, single: bool) -> None:
+        """Take the interface down, until it is brought back, plugged, or all are restored.
 
-    def _refuse_second_vip_port(self, mac: Mac, links: "Iterable[Link]") -> None:
-        """Raises Conflict when another port than `mac` is the VIP interface."""
-        names = {record.mac: record.name for record in self._records.all() if record.mac != mac}
-        for other, name in names.items():
-            if name == VIP_INTERFACE:
-                if self._kernel.exists(other):
-                    raise Conflict("Interface already exists", f"{VIP_INTERFACE} is port {other}")
-                logger.warning("port %s, once %s, is gone: forgotten", other, VIP_INTERFACE)
-                self._records.remove(other)
-        for link in links:
-            # One that only strayed to this name, and is remembered by another, makes way.
-            if link.name == VIP_INTERFACE and link.mac != mac and link.mac not in names:
-                raise Conflict("Interface already exists", f"{VIP_INTERFACE} is port {link.mac}")
+        Raises: as `up`.
+        """
+        self._ports.take_down(self._named(name).mac, single=single)
+
+    def names(self) -> list[str]:
+        """The names of the interfaces of all remembered ports."""
+        return [record.name for record in self._ports.records.all()]
+
+    def plan(self, *, single: bool) -> Iterator[str]:
+        """What `restore` would do, a line each; nothing is done."""
+        if not self._namespace.exists():
+            yield f"make the namespace {self._namespace.name}"
+            yield from (f"{name}: everything" for name in self.names())
+            return
+        records = self._ports.records.all()
+        for shared_op in self._ports.shared_ops() if records else ():
+            yield f"{self._namespace.name}: {shared_op}"
+        for record in records:
+            spec = self._ports.spec(record, single=single)
+            try:
+                ops = self._ports.kernel.plan(spec)
+            except NotFound as error:
+                yield f"{record.name} ({record.mac}): nothing: {error}"
+                continue
+            for op in ops:
+                yield f"{record.name} ({record.mac}): {op}"
+
+    def _bring_back(
+        self,
+        mac: Mac,
+        *,
+        single: bool,
+        deadline: float | None = None,
+        before_up: Callable[[], None] | None = None,
+    ) -> None:
+        settled = self._ports.settle(
+            mac, _as_it_is, single=single, deadline=deadline, before_up=before_up
+        )
+        if settled.done:
+            self._announce(settled.record.name, settled.addresses)
+
+    def _announce_fixed(self, settled: Settled) -> None:
+        """The VIPs are announced when something serves them: another amphora may until then."""
+        vips = _vips(settled.record)
+        fixed = [address for address in settled.addresses if address not in vips]
+        self._announce(settled.record.name, fixed)
+
+    def _port_of(self, address: Address) -> Mac:
+        """The port that has the address, or would have it: of a VIP, also where another is master.
+
+        Raises:
+            NotFound: none has.
+        """
+        for record in self._ports.records.all():
+            if address in (*_vips(record), *(interface.ip for interface in record.owned)):
+                return record.mac
+        raise _no_interface(address)
+
+    def _named(self, name: str) -> Record:
+        for record in self._ports.records.all():
+            if record.name == name:
+                return record
+        raise NotFound("Port Not Found", f"no port is plugged as {name}")
+
+
+def _as_it_is(record: Record | None) -> Record:
+    if record is None:
+        raise NotFound("Port Not Found", "it is not remembered")
+    return record
+
+
+class _Background:
+    """A call under way in a thread of its own."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._error: Exception | None = None
+
+        def work() -> None:
+            try:
+                function()
+            except Exception as error:  # handed to whoever waits
+                self._error = error
+
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+
+    def wait(self) -> Exception | None:
+        """Returns when it is over; what it has raised."""
+        self._thread.join()
+        return self._error
+
+
+def _at_once(function: Callable[[T], None], values: Sequence[T]) -> None:
+    """Call it for each, side by side: IPv6 addresses take a second to be usable."""
+    threads = [threading.Thread(target=function, args=(value,)) for value in values[1:]]
+    for thread in threads:
+        thread.start()
+    for value in values[:1]:
+        function(value)
+    for thread in threads:
+        thread.join()
+
+
+def _vips(record: Record) -> list[Address]:
+    return [each.ip_address for each in record.vip.vips] if record.vip else []
+
+
+def _no_interface(address: Address) -> NotFound:
+    return NotFound("Error interface not found for IP address", str(address))
 
 
 def _parse(message: str, text: str) -> Address:
@@ -255,10 +331,6 @@ def _parse(message: str, text: str) -> Address:
         return parse_address(text)
     except ValueError as error:
         raise InvalidRequest(message, str(error)) from None
-
-
-def _addresses(spec: InterfaceSpec) -> tuple[Interface, ...]:
-    return tuple(address.interface for address in spec.addresses)
 
 
 def _merged(earlier: PluggedVip | None, sent: PluggedVip | None) -> PluggedVip | None:

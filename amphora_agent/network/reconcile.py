@@ -1,4 +1,4 @@
-"""Makes an interface what its spec says: look, compute the difference, carry it out, look again."""
+"""Makes things what they should be: look, compute the difference, carry it out, look again."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,16 @@ from typing import TypeVar
 from amphora_agent.errors import NotFound, OperationFailed
 from amphora_agent.model.addressing import Address, Mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.diff import AddRoute, InterfaceState, Move, NetOp, NetOps, Rename, diff
+from amphora_agent.network.diff import (
+    AddRoute,
+    InterfaceState,
+    Move,
+    NetOp,
+    NetOps,
+    Rename,
+    SetUp,
+    diff,
+)
 from amphora_agent.network.interface import InterfaceSpec, Route
 from amphora_agent.network.netlink import LINK_EVENTS, Events, Netlink
 from amphora_agent.network.rtnetlink import Link
@@ -83,35 +92,55 @@ class Reconciler:
         link = self._outside(lambda kernel: _existing(kernel, spec.mac))
         return InterfaceState(name=link.name, mtu=link.mtu, up=link.up, inside=False)
 
-    def converge(self, spec: InterfaceSpec) -> bool:
-        """Make the interface what `spec` says; True when it had to be moved in.
+    def plan(self, spec: InterfaceSpec) -> NetOps:
+        """What `converge` would do, as far as one look tells.
+
+        Raises:
+            NotFound: there is no such port.
+        """
+        return diff(spec, self.state(spec))
+
+    def has_learned_address(self, spec: InterfaceSpec) -> bool:
+        """Whether the interface has an IPv6 address by a router advertisement, ready for use."""
+        return any(
+            not (address.permanent or address.tentative or address.failed)
+            for address in self.state(spec).addresses
+        )
+
+    def converge(self, spec: InterfaceSpec, before_up: Callable[[], None] | None = None) -> NetOps:
+        """Make the interface what `spec` says; returns what was done.
+
+        Args:
+            before_up: called before the interface is set up, if it has to be.
 
         Raises:
             NotFound: there is no such port (any more).
             OperationFailed: the kernel refuses something, an IPv6 address is a duplicate, or
                 something else keeps changing the interface.
         """
-        moved = False
+        done: NetOps = ()
         refused: set[Route] = set()
         ops: NetOps = ()
         for _ in range(_MOST_LOOKS):
-            ops = _without(refused, diff(spec, self.state(spec)))
+            ops = _without(refused, self.plan(spec))
             if not ops:
-                return moved
-            moved = moved or isinstance(ops[0], Move)
-            refused |= self._carry_out(spec, ops)
+                return done
+            refused |= self._carry_out(spec, ops, before_up)
+            done += ops
         raise OperationFailed(
             "The network does not settle", f"{spec.name}: again to do: {'; '.join(map(str, ops))}"
         )
 
-    def _carry_out(self, spec: InterfaceSpec, ops: NetOps) -> set[Route]:
+    def _carry_out(
+        self, spec: InterfaceSpec, ops: NetOps, before_up: Callable[[], None] | None
+    ) -> set[Route]:
         """Returns the routes that nobody depends on and the kernel refused."""
         if isinstance(ops[0], Move | Rename):
             self._inside(lambda kernel: kernel.free_name(spec.name, spec.mac))
         if isinstance(ops[0], Move):
             self._move(spec, ops[0])
             ops = ops[1:]
-        return self._inside(lambda kernel: _apply_each(kernel, spec, ops))
+        return self._inside(lambda kernel: _apply_each(kernel, spec, ops, before_up))
 
     def _move(self, spec: InterfaceSpec, op: Move) -> None:
         _log(spec, op)
@@ -143,15 +172,19 @@ def _existing(kernel: Netlink, mac: Mac) -> Link:
     return link
 
 
-def _apply_each(kernel: Netlink, spec: InterfaceSpec, ops: NetOps) -> set[Route]:
+def _apply_each(
+    kernel: Netlink, spec: InterfaceSpec, ops: NetOps, before_up: Callable[[], None] | None
+) -> set[Route]:
     link = _existing(kernel, spec.mac)
     refused = set()
     for op in ops:
+        if isinstance(op, SetUp) and before_up:
+            before_up()
         _log(spec, op)
         try:
             kernel.apply(link, op)
         except OperationFailed as error:
-            if not isinstance(op, AddRoute) or op.route.required:
+            if not isinstance(op, AddRoute) or op.route not in spec.optional:
                 raise
             logger.error("%s; the subnet's host route is left out", error)
             refused.add(op.route)

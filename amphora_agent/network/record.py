@@ -16,6 +16,7 @@ from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import Interface, Mac
 from amphora_agent.model.decode import decode, encode
 from amphora_agent.model.plugging import NetworkPlug, PluggedVip
+from amphora_agent.model.rules import InterfaceRule
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +26,24 @@ _FILE_NAME = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}\.json")
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """One port: its MAC address, the name it has in the namespace, and its plugs.
 
-    `owned` are the addresses that the agent has put on the interface, or is about to.
+    `rules` is None until the controller has sent rules for the interface. `owned` are the
+    addresses that the agent has put on the interface, or is about to. `missing`: when it was
+    looked for last, there was no such port.
     """
 
     mac: Mac
     name: str
     vip: PluggedVip | None = None
     network: NetworkPlug | None = None
+    rules: tuple[InterfaceRule, ...] | None = None
     owned: tuple[Interface, ...] = ()
+    missing: bool = False
+
+    @property
+    def guarded(self) -> bool:
+        """Whether only what the rules allow may come in: nobody else filters for an SR-IOV port."""
+        plugs = (self.vip, self.network)
+        return self.rules is not None or any(plug and plug.is_sriov for plug in plugs)
 
 
 class Records:

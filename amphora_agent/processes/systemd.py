@@ -23,6 +23,15 @@ def is_booted() -> bool:
     return _BOOTED.is_dir()
 
 
+def restart(unit: str) -> None:
+    """Start a unit that is part of the installation, again if it has ended, and await that.
+
+    Raises:
+        OperationFailed: it cannot be started.
+    """
+    _systemctl("restart", unit)
+
+
 class SystemdSupervisor:
     """Implements `Supervisor` with units in `units` (normally /etc/systemd/system)."""
 

@@ -8,7 +8,6 @@ from controller import loadbalancers
 from controller.amphora import VIP, WEB1, Amphora
 from controller.health_manager import HealthManager
 from controller.release import needs_interface_rules
-from octavia.amphorae.drivers.haproxy import exceptions
 from octavia.common import constants, data_models
 
 from lab.backend import Backend
@@ -140,10 +139,6 @@ def test_allowed_cidrs_leave_the_configuration_alone(
 
 
 @needs_interface_rules
-@pytest.mark.xfail(
-    raises=exceptions.InternalServerError,
-    reason="interface rules are not built yet; the agent answers 500",
-)
 def test_allowed_cidrs_of_an_sriov_port_are_rules_of_the_interface(
     amphora: Amphora, client: Namespace, webs: dict[str, Backend]
 ) -> None:

@@ -102,7 +102,6 @@ UNSUPPORTED = [
     ("PUT", "/1.0/vrrp/reload", "VRRP"),
     ("PUT", f"/1.0/listeners/{ID}/{ID}/udp_listener", "LVS"),
     ("GET", f"/1.0/listeners/{ID}/udp_listener", "LVS"),
-    ("PUT", "/1.0/interface/192.0.2.1/rules", "SR-IOV"),
 ]
 
 

@@ -34,7 +34,10 @@ def loadbalancers(services: Services) -> Blueprint:
         }
         if action not in actions:
             raise InvalidRequest("Invalid Request", f"Unknown action: {action}")
-        return {"message": "OK", "details": actions[action](object_id(lb_id))}, 202
+        details = actions[action](object_id(lb_id))
+        if action != "stop":
+            services.network.announce_vips(single=services.settings.current().single)
+        return {"message": "OK", "details": details}, 202
 
     @routes.delete("/1.0/listeners/<object_>")
     def delete(object_: str) -> ResponseReturnValue:

@@ -21,10 +21,6 @@ def missing() -> Blueprint:
     def get_udp_listener(listener_id: str) -> ResponseReturnValue:
         return _unsupported("UDP and SCTP listeners (LVS)")
 
-    @routes.put("/1.0/interface/<address>/rules")
-    def rules(address: str) -> ResponseReturnValue:
-        return _unsupported("interface rules (SR-IOV)")
-
     return routes
 
 

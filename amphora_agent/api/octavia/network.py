@@ -3,7 +3,7 @@
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from amphora_agent.api.octavia.body import LARGEST_JSON, body
+from amphora_agent.api.octavia.body import LARGEST_JSON, OK, body
 from amphora_agent.api.services import Services
 
 
@@ -26,5 +26,10 @@ def network(services: Services) -> Blueprint:
     @routes.get("/1.0/interface/<address>")
     def interface(address: str) -> ResponseReturnValue:
         return {"message": "OK", "interface": plugging.interface_of(address)}
+
+    @routes.put("/1.0/interface/<address>/rules")
+    def rules(address: str) -> ResponseReturnValue:
+        plugging.set_rules(address, body(LARGEST_JSON))
+        return OK
 
     return routes

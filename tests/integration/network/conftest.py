@@ -15,5 +15,5 @@ from tests.integration.network.rig import Rig, rig
 def _rig(tmp_path: Path) -> Iterator[Rig]:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
-    with rig(tmp_path / "records") as made:
+    with rig(tmp_path) as made:
         yield made

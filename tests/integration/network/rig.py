@@ -9,19 +9,30 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from amphora_agent.commands import Options, network_of
+from amphora_agent.layout import Layout
+from amphora_agent.model.addressing import Address
 from amphora_agent.namespace import Namespace
+from amphora_agent.network import netns
+from amphora_agent.network.dhcp import DhcpClients
+from amphora_agent.network.firewall import listed
+from amphora_agent.network.leases import Leases
 from amphora_agent.network.plug import Network
+from amphora_agent.network.ports import Patience
+from amphora_agent.settings import parse
 from lab.network import Cable, Lab
 from lab.network import Namespace as LabNamespace
 
-VIP_MAC = "fa:16:3e:aa:00:01"
-MEMBER_MAC = "fa:16:3e:aa:00:02"
-OTHER_MAC = "fa:16:3e:aa:00:03"
+#: Ports wait in the namespace of the machine: those of another run must not be taken for ours.
+_RUN = f"{os.getpid() >> 8 & 0xFF:02x}:{os.getpid() & 0xFF:02x}"
+VIP_MAC = f"fa:16:3e:{_RUN}:01"
+MEMBER_MAC = f"fa:16:3e:{_RUN}:02"
+OTHER_MAC = f"fa:16:3e:{_RUN}:03"
 
 VIP4: dict[str, Any] = {
     "subnet_cidr": "10.1.0.0/24",
@@ -57,6 +68,17 @@ MEMBER6: dict[str, Any] = MEMBER4 | {
 }
 
 MAIN, VIP_TABLE = 254, 1
+NO_TABLES = '{"nftables": []}'
+
+CONFIGURATION = """\
+[amphora_agent]
+amphora_id = the-amphora
+agent_server_network_dir = {network}
+
+[haproxy_amphora]
+base_path = {base}
+base_cert_dir = {base}/certs
+"""
 
 _numbers = itertools.count()
 
@@ -64,24 +86,48 @@ _numbers = itertools.count()
 class Rig:
     """Everything of one test, and what `ip` says about it."""
 
-    def __init__(self, lab: Lab, records: Path) -> None:
+    def __init__(self, lab: Lab, directory: Path) -> None:
         self.lab = lab
-        self.records = records
-        self.namespace = Namespace(Path("/run/netns", f"{lab.prefix}-amphora"))
+        self.layout = layout_below(directory, f"{lab.prefix}-amphora")
+        self.options = Options(
+            config_file=directory / "agent.conf",
+            namespace=self.layout.namespace.name,
+            run_directory=self.layout.run,
+        )
+        self.options.config_file.write_text(
+            CONFIGURATION.format(base=self.layout.base, network=self.layout.network)
+        )
+        self.records = self.layout.network
+        self.namespace = Namespace(self.layout.namespace)
+        #: The name of an interface, and its addresses that were announced.
+        self.announced: list[tuple[str, list[str]]] = []
         lab.record.add_namespace(self.namespace.name)
         self.inside = LabNamespace(self.namespace.name)
         self.router = lab.namespace("router")
         self.router.forward()
         self.network = self.agent()
 
-    def agent(self, port_timeout: float = 0.05) -> Network:
+    def agent(
+        self,
+        port_timeout: float = 0.05,
+        address_timeout: float = 20.0,
+        dhcp: DhcpClients | None = None,
+    ) -> Network:
         """An agent that has just been started."""
-        return Network(
-            self.namespace,
-            self.records,
-            port_timeout=port_timeout,
-            pci_rescan=self.records.parent / "no-pci",
+        return network_of(
+            self.layout,
+            Leases(self.layout.leases),
+            dhcp=dhcp,
+            announce=self._note_announcement,
+            patience=Patience(port_timeout, address_timeout),
+            pci_rescan=self.layout.base / "no-pci",
         )
+
+    def _note_announcement(self, ifname: str, addresses: Iterable[Address]) -> None:
+        self.announced.append((ifname, [str(address) for address in addresses]))
+
+    def ensure_namespace(self) -> bool:
+        return netns.ensure(self.namespace)
 
     def port(self, mac: str, *addresses: str, ifname: str = "") -> Cable:
         """A network card for the amphora, not yet plugged, leading to the router."""
@@ -117,9 +163,9 @@ class Rig:
 
     def quick_ipv6(self) -> None:
         """Make the amphora's namespace, where new interfaces do without DAD."""
-        self.network.ensure_namespace()
-        self.inside.sysctl("net.ipv6.conf.default.accept_dad", "0")
-        self.inside.sysctl("net.ipv6.conf.all.accept_dad", "0")
+        self.ensure_namespace()
+        without_dad = [f"net.ipv6.conf.{where}.accept_dad=0" for where in ("default", "all")]
+        self.inside.run(["sysctl", "-qw", *without_dad])
 
     def plug_vip(self, vip: str = "10.1.0.5", *, single: bool = True, **changes: Any) -> str:
         return self.network.plug_vip(vip, _body(VIP4 | changes), single=single)
@@ -130,6 +176,23 @@ class Rig:
     def plug_member(self, *fixed_ips: dict[str, Any], single: bool = True, **changes: Any) -> str:
         sent = {"mac_address": MEMBER_MAC, "fixed_ips": fixed_ips or [MEMBER4], "mtu": 1450}
         return self.network.plug_network(_body(sent | changes), single=single)
+
+    @contextmanager
+    def advertising(self, ifname: str, prefix: str) -> Iterator[None]:
+        """Advertise again and again: whoever listens from now on hears it soon."""
+        enough = threading.Event()
+
+        def work() -> None:
+            while not enough.wait(0.2):
+                self.advertise(ifname, prefix)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            enough.set()
+            thread.join()
 
     def advertise(self, ifname: str, prefix: str) -> None:
         """Send a router advertisement with a prefix for SLAAC (RFC 4861, 4862)."""
@@ -190,19 +253,60 @@ class Rig:
                     found.add(f"{rule['src']} lookup {rule['table']} proto {rule['protocol']}")
         return found
 
+    def firewall(self) -> list[Any]:
+        """What nft lists, without the handles that differ each time."""
+        listed = json.loads(self.inside.run(["nft", "--json", "list", "ruleset"]).stdout)
+        objects = [each for each in listed["nftables"] if "metainfo" not in each]
+        for each in objects:
+            for members in each.values():
+                members.pop("handle", None)
+        return objects
+
     def everything(self) -> dict[str, Any]:
-        """All that a plug makes, to be compared."""
-        names = sorted(link["ifname"] for link in self.ip("link", "show"))
+        """All that a plug makes, as it is listed, to be compared.
+
+        Without what the kernel does in its own time: link-local addresses, carriers.
+        """
+        [links] = self._listed("-4", "link show")
+        commands = ["address show", "route show table all", "rule show"]
+        addresses, routes, rules = (
+            [*of_ipv4, *of_ipv6]
+            for of_ipv4, of_ipv6 in zip(
+                self._listed("-4", *commands), self._listed("-6", *commands), strict=True
+            )
+        )
+        table = ["nft", "--json", "--numeric", "list", "table", "inet", "amphora_table"]
+        seen = ("ifname", "address", "mtu", "altnames")
         return {
-            "links": [(name, self.link(name)["mtu"], self.link(name)["flags"]) for name in names],
-            "addresses": {name: self.addresses(name) for name in names},
-            "routes": {
-                (name, table): self.routes(table, name)
-                for name in names
-                for table in (MAIN, VIP_TABLE)
-            },
-            "rules": self.rules(),
+            "links": _sorted(
+                {key: link.get(key) for key in seen} | {"up": "UP" in link["flags"]}
+                for link in links
+            ),
+            "addresses": _sorted(
+                # A label is the name that the interface once had.
+                address | {"dev": link["ifname"], "label": None}
+                for link in addresses
+                for address in link["addr_info"]
+                if not address["local"].startswith("fe80")
+            ),
+            "routes": _sorted(
+                route for route in routes if not route["dst"].startswith(("fe80", "ff00"))
+            ),
+            "rules": _sorted(rules),
+            # In one spelling: nft lists the members of a set in any order.
+            "firewall": str(listed(self.inside.run(table, check=False).stdout or NO_TABLES)),
         }
+
+    def _listed(self, family: str, *commands: str) -> list[list[dict[str, Any]]]:
+        """What `ip` answers to each of the commands."""
+        ip = ["ip", "-json", "-details", family, "-batch", "-"]
+        text = self.inside.run(ip, stdin="\n".join(commands)).stdout
+        answers = []
+        while text := text.lstrip():
+            answer, end = json.JSONDecoder().raw_decode(text)
+            answers.append(answer)
+            text = text[end:]
+        return answers
 
     def answers(self, address: str, source: LabNamespace | None = None) -> bool:
         ping = ["ping", "-c1", "-W2", address]
@@ -214,9 +318,20 @@ class Rig:
 
 
 @contextmanager
-def rig(records: Path) -> Iterator[Rig]:
+def rig(directory: Path) -> Iterator[Rig]:
     with Lab(f"plug{os.getpid()}-{next(_numbers)}") as lab:
-        yield Rig(lab, records)
+        yield Rig(lab, directory)
+
+
+def layout_below(directory: Path, namespace: str) -> Layout:
+    """Everything of an agent below one directory, but its namespace."""
+    text = CONFIGURATION.format(base=directory / "octavia", network=directory / "interfaces")
+    settings = parse(text, "the rig's")
+    return Layout.of(settings, run=directory / "run", namespace=namespace)
+
+
+def _sorted(listed: Iterable[dict[str, Any]]) -> list[str]:
+    return sorted(json.dumps(each) for each in listed)
 
 
 def _body(value: dict[str, Any]) -> bytes:

@@ -31,11 +31,13 @@ REPOSITORY = Path(__file__).parents[3]
 KILLED_PLUG = """
 import itertools, os, signal, sys
 from pathlib import Path
-from amphora_agent.namespace import Namespace
+from amphora_agent.commands import network_of
+from amphora_agent.network.leases import Leases
 from amphora_agent.network.netlink import Netlink
-from amphora_agent.network.plug import Network
+from amphora_agent.network.ports import Patience
+from tests.integration.network.rig import layout_below
 
-namespace, records, body, last = sys.argv[1:]
+directory, namespace, body, last = sys.argv[1:]
 operations = itertools.count()
 
 def dying(function):
@@ -47,7 +49,8 @@ def dying(function):
 
 Netlink.move = dying(Netlink.move)
 Netlink.apply = dying(Netlink.apply)
-network = Network(Namespace(Path(namespace)), Path(records), port_timeout=0.0)
+layout = layout_below(Path(directory), namespace)
+network = network_of(layout, Leases(layout.leases), patience=Patience(port=0.0))
 network.plug_vip("10.1.0.5", body.encode(), single=True)
 """
 
@@ -56,7 +59,8 @@ def plug_killed_before(rig: Rig, operation: int) -> bool:
     """Whether the plug lived long enough to be killed."""
     host_route = {"destination": "192.168.0.0/16", "nexthop": "10.1.0.9"}
     body = VIP4 | {"additional_vips": [MORE6], "host_routes": [host_route]}
-    arguments = [str(rig.namespace.path), str(rig.records), json.dumps(body), str(operation)]
+    directory, namespace = str(rig.layout.base.parent), rig.namespace.name
+    arguments = [directory, namespace, json.dumps(body), str(operation)]
     result = subprocess.run(
         [sys.executable, "-c", KILLED_PLUG, *arguments], cwd=REPOSITORY, check=False
     )
@@ -176,15 +180,17 @@ def test_an_agent_without_ports_needs_no_netlink_library(rig: Rig) -> None:
     program = """
 import sys
 from pathlib import Path
-from amphora_agent.namespace import Namespace
-from amphora_agent.network.plug import Network
-network = Network(Namespace(Path(sys.argv[1])), Path(sys.argv[2]))
+from amphora_agent.commands import network_of
+from amphora_agent.network.leases import Leases
+from tests.integration.network.rig import layout_below
+layout = layout_below(Path(sys.argv[1]), sys.argv[2])
+network = network_of(layout, Leases(layout.leases))
 network.restore(single=True)
 assert network.counters() == {}
 assert not any(name.startswith(("pyroute2", "asyncio")) for name in sys.modules)
 """
     subprocess.run(
-        [sys.executable, "-c", program, str(rig.namespace.path), str(rig.records)],
+        [sys.executable, "-c", program, str(rig.layout.base.parent), rig.namespace.name],
         cwd=REPOSITORY,
         check=True,
     )

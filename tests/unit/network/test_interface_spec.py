@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.errors import NotSupported
-from amphora_agent.model.addressing import parse_interface, parse_mac
+from amphora_agent.model.addressing import (
+    parse_address,
+    parse_interface,
+    parse_mac,
+    parse_network,
+)
 from amphora_agent.model.decode import decode
-from amphora_agent.model.plugging import NetworkPlug, PluggedVip
-from amphora_agent.network.interface import InterfaceSpec, interface_spec
+from amphora_agent.model.plugging import HostRoute, NetworkPlug, PluggedVip
+from amphora_agent.network.interface import InterfaceSpec, interface_spec, nothing
+from amphora_agent.network.lease import Lease
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 
@@ -42,6 +47,7 @@ def spec(
     name: str = "eth1",
     single: bool = True,
     owned: tuple[str, ...] = (),
+    lease: Lease | None = None,
     **network: Any,
 ) -> InterfaceSpec:
     plug = None
@@ -54,6 +60,7 @@ def spec(
         vip=decode(json.dumps(vip).encode(), PluggedVip) if vip else None,
         network=plug,
         single=single,
+        lease=lease,
         owned=tuple(parse_interface(text) for text in owned),
     )
 
@@ -128,7 +135,7 @@ def test_host_routes_are_in_both_tables_and_may_be_refused() -> None:
     wanted = spec(
         VIP4 | {"host_routes": [{"destination": "192.168.0.0/16", "nexthop": "10.1.0.9"}]}
     )
-    chosen_by_the_tenant = [route for route in wanted.routes if not route.required]
+    chosen_by_the_tenant = [route for route in wanted.routes if route in wanted.optional]
     assert lines(tuple(chosen_by_the_tenant)) == [
         "192.168.0.0/16 via 10.1.0.9 metric 1",
         "192.168.0.0/16 via 10.1.0.9 table 1 metric 1",
@@ -144,19 +151,56 @@ def test_an_ipv6_vip_without_vrrp_ip_takes_slaac() -> None:
     assert "fd01::/64 metric 1025" in lines(wanted.routes)
 
 
+LEASE = Lease(
+    address=parse_interface("10.1.0.77/24"),
+    routes=(
+        HostRoute(destination=parse_network("192.168.0.0/16"), nexthop=parse_address("10.1.0.9")),
+    ),
+    mtu=1400,
+    expires=4e9,
+)
+
+
 @pytest.mark.parametrize(
     "vip",
     [VIP4 | {"vrrp_ip": None}, VIP6 | {"vrrp_ip": None, "additional_vips": [MORE4]}],
 )
-def test_an_ipv4_vip_without_vrrp_ip_would_take_dhcp(vip: dict[str, Any]) -> None:
-    with pytest.raises(NotSupported, match="DHCP"):
-        spec(vip)
+def test_an_ipv4_vip_without_vrrp_ip_takes_dhcp(vip: dict[str, Any]) -> None:
+    wanted = spec(vip)
+    assert wanted.dhcp
+    assert "10.1.0.77/24" not in lines(wanted.addresses)
+    assert lines(spec(vip, lease=LEASE).addresses)[0] == "10.1.0.77/24"
+
+
+def test_of_a_lease_the_vip_takes_the_address_and_no_routes() -> None:
+    wanted = spec(VIP4 | {"vrrp_ip": None}, lease=LEASE)
+    assert lines(wanted.addresses) == ["10.1.0.77/24", "10.1.0.5/32"]
+    assert wanted.routes == spec(VIP4).routes
+    assert wanted.mtu == 1400
+    assert spec(VIP4 | {"vrrp_ip": None, "mtu": 1450}, lease=LEASE).mtu == 1450
 
 
 @pytest.mark.parametrize("fixed_ips", [None, []])
-def test_a_member_network_without_addresses_would_take_dhcp(fixed_ips: list[Any] | None) -> None:
-    with pytest.raises(NotSupported, match="DHCP"):
-        spec(None, fixed_ips, name="eth2", mtu=1500)
+def test_a_member_network_without_addresses_takes_dhcp_and_slaac(
+    fixed_ips: list[Any] | None,
+) -> None:
+    wanted = spec(None, fixed_ips, name="eth2", mtu=1500)
+    assert (wanted.dhcp, wanted.slaac, wanted.addresses) == (True, True, ())
+    wanted = spec(None, fixed_ips, name="eth2", mtu=1500, lease=LEASE)
+    assert lines(wanted.addresses) == ["10.1.0.77/24"]
+    assert lines(wanted.routes) == ["192.168.0.0/16 via 10.1.0.9 metric 2"]
+
+
+def test_a_lease_counts_only_where_dhcp_is_wanted() -> None:
+    assert spec(VIP4, lease=LEASE) == spec(VIP4)
+    assert not spec(VIP6 | {"vrrp_ip": None}).dhcp
+
+
+def test_an_interface_taken_down_keeps_nothing_of_ours() -> None:
+    wanted = nothing(spec(VIP4, owned=("10.1.0.99/32",)))
+    assert not wanted.up
+    assert (wanted.addresses, wanted.routes, wanted.rules) == ((), (), ())
+    assert {str(each) for each in wanted.retired} == {"10.1.0.7/24", "10.1.0.5/32", "10.1.0.99/32"}
 
 
 def test_a_member_network_leads_nowhere_but_to_its_subnet_and_host_routes() -> None:
