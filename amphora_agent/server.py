@@ -16,6 +16,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
+from gunicorn.systemd import sd_notify
 from gunicorn.workers import base
 
 from amphora_agent.api.tls import ServerTls
@@ -75,6 +76,18 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     def spawn_workers(self) -> None:
         while len(self.WORKERS) < self.num_workers:
             self.spawn_worker()
+
+    def murder_workers(self) -> None:
+        """End workers that hang. It is done about once a second, and systemd's watchdog is told so;
+        not while one does not end, which at last has systemd replace them all."""
+        super().murder_workers()
+        if not any(worker.aborted for worker in self.WORKERS.values()):
+            sd_notify("WATCHDOG=1", self.log)
+
+    def stop(self, graceful: bool = True) -> None:
+        """End; requests under way may take longer than the watchdog's patience."""
+        sd_notify("STOPPING=1", self.log)
+        super().stop(graceful)
 
     def handle_hup(self) -> None:
         """Settings and certificates are taken up by themselves: nothing is to be done."""

@@ -4,7 +4,8 @@
         machine.run(["systemctl", "is-active", "amphora-agent"])
 
 It has processes, mounts, control groups and a network of its own; the layers it is made of stay as
-they are. Its network namespace is one of the laboratory's, so cables lead to it as to any other.
+they are. Its network namespace is one of the laboratory's, so cables lead to it as to any other,
+also before it boots: its ports are there then when its first process starts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import TracebackType
 from lab.archive import UnavailableError
 from lab.debian import in_mounted
 from lab.leftovers import delete_namespace
-from lab.network import CommandError, Lab, Namespace
+from lab.network import CommandError, Lab
 from lab.processes import PROC, Process, descendants, end
 from lab.waiting import until
 
@@ -39,9 +40,10 @@ class Machine:
 
     def __init__(self, lab: Lab, name: str, layers: Sequence[Path]) -> None:
         self.name = f"{lab.prefix}-{name}"
-        self.namespace = Namespace(self.name)
+        self.namespace = lab.namespace(name)
         """The one that its first process is in, and the agent."""
         self._lab = lab
+        self._short_name = name
         self._layers = layers
         self._directory = lab.directory()
         self._cgroups = [mount / f"amphora-lab-{self.name}" for mount in _cgroup_mounts()]
@@ -81,7 +83,6 @@ class Machine:
             if shutil.which(program) is None:
                 raise UnavailableError(f"the program {program} is not installed")
         self._lab.record.add_workplace(self._directory)
-        self._lab.record.add_namespace(self.name)
         for cgroup in self._cgroups:
             cgroup.mkdir(exist_ok=True)
         target = self._directory / "root"
@@ -95,14 +96,20 @@ class Machine:
                     target,
                     f'{enter}exec systemd-nspawn "$@"',
                     *("--quiet", "--boot", "--console=passive"),
-                    *("--register=no", "--keep-unit", "--private-network", "--capability=all"),
+                    *("--register=no", "--keep-unit", "--capability=all"),
+                    f"--network-namespace-path={self.namespace.path}",
                     *(f"--machine={self.name}", f"--directory={target}"),
                 ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Where the host mounts both versions of control groups, the guest gets only this.
-                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                env={
+                    **os.environ,
+                    # Where the host mounts both versions of control groups, the guest gets this.
+                    "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",
+                    # The settings of its network are its own, as on a machine.
+                    "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",
+                },
                 start_new_session=True,
             )
         until(lambda: self._has_first_process() or self._ended(), "nspawn started", timeout=timeout)
@@ -110,7 +117,6 @@ class Machine:
             # Of what it says without having started anything, the cause is this machine.
             said = console.read_text().strip() or f"exit code {self._process.poll()}"
             raise UnavailableError(f"systemd-nspawn cannot run: {said}")
-        subprocess.run(["ip", "netns", "attach", self.name, str(self._leader)], check=True)
         try:
             until(lambda: self.state() in ("running", "degraded"), "systemd is up", timeout=timeout)
         except TimeoutError as error:
@@ -161,8 +167,8 @@ class Machine:
         return PROC / str(self._leader) / "root" / inside.lstrip("/")
 
     def stop(self, *, timeout: float = 30) -> None:
-        """Power off in order; raises TimeoutError. Its cables are gone then, its disk is not: it
-        may be started again."""
+        """Power off in order; raises TimeoutError. Its cables are gone then, its disk is not: new
+        ones may be laid, and it may be started again."""
         if self._process is None:
             return
         os.kill(self._leader, _POWER_OFF)
@@ -171,17 +177,17 @@ class Machine:
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.name} has not powered off in {timeout:g} s") from None
         self.close()
+        self.namespace = self._lab.namespace(self._short_name)
 
     def close(self) -> None:
-        """Pull the plug, if it still runs. May be called again."""
-        if self._process is None:
-            return
-        # The first process of the machine dies with its parent, and all others with it.
-        leader = Process.of(self._leader) if self._leader else None
-        self._process.kill()
-        self._process.wait()
-        self._process, self._leader = None, 0
-        end([leader] if leader else [])
+        """Pull the plug, if it still runs, and the cables. May be called again."""
+        if self._process is not None:
+            # The first process of the machine dies with its parent, and all others with it.
+            leader = Process.of(self._leader) if self._leader else None
+            self._process.kill()
+            self._process.wait()
+            self._process, self._leader = None, 0
+            end([leader] if leader else [])
         delete_namespace(self.name)
         for cgroup in self._cgroups:
             _remove_cgroup(cgroup)

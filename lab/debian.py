@@ -1,7 +1,7 @@
 """A Debian with the agent installed, as an amphora has it: a tree of files that can be booted.
 
 It has two layers, both kept until what they are made of changes: Debian itself, and on top of it
-the wheel built from this checkout with everything it depends on, its command and its units. They
+the wheel built from this checkout with everything it depends on, its commands and its units. They
 are layers of an overlay file system.
 """
 
@@ -28,7 +28,7 @@ _SOURCES = (
 )
 _PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "iproute2", "procps", "nftables", "haproxy"),
-    *("python3", "python3-venv", "ca-certificates", "openssl"),
+    *("udhcpc", "python3", "python3-venv", "ca-certificates", "openssl"),
 )
 _APT = ('APT::Install-Recommends "false"',)
 _DPKG = tuple(f"path-exclude=/usr/share/{unread}/*" for unread in ("doc", "locale", "man"))
@@ -42,7 +42,7 @@ _KEPT = 3
 _INSTALL = """
 python3 -m venv /opt/amphora-agent
 /opt/amphora-agent/bin/pip install --quiet --no-index --find-links /wheels amphora-agent
-ln -s /opt/amphora-agent/bin/amphora-agent /usr/bin/amphora-agent
+ln -s /opt/amphora-agent/bin/amphora-* /usr/bin/
 units=$(/opt/amphora-agent/bin/python -c '
 from amphora_agent import templates
 print(templates.directory("systemd"))')
@@ -66,9 +66,10 @@ class Release:
 
 
 BOOKWORM = Release("bookworm", "3.11")
+TRIXIE = Release("trixie", "3.13")
 
 
-def tree(release: Release = BOOKWORM, *, cache: Path = CACHE / "debian") -> list[Path]:
+def tree(release: Release, *, cache: Path = CACHE / "debian") -> list[Path]:
     """The layers of a Debian with the agent of this checkout, the upper one first.
 
     Raises UnavailableError, InstallationError.

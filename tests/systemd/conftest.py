@@ -24,6 +24,7 @@ from lab import debian
 from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.booted import Machine
+from lab.debian import BOOKWORM, TRIXIE, Release
 from lab.heartbeats import HeartbeatReceiver
 from lab.listeners import Listener, http_listener, loadbalancer
 from lab.network import Lab, Namespace
@@ -55,8 +56,15 @@ loadbalancer_topology = SINGLE
 """
 
 
+@pytest.fixture(scope="session", params=[BOOKWORM, TRIXIE], ids=lambda release: release.codename)
+def release(request: pytest.FixtureRequest) -> Release:
+    """Everything is tested with each release of Debian, one after the other."""
+    assert isinstance(request.param, Release)
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(release: Release) -> Iterator[Lab]:
     if os.geteuid() != 0:
         pytest.skip("systemd-nspawn needs root")
     with Lab("sd") as opened:
@@ -64,9 +72,9 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def layers() -> list[Path]:
+def layers(release: Release) -> list[Path]:
     try:
-        return debian.tree()
+        return debian.tree(release)
     except UnavailableError as missing:
         pytest.skip(f"no Debian to boot: {missing}")
 
@@ -76,16 +84,22 @@ def pki(lab: Lab) -> AmphoraPki:
     return AmphoraPki.create(lab.directory(), str(uuid.uuid4()), key="ec")
 
 
-@pytest.fixture(scope="session")
-def machine(lab: Lab, layers: list[Path], pki: AmphoraPki) -> Iterator[Machine]:
-    """Booted, and with nothing plugged but the network of its controller."""
-    made = Machine(lab, "amphora", layers)
+def amphora(lab: Lab, name: str, layers: list[Path], pki: AmphoraPki) -> Machine:
+    """Not booted yet; with what its config drive delivers."""
+    made = Machine(lab, name, layers)
     configuration = CONFIGURATION.format(
         controller=f"{CONTROLLER}:{HEARTBEAT_PORT}", key=HEARTBEAT_KEY, amphora_id=pki.amphora_id
     )
     made.write("/etc/octavia/amphora-agent.conf", configuration.encode())
     made.write("/etc/octavia/certs/server.pem", pki.server.pem, 0o600)
     made.write("/etc/octavia/certs/client_ca.pem", pki.client_authority.certificate, 0o600)
+    return made
+
+
+@pytest.fixture(scope="session")
+def machine(lab: Lab, layers: list[Path], pki: AmphoraPki) -> Iterator[Machine]:
+    """Booted, and with nothing plugged but the network of its controller."""
+    made = amphora(lab, "amphora", layers, pki)
     with ExitStack() as ending:
         try:
             ending.enter_context(made)
@@ -104,7 +118,7 @@ def controller(lab: Lab, machine: Machine) -> Namespace:
 
 
 class ControllerClient(AmphoraClient):
-    """Whose connections are made where the controller is."""
+    """Whose connections are made where the controller is. A context: it closes them."""
 
     def __init__(self, namespace: Namespace, pki: AmphoraPki) -> None:
         self._namespace = namespace
@@ -115,12 +129,17 @@ class ControllerClient(AmphoraClient):
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         return self._namespace.inside(lambda: AmphoraClient.request(self, *args, **kwargs))
 
+    def __enter__(self) -> "ControllerClient":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
 
 @pytest.fixture(scope="session")
 def api(controller: Namespace, pki: AmphoraPki) -> Iterator[AmphoraClient]:
-    made = ControllerClient(controller, pki)
-    yield made
-    made.close()
+    with ControllerClient(controller, pki) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -132,24 +151,32 @@ def heartbeats(controller: Namespace) -> Iterator[HeartbeatReceiver]:
         yield receiver
 
 
+def vip_plug(mac: str) -> dict[str, Any]:
+    """The body of the request that plugs the VIP's port."""
+    return {
+        "subnet_cidr": "10.1.0.0/24",
+        "gateway": "10.1.0.1",
+        "mac_address": mac,
+        "vrrp_ip": "10.1.0.4",
+        "mtu": 1450,
+        "host_routes": [],
+        "additional_vips": [],
+    }
+
+
+def member_plug(mac: str) -> dict[str, Any]:
+    """The body of the request that plugs the members' port."""
+    fixed_ip = {"ip_address": "10.2.0.4", "subnet_cidr": "10.2.0.0/24", "host_routes": []}
+    return {"mac_address": mac, "fixed_ips": [fixed_ip], "mtu": 1450}
+
+
 @pytest.fixture(scope="session")
 def client(lab: Lab, machine: Machine, api: AmphoraClient) -> Namespace:
     """On the VIP's network, which is plugged."""
     namespace = lab.namespace("client")
     cable = lab.cable(namespace, "eth0", machine.namespace, "hot1")
     namespace.address("eth0", "10.1.0.1/24")
-    api.plug_vip(
-        VIP,
-        {
-            "subnet_cidr": "10.1.0.0/24",
-            "gateway": "10.1.0.1",
-            "mac_address": cable.mac_b,
-            "vrrp_ip": "10.1.0.4",
-            "mtu": 1450,
-            "host_routes": [],
-            "additional_vips": [],
-        },
-    )
+    api.plug_vip(VIP, vip_plug(cable.mac_b))
     return namespace
 
 
@@ -159,8 +186,7 @@ def webs(lab: Lab, machine: Machine, api: AmphoraClient) -> Iterator[dict[str, B
     namespace = lab.namespace("servers")
     cable = lab.cable(namespace, "eth0", machine.namespace, "hot2")
     namespace.address("eth0", *(f"{web}/24" for web in WEBS.values()))
-    fixed_ip = {"ip_address": "10.2.0.4", "subnet_cidr": "10.2.0.0/24", "host_routes": []}
-    api.plug_network({"mac_address": cable.mac_b, "fixed_ips": [fixed_ip], "mtu": 1450})
+    api.plug_network(member_plug(cable.mac_b))
     with ExitStack() as ending:
         yield {
             name: ending.enter_context(Backend(namespace, name, [f"{address}:80"]))
@@ -185,18 +211,19 @@ class LoadBalancer:
     def configuration(self) -> Path:
         return self.machine.path(f"/var/lib/octavia/{self.id}/haproxy.cfg")
 
-    def upload(self, *more: Listener) -> None:
+    def upload(self, *listeners: Listener) -> None:
         """A configuration that no runtime command could reach from the one before."""
         self.versions += 1
-        text = loadbalancer(self.id, vip=VIP, listeners=[HTTP, *more])
+        text = loadbalancer(self.id, vip=VIP, listeners=listeners or [HTTP])
         changed = text.replace("timeout client 50000", f"timeout client {50000 + self.versions}")
         self.api.upload_haproxy(self.id, changed)
 
     def reload(self) -> None:
         self.api.reload(self.id)
 
-    def push(self, *more: Listener) -> None:
-        self.upload(*more)
+    def push(self, *listeners: Listener) -> None:
+        """Without any: the HTTP listener."""
+        self.upload(*listeners)
         self.reload()
 
     def workers(self) -> Workers:
@@ -220,10 +247,11 @@ def balancer(
 
 
 @pytest.fixture(autouse=True)
-def _journal(request: pytest.FixtureRequest) -> Iterator[None]:
+def _journals(request: pytest.FixtureRequest) -> Iterator[None]:
     """What happened in there, for whoever has to find out why a test failed."""
     failed_before = request.session.testsfailed
     yield
-    if request.session.testsfailed > failed_before and "machine" in request.fixturenames:
-        machine: Machine = request.getfixturevalue("machine")
-        print(f"--- the machine's journal ---\n{machine.journal()}")
+    if request.session.testsfailed > failed_before:
+        for machine in request.node.funcargs.values():
+            if isinstance(machine, Machine):
+                print(f"--- the journal of {machine.name} ---\n{machine.journal()}")

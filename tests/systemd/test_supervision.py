@@ -56,7 +56,7 @@ def test_a_reload_keeps_the_unit_and_changes_the_worker(
     master, worker = balancer.properties()["MainPID"], balancer.workers().current
 
     with _undisturbed_traffic(client):
-        balancer.push(SECOND)
+        balancer.push(HTTP, SECOND)
 
     assert balancer.properties()["MainPID"] == master
     assert balancer.properties()["ActiveState"] == "active"
@@ -112,7 +112,7 @@ def test_a_port_that_is_taken_fails_the_reload_and_nothing_else(
     good, worker = balancer.configuration.read_bytes(), balancer.workers().current
 
     with _undisturbed_traffic(client), _taken(machine, 81):
-        balancer.upload(SECOND)
+        balancer.upload(HTTP, SECOND)
         with pytest.raises(AmphoraError, match=rf"cannot bind socket.*{VIP}:81") as refusal:
             balancer.reload()
 
@@ -121,13 +121,15 @@ def test_a_port_that_is_taken_fails_the_reload_and_nothing_else(
     assert balancer.workers().current == worker
 
 
-def test_a_restart_of_the_agent_is_not_noticed(
+def test_nobody_notices_that_the_agent_is_stopped_and_started(
     balancer: LoadBalancer, client: Namespace, api: AmphoraClient, machine: Machine
 ) -> None:
     master, agent = balancer.properties()["MainPID"], _agent(machine)
 
-    with _undisturbed_traffic(client):
-        machine.run(["systemctl", "restart", "amphora-agent"])
+    with _undisturbed_traffic(client) as load:
+        machine.run(["systemctl", "stop", "amphora-agent"])
+        load.wait_for(100)
+        machine.run(["systemctl", "start", "amphora-agent"])
 
     assert _agent(machine) != agent
     assert balancer.properties()["MainPID"] == master
@@ -153,6 +155,26 @@ def test_nor_is_its_sudden_death(
     assert balancer.properties()["MainPID"] == master
     heartbeats.drain()
     heartbeats.wait_for(lambda heartbeat: HTTP.id in heartbeat.listeners)
+
+
+def test_systemd_is_told_that_the_agent_lives(machine: Machine) -> None:
+    told = _last_sign(machine)
+    until(lambda: _last_sign(machine) > told, "another sign of life")
+
+
+def test_an_agent_that_hangs_is_replaced_and_nobody_notices(
+    balancer: LoadBalancer, client: Namespace, api: AmphoraClient, machine: Machine
+) -> None:
+    master = balancer.properties()["MainPID"]
+
+    with _short_watchdog(machine), _undisturbed_traffic(client):
+        agent = _agent(machine)
+        machine.run(["kill", "-STOP", str(agent)])
+        until(lambda: _agent(machine) not in (agent, 0), "another agent", timeout=30)
+        until(lambda: _answers(api), "the agent is back")
+
+    assert balancer.properties()["MainPID"] == master
+    balancer.push()
 
 
 @pytest.mark.parametrize("victim", ["master", "worker"])
@@ -198,12 +220,12 @@ def test_nothing_is_left_of_what_was_deleted(balancer: LoadBalancer, machine: Ma
 
 
 @contextmanager
-def _undisturbed_traffic(client: Namespace) -> Iterator[None]:
+def _undisturbed_traffic(client: Namespace) -> Iterator[Load]:
     """Requests all the while, on kept and on new connections, none of which may fail."""
     kept = cycle([True, False])
     with Load(lambda: Client(client, VIP, 80, keep_alive=next(kept)), clients=4) as load:
         load.wait_for(20)
-        yield
+        yield load
         load.wait_for(20)
     assert load.result.errors == 0, load.result
 
@@ -223,6 +245,30 @@ def _kill_and_await_another(
     process = master if victim == "master" else str(balancer.workers().current)
     machine.run(["kill", "-KILL", process])
     until(lambda: balancer.properties()["MainPID"] not in (master, "0"), "another haproxy")
+
+
+@contextmanager
+def _short_watchdog(machine: Machine) -> Iterator[None]:
+    """As long as the arbiter needs for a few signs, so that a test need not wait for half a minute.
+
+    The agent that runs keeps what it was started with: it is started anew.
+    """
+    drop_in = machine.path("/run/systemd/system/amphora-agent.service.d/short.conf")
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\nWatchdogSec=4s\n")
+    try:
+        machine.run(["systemctl", "daemon-reload"])
+        machine.run(["systemctl", "restart", "amphora-agent"])
+        yield
+    finally:
+        drop_in.unlink()
+        drop_in.parent.rmdir()
+        machine.run(["systemctl", "daemon-reload"])
+        machine.run(["systemctl", "restart", "amphora-agent"])
+
+
+def _last_sign(machine: Machine) -> int:
+    return int(machine.properties("amphora-agent.service")["WatchdogTimestampMonotonic"])
 
 
 def _agent(machine: Machine) -> int:
