@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import answers, capacity, changes, heartbeats, machine, memory, starting
+from benchmarks import answers, boot, capacity, changes, heartbeats, machine, memory, starting
 from benchmarks.report import Section
 from benchmarks.scale import FULL, QUICK, Scale
 from lab.leftovers import remove_leftovers
 
 _SECTIONS: dict[str, Callable[[Path, Scale], Section]] = {
     "starting": starting.measure,
+    "boot": boot.measure,
     "memory": memory.measure,
     "answers": answers.measure,
     "heartbeats": heartbeats.measure,
