@@ -38,13 +38,16 @@ class Shared:
         """
         current = None if fresh else self._firewall.current()
         done: set[SharedOp] = set()
+        ops = self._ops(ruleset, current)
         # Some limits are only offered once the ruleset has the kernel track connections.
-        while ops := [op for op in self._ops(ruleset, current) if op not in done]:
-            for op in ops:
+        while new := [op for op in ops if op not in done]:
+            for op in new:
                 logger.info("%s: %s", self._namespace.name, op)
                 self._carry_out(op)
-            current = ruleset
-            done |= {*ops}
+            done |= {*new}
+            ops = self._ops(ruleset, ruleset)
+        if stuck := [str(op) for op in ops if not isinstance(op, RaiseLimit)]:
+            raise OperationFailed("The kernel does not keep a setting", "; ".join(stuck))
 
     def _ops(self, ruleset: Ruleset, current: Ruleset | None) -> tuple[SharedOp, ...]:
         return diff_shared(ruleset, SharedState(current, self._namespace.run(_sysctls)))

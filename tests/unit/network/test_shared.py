@@ -1,0 +1,52 @@
+"""What all interfaces share: the difference between wanted and actual."""
+
+from __future__ import annotations
+
+from amphora_agent.network.firewall import Port, ruleset
+from amphora_agent.network.shared import SharedOp, SharedState, diff_shared
+
+WANTED, OTHER = ruleset([Port("eth1")]), ruleset([])
+GOOD = {
+    "net/ipv4/ip_forward": "1",
+    "net/ipv6/conf/all/forwarding": "1",
+    "net/netfilter/nf_conntrack_buckets": "65536",
+    "net/netfilter/nf_conntrack_max": "131072",
+}
+
+
+def lines(ops: tuple[SharedOp, ...]) -> list[str]:
+    return [str(op) for op in ops]
+
+
+def state(**changed: str) -> SharedState:
+    values = GOOD | {key.replace("__", "/"): value for key, value in changed.items()}
+    return SharedState(WANTED, frozenset(values.items()))
+
+
+def test_what_is_as_it_should_be_needs_nothing() -> None:
+    assert diff_shared(WANTED, state()) == ()
+
+
+def test_a_new_namespace_is_filtered_before_it_forwards() -> None:
+    new = SharedState(None, frozenset({("net/ipv4/ip_forward", "0")}))
+    assert lines(diff_shared(WANTED, new)) == [
+        "set the firewall's ruleset",
+        "set net/ipv4/ip_forward=1",
+    ]
+
+
+def test_another_ruleset_is_replaced() -> None:
+    assert lines(diff_shared(OTHER, state())) == ["set the firewall's ruleset"]
+
+
+def test_limits_are_raised_and_never_lowered() -> None:
+    small = state(net__netfilter__nf_conntrack_max="65536")
+    assert lines(diff_shared(WANTED, small)) == ["raise net/netfilter/nf_conntrack_max to 131072"]
+    large = state(net__netfilter__nf_conntrack_max="1000000")
+    assert diff_shared(WANTED, large) == ()
+
+
+def test_ipvs_reports_to_connection_tracking_where_there_is_ipvs() -> None:
+    assert lines(diff_shared(WANTED, state(net__ipv4__vs__conntrack="0"))) == [
+        "set net/ipv4/vs/conntrack=1"
+    ]
