@@ -12,9 +12,9 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.network.conversation import Conversation, Request
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network import rtnetlink
-from amphora_agent.network.conversation import Conversation
 from amphora_agent.network.diff import (
     AddAddress,
     AddRoute,
@@ -27,7 +27,7 @@ from amphora_agent.network.diff import (
 )
 from amphora_agent.network.interface import HostAddress, Route, Rule
 from amphora_agent.network.netlink import Events, Netlink
-from amphora_agent.network.rtnetlink import Link, Request
+from amphora_agent.network.rtnetlink import Link
 from lab.network import Lab, Namespace
 
 _PAIRS = 60

@@ -1,11 +1,8 @@
-"""Interruptions: a kill in the middle of a plug, a restart of the agent, a reboot."""
+"""What comes back: at a restart of the agent, and after a reboot."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,86 +17,11 @@ from tests.integration.network.rig import (
     MEMBER_MAC,
     MORE6,
     OTHER_MAC,
-    VIP4,
     VIP_MAC,
     Rig,
 )
 
 REPOSITORY = Path(__file__).parents[3]
-
-#: Plugs a VIP, and dies by SIGKILL just before operation number argv[4] on the kernel.
-KILLED_PLUG = """
-import itertools, os, signal, sys
-from pathlib import Path
-from amphora_agent.commands import network_of
-from amphora_agent.network.leases import Leases
-from amphora_agent.network.netlink import Netlink
-from amphora_agent.network.ports import Patience
-from tests.integration.network.rig import layout_below
-
-directory, namespace, body, last = sys.argv[1:]
-operations = itertools.count()
-
-def dying(function):
-    def counted(*arguments):
-        if next(operations) == int(last):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments)
-    return counted
-
-Netlink.move = dying(Netlink.move)
-Netlink.apply = dying(Netlink.apply)
-layout = layout_below(Path(directory), namespace)
-network = network_of(layout, Leases(layout.leases), patience=Patience(port=0.0))
-network.plug_vip("10.1.0.5", body.encode(), single=True)
-"""
-
-
-def plug_killed_before(rig: Rig, operation: int) -> bool:
-    """Whether the plug lived long enough to be killed."""
-    host_route = {"destination": "192.168.0.0/16", "nexthop": "10.1.0.9"}
-    body = VIP4 | {"additional_vips": [MORE6], "host_routes": [host_route]}
-    directory, namespace = str(rig.layout.base.parent), rig.namespace.name
-    arguments = [directory, namespace, json.dumps(body), str(operation)]
-    result = subprocess.run(
-        [sys.executable, "-c", KILLED_PLUG, *arguments], cwd=REPOSITORY, check=False
-    )
-    assert result.returncode in (0, -signal.SIGKILL)
-    return result.returncode != 0
-
-
-def test_a_plug_killed_before_any_operation_is_completed_by_its_repetition(rig: Rig) -> None:
-    rig.quick_ipv6()
-    rig.vip_port()
-    assert not plug_killed_before(rig, 1000)
-    complete = rig.everything()
-    for operation in itertools.count():
-        rig.reboot()
-        for record in rig.records.iterdir():
-            record.unlink()
-        rig.quick_ipv6()
-        rig.vip_port()
-        if not plug_killed_before(rig, operation):
-            break
-        if operation > 0:
-            assert rig.everything() != complete
-        assert not plug_killed_before(rig, 1000)
-        assert rig.everything() == complete, f"killed before operation {operation}"
-    assert operation > 15
-
-
-def test_a_plug_killed_before_any_operation_is_completed_by_the_next_start(rig: Rig) -> None:
-    rig.quick_ipv6()
-    rig.vip_port()
-    assert not plug_killed_before(rig, 1000)
-    complete = rig.everything()
-    for operation in (0, 1, 7):
-        rig.reboot()
-        rig.quick_ipv6()
-        rig.vip_port()
-        assert plug_killed_before(rig, operation)
-        rig.agent().restore(single=True)
-        assert rig.everything() == complete, f"killed before operation {operation}"
 
 
 def test_everything_comes_back_after_a_reboot(rig: Rig) -> None:
