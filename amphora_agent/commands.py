@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 from amphora_agent import logs
 from amphora_agent.errors import AgentError, OperationFailed
 from amphora_agent.layout import Layout
-from amphora_agent.model.addressing import parse_mac
+from amphora_agent.model.addressing import Address, parse_mac
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import netns
-from amphora_agent.network.advertise import announce_once
 from amphora_agent.network.leases import Leases
 from amphora_agent.network.plug import Announce, Network
 from amphora_agent.network.ports import Patience, Ports
@@ -82,10 +81,17 @@ def network_of(
         namespace,
         ports,
         make_namespace=make_namespace or functools.partial(netns.ensure, namespace),
-        announce=announce or functools.partial(announce_once, namespace),
+        announce=announce or functools.partial(_announce_once, namespace),
         patience=patience,
         clock=clock,
     )
+
+
+def _announce_once(namespace: Namespace, interface: str, addresses: Iterable[Address]) -> None:
+    # Loaded when everything else is done: at a boot, traffic waits for that.
+    from amphora_agent.network.advertise import announce_once
+
+    announce_once(namespace, interface, addresses)
 
 
 def network_up(options: Options) -> None:

@@ -10,13 +10,13 @@ that makes them.
 
 import contextlib
 import fcntl
+import itertools
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 _STAGE_PREFIX = ".stage-"
+_numbers = itertools.count()
 
 #: Secrets and configuration: for the agent alone.
 PRIVATE = 0o600
@@ -33,15 +33,15 @@ class Staged:
     def __init__(self, destination: Path, data: bytes, mode: int) -> None:
         make_directory(destination.parent)
         self.destination = destination
-        prefix = f"{_STAGE_PREFIX}{os.getpid()}-"
-        descriptor, name = tempfile.mkstemp(prefix=prefix, dir=destination.parent)
-        self.path = Path(name)
+        self.path = destination.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+        self.path.unlink(missing_ok=True)  # of an earlier process with this id
         try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
             with open(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
+                os.fchmod(descriptor, mode)
+                os.fsync(descriptor)
         except BaseException:  # also KeyboardInterrupt: a half-written stage must not stay
             self.discard()
             raise
@@ -128,6 +128,8 @@ def remove(path: Path) -> bool:
 
 def remove_tree(path: Path) -> None:
     """Remove a directory and all in it; nothing happens when it is not there."""
+    import shutil  # only here, and commands that end need it not at all
+
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
 
