@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.kernel.conversation import Conversation, Request
 from amphora_agent.model.addressing import Address
 from amphora_agent.network import rtnetlink, sysctl
-from amphora_agent.network.conversation import Conversation
 from amphora_agent.network.diff import (
     AddAddress,
     AddRoute,
@@ -37,7 +37,6 @@ from amphora_agent.network.diff import (
 from amphora_agent.network.interface import Route, Rule
 from amphora_agent.network.rtnetlink import (
     Link,
-    Request,
     held_address,
     link_in,
     routes_through,

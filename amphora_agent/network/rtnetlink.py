@@ -4,16 +4,17 @@ Messages are those of `messages`, whose types nobody has written down: `Any` is 
 The numbers are those of the kernel's headers (rtnetlink.h, if_addr.h, fib_rules.h).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import msgspec
 
+from amphora_agent.kernel.conversation import Request
+from amphora_agent.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.diff import HeldAddress
 from amphora_agent.network.interface import DEFAULT_DESTINATION, Route, Rule
-from amphora_agent.network.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
 
 #: Address families by IP version.
 FAMILY = {4: 2, 6: 10}
@@ -32,39 +33,6 @@ _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _LOCAL_TABLE = 255
 _FR_ACT_TO_TBL = 1
 _FOREVER = 0xFFFFFFFF
-
-
-class Request(msgspec.Struct, frozen=True):
-    """What the kernel is asked for.
-
-    `kind` is the type of the message, `message` its class in pyroute2, which names the `fields`
-    and `attributes`.
-    """
-
-    kind: int
-    message: Any
-    fields: Mapping[str, int]
-    attributes: tuple[tuple[str, object], ...] = ()
-    flags: int = 0
-
-    def encoded(self, sequence: int, flags: int = 0) -> bytes:
-        """As it is sent, with these `flags` besides its own."""
-        message = self.message()
-        message.update(self.fields)
-        message["attrs"] = list(self.attributes)
-        message["header"] = {
-            "type": self.kind,
-            "flags": self.flags | flags,
-            "sequence_number": sequence,
-        }
-        message.encode()
-        return bytes(message.data)
-
-    def decoded(self, datagram: bytes, offset: int) -> Any:
-        """The message, of the same class, that begins there in an answer."""
-        message = self.message(datagram, offset=offset)
-        message.decode()
-        return message
 
 
 class Link(msgspec.Struct, frozen=True):

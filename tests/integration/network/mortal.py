@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any
 
 from amphora_agent.commands import network_of
-from amphora_agent.network.conversation import Conversation
+from amphora_agent.kernel.conversation import Conversation
 from amphora_agent.layout import Layout
 from amphora_agent.network import netns
 from amphora_agent.network.leases import Leases

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.network.conversation import Conversation, Request
+from amphora_agent.kernel.conversation import Conversation, Request
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network import rtnetlink
 from amphora_agent.network.diff import (

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
+from amphora_agent.kernel.conversation import Request, messages_in
+from amphora_agent.kernel.messages import rtmsg
 from amphora_agent.network import rtnetlink
-from amphora_agent.network.conversation import messages_in
 from amphora_agent.network.interface import DEFAULT_DESTINATION, OWN_PROTOCOL, Route, Rule
-from amphora_agent.network.messages import rtmsg
 from amphora_agent.network.rtnetlink import (
     Link,
-    Request,
     held_address,
     link_in,
     routes_through,
@@ -142,13 +141,13 @@ def test_the_rest_of_pyroute2_is_not_loaded_with_its_messages() -> None:
     assert not {"asyncio", "multiprocessing", "ssl"} & set(loaded)
 
 
-@pytest.mark.parametrize("first", ["amphora_agent.network.messages", "pyroute2"])
+@pytest.mark.parametrize("first", ["amphora_agent.kernel.messages", "pyroute2"])
 def test_whoever_imports_pyroute2_gets_all_of_it(first: str) -> None:
     said = _python(
         f"import {first}\n"
         "from pyroute2 import IPRoute\n"
         "from pyroute2.netlink.rtnl.rtmsg import rtmsg\n"
-        "from amphora_agent.network import messages\n"
+        "from amphora_agent.kernel import messages\n"
         "with IPRoute() as iproute:\n"
         "    [lo] = iproute.link_lookup(ifname='lo')\n"
         "print(lo, messages.rtmsg is rtmsg)"

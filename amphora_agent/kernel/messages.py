@@ -13,23 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec
 
-_PACKAGE = "pyroute2"
-
 
 @contextmanager
-def _package_not_executed() -> Iterator[None]:
-    spec = find_spec(_PACKAGE)
-    if spec is None or _PACKAGE in sys.modules:  # nothing to find, or nothing left to save
+def not_executed(package: str, **names: object) -> Iterator[None]:
+    """Imports below `package` do not execute it; they find `names` in it."""
+    spec = find_spec(package)
+    if spec is None or package in sys.modules:  # nothing to find, or nothing left to save
         yield
         return
-    sys.modules[_PACKAGE] = module_from_spec(spec)
+    sys.modules[package] = module_from_spec(spec)
+    vars(sys.modules[package]).update(names)
     try:
         yield
     finally:
-        del sys.modules[_PACKAGE]
+        del sys.modules[package]
 
 
-with _package_not_executed():
+with not_executed("pyroute2"):
     from pyroute2.netlink import nla, nlmsg  # type: ignore[import-untyped]
     from pyroute2.netlink.rtnl.fibmsg import fibmsg  # type: ignore[import-untyped]
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg  # type: ignore[import-untyped]

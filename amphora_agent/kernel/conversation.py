@@ -1,18 +1,18 @@
-"""A conversation with the kernel over rtnetlink: one request at a time, answered before the next.
+"""A conversation with the kernel over netlink: one request at a time, answered before the next.
 
-What is said are the requests of `rtnetlink`; this module knows sequence numbers, dumps, refusals.
-A socket belongs to the namespace in which it was opened.
+What is said is for others to know; this module knows sequence numbers, dumps, refusals. A socket
+belongs to the namespace in which it was opened.
 """
 
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from amphora_agent.network.rtnetlink import Request
+import msgspec
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
@@ -38,16 +38,49 @@ _MOST_DUMPS = 20
 _TIMEOUT = 5.0
 
 
+class Request(msgspec.Struct, frozen=True):
+    """What the kernel is asked for.
+
+    `kind` is the type of the message, `message` its class in pyroute2, which names the `fields`
+    and `attributes`.
+    """
+
+    kind: int
+    message: Any
+    fields: Mapping[str, int]
+    attributes: tuple[tuple[str, object], ...] = ()
+    flags: int = 0
+
+    def encoded(self, sequence: int, flags: int = 0) -> bytes:
+        """As it is sent, with these `flags` besides its own."""
+        message = self.message()
+        message.update(self.fields)
+        message["attrs"] = list(self.attributes)
+        message["header"] = {
+            "type": self.kind,
+            "flags": self.flags | flags,
+            "sequence_number": sequence,
+        }
+        message.encode()
+        return bytes(message.data)
+
+    def decoded(self, datagram: bytes, offset: int) -> Any:
+        """The message, of the same class, that begins there in an answer."""
+        message = self.message(datagram, offset=offset)
+        message.decode()
+        return message
+
+
 class Conversation:
-    """One socket, for one thread.
+    """One socket, for one thread. `protocol` is one of netlink's.
 
     Its methods raise OSError: the kernel refuses, with its `errno` and, where it gives one, its
     reason in words; or it does not answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._sequence = 0
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         try:
             self._socket.bind((0, 0))
             self._socket.settimeout(_TIMEOUT)
@@ -77,6 +110,15 @@ class Conversation:
         self._send(request, _NLM_F_ACK)
         for _ in self._answers():
             pass
+
+    def get(self, request: Request) -> list[Any]:
+        """The messages, of the request's class, that answer a question."""
+        self._send(request, _NLM_F_ACK)
+        return [
+            request.decoded(datagram, offset)
+            for datagram, offset, _ in self._answers()
+            if offset is not None
+        ]
 
     def dump(self, request: Request) -> list[Any]:
         """The messages, of the request's class, of all that the request asks for."""
