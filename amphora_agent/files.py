@@ -22,6 +22,8 @@ _numbers = itertools.count()
 PRIVATE = 0o600
 #: Scripts and text that others in the amphora read.
 PUBLIC = 0o644
+#: Programs: for the agent's user alone, and for others.
+PRIVATE_PROGRAM, PROGRAM = 0o700, 0o755
 
 
 class Staged:

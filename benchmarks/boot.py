@@ -314,6 +314,9 @@ def _installed(directory: Path) -> Path:
 _SETTINGS = (
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
+    "net.ipv4.ip_nonlocal_bind=1",
+    "net.ipv6.ip_nonlocal_bind=1",
+    "'net.ipv4.ping_group_range=0 2147483647'",
     "net.ipv6.conf.eth1.accept_ra=0",
     "net.ipv6.conf.eth1.autoconf=0",
     "net.ipv4.conf.eth1.promote_secondaries=1",

@@ -17,9 +17,6 @@ from amphora_agent.processes.supervisor import ProcessSpec, Supervisor
 
 logger = logging.getLogger(__name__)
 
-#: The mode of a script that only root runs.
-_EXECUTABLE = 0o700
-
 #: In the foreground, with no option asked for but what a lease has, four requests a second apart
 #: and ten seconds of rest when nobody answers. The client's usual three seconds between requests
 #: are most of the time that a plug may take.
@@ -66,7 +63,7 @@ class DhcpClients:
         text = self._script_text(mac).encode()
         if not script.exists() or script.read_bytes() != text:
             self._supervisor.stop(_name(ifname))
-            files.write(script, text, _EXECUTABLE)
+            files.write(script, text, files.PRIVATE_PROGRAM)
         self._supervisor.start(self._spec(ifname, script))
 
     def restart(self, mac: Mac, ifname: str) -> None:

@@ -12,12 +12,17 @@ import msgspec
 from amphora_agent.network.diff import SetSysctl
 from amphora_agent.network.firewall import Ruleset
 
-#: Exactly so, where the kernel offers them. keepalived's LVS answers clients by forwarding, and
-#: its packets are only masqueraded when IPVS tells connection tracking about them.
+#: Exactly so, where the kernel offers them.
 _SYSCTLS = (
+    # keepalived's LVS answers clients by forwarding.
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
-    ("net/ipv4/vs/conntrack", "1"),
+    # haproxy listens at the VIPs on the amphora, too, that does not have them now.
+    ("net/ipv4/ip_nonlocal_bind", "1"),
+    ("net/ipv6/ip_nonlocal_bind", "1"),
+    # The checks of PING monitors are run by haproxy's user, and haproxy forbids them to gain any
+    # capability.
+    ("net/ipv4/ping_group_range", "0 2147483647"),
 )
 
 #: At least so, for the whole machine: no namespace has a limit of its own. Each flow of a UDP

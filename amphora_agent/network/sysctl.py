@@ -15,7 +15,8 @@ def read(keys: Iterable[str]) -> frozenset[tuple[str, str]]:
     found = set()
     for key in keys:
         with suppress(FileNotFoundError):
-            found.add((key, (_SYSCTLS / key).read_text().strip()))
+            # Values of several numbers are written with spaces, and read with tabs.
+            found.add((key, " ".join((_SYSCTLS / key).read_text().split())))
     return frozenset(found)
 
 

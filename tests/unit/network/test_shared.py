@@ -46,7 +46,7 @@ def test_limits_are_raised_and_never_lowered() -> None:
     assert diff_shared(WANTED, large) == ()
 
 
-def test_ipvs_reports_to_connection_tracking_where_there_is_ipvs() -> None:
-    assert lines(diff_shared(WANTED, state(net__ipv4__vs__conntrack="0"))) == [
-        "set net/ipv4/vs/conntrack=1"
+def test_users_without_capabilities_may_ping() -> None:
+    assert lines(diff_shared(WANTED, state(net__ipv4__ping_group_range="1 0"))) == [
+        "set net/ipv4/ping_group_range=0 2147483647"
     ]
