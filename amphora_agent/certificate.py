@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from amphora_agent import files
+from amphora_agent.certificate_validity import expiry
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.processes.command import run
 
@@ -27,6 +28,20 @@ class AgentCertificate:
     def __init__(self, path: Path, amphora_id: str) -> None:
         self.path = path
         self._amphora_id = amphora_id
+        self._read: object = None
+        self._expires: float | None = None
+
+    def expires(self) -> float | None:
+        """When it expires, in seconds since 1970; None when that cannot be read from it."""
+        signature = files.signature(self.path)
+        if signature != self._read:
+            self._read = signature
+            try:
+                self._expires = expiry(self.path.read_text(errors="replace")).timestamp()
+            except (OSError, ValueError) as error:
+                self._expires = None
+                logger.warning("%s: %s", self.path, error)
+        return self._expires
 
     def replace(self, pem: bytes) -> None:
         """Check and install a certificate; the one before is kept beside it as `.previous`.

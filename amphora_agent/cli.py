@@ -1,4 +1,4 @@
-"""The commands `amphora-agent` and `amphora-interface`."""
+"""The commands `amphora-agent`, `amphora-interface` and `prometheus-proxy`."""
 
 import argparse
 import gc
@@ -51,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="MIB",
         help="tell the controller at most this much memory: for amphorae that share a machine",
     )
+    result.add_argument(
+        "--heartbeat-version",
+        type=int,
+        choices=range(4),
+        metavar="N",
+        help="the form of the heartbeats, 0 to 3 (default: what goes with the API that the "
+        "controller speaks: 1 with API 0.5, 3 with 1.0; see docs/compatibility.md)",
+    )
     result.add_argument("command", nargs="*", default=["run"], metavar="command", help="see below")
     return result
 
@@ -64,6 +72,17 @@ def interface_parser() -> argparse.ArgumentParser:
     _add_options(result)
     result.add_argument("action", choices=("up", "down"))
     result.add_argument("interface", metavar="name|all", help="for example eth1")
+    return result
+
+
+def prometheus_parser() -> argparse.ArgumentParser:
+    """The command line of `prometheus-proxy`."""
+    result = argparse.ArgumentParser(
+        prog="prometheus-proxy",
+        description="Serve the metrics of the load balancers to PROMETHEUS listeners, without the "
+        "agent, which serves them too; whoever comes first does.",
+    )
+    _add_options(result)
     return result
 
 
@@ -100,7 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.disable()  # too short to leave anything behind that is worth collecting
     from amphora_agent import commands
 
-    options = _options(given, supervisor=given.supervisor, memory_limit=given.memory_limit)
+    options = _options(
+        given,
+        supervisor=given.supervisor,
+        memory_limit=given.memory_limit,
+        heartbeat_version=given.heartbeat_version,
+    )
     match given.command:
         case ["run"]:
             from amphora_agent.main import run_agent
@@ -122,6 +146,14 @@ def interface_main(arguments: Sequence[str] | None = None) -> int:
     from amphora_agent import commands
 
     return _status(lambda: commands.interface(_options(given), given.action, given.interface))
+
+
+def prometheus_main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command `prometheus-proxy`; return its exit status."""
+    given = prometheus_parser().parse_args(arguments)
+    from amphora_agent.monitoring import run_endpoint
+
+    return _status(lambda: run_endpoint(_options(given)))
 
 
 def _options(given: argparse.Namespace, **more: Any) -> "Options":

@@ -118,6 +118,14 @@ class AmphoraClient:
 
     # Certificates
 
+    def upload_udp_listener(self, listener_id: str, configuration: str) -> None:
+        path = f"/1.0/listeners/{self.amphora_id}/{listener_id}/udp_listener"
+        self.request("PUT", path, data=configuration.encode())
+
+    def udp_listener(self, listener_id: str) -> bytes:
+        """The configuration of a UDP or SCTP listener, as it was sent."""
+        return self.request("GET", f"/1.0/listeners/{listener_id}/udp_listener").content
+
     def upload_certificate(self, lb_id: str, name: str, data: bytes) -> None:
         self.request("PUT", f"/1.0/loadbalancer/{lb_id}/certificates/{name}", data=data)
 
@@ -127,6 +135,20 @@ class AmphoraClient:
 
     def delete_certificate(self, lb_id: str, name: str) -> None:
         self.request("DELETE", f"/1.0/loadbalancer/{lb_id}/certificates/{name}")
+
+    # Which of two amphorae has the VIPs
+
+    def upload_vrrp(self, configuration: str) -> None:
+        self.request("PUT", "/1.0/vrrp/upload", data=configuration.encode())
+
+    def start_vrrp(self) -> str:
+        return self._vrrp("start")
+
+    def stop_vrrp(self) -> str:
+        return self._vrrp("stop")
+
+    def reload_vrrp(self) -> str:
+        return self._vrrp("reload")
 
     # The amphora itself
 
@@ -141,6 +163,9 @@ class AmphoraClient:
 
     def plug_network(self, body: Mapping[str, Any]) -> str:
         return str(self._json("POST", "/1.0/plug/network", json=body)["details"])
+
+    def _vrrp(self, action: str) -> str:
+        return str(self._json("PUT", f"/1.0/vrrp/{action}")["details"])
 
     def _json(self, method: str, path: str, *, json: Any = None) -> dict[str, Any]:
         answer: dict[str, Any] = self.request(method, path, json=json).json()

@@ -41,6 +41,7 @@ class Options:
     namespace: str = "amphora-haproxy"
     run_directory: Path = Path("/run/amphora-agent")
     memory_limit: int | None = None
+    heartbeat_version: int | None = None
 
     def command(self, *words: str) -> tuple[str, ...]:
         """A command line of this agent with these options, for any working directory."""

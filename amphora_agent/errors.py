@@ -26,9 +26,5 @@ class Conflict(AgentError):
     """The request contradicts what is there."""
 
 
-class NotSupported(AgentError):
-    """A feature of the contract that this agent does not have yet."""
-
-
 class OperationFailed(AgentError):
     """The request was right, carrying it out failed; what was there before still is."""

@@ -49,6 +49,12 @@ class Host:
             "active_tuned_profiles": _tuned_profiles(),
         }
 
+    def load(self) -> tuple[float, float]:
+        """How busy it is, in percent: the load of the last minute over the number of processors,
+        and memory that is in use."""
+        percent = os.getloadavg()[0] / (os.cpu_count() or 1) * 100
+        return percent, psutil.virtual_memory().percent
+
     def _memory(self) -> dict[str, int]:
         memory = psutil.virtual_memory()
         values = {

@@ -20,6 +20,8 @@ CertificateName = NewType("CertificateName", str)
 _OBJECT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
 
+_LVS_PREFIX = "octavia-keepalivedlvs-"
+
 #: Directories of the agent itself below base_path: no load balancer may have such a name.
 _RESERVED = frozenset({"certs", "dhcp", "heartbeat", "lvs", "processes", "vrrp"})
 
@@ -98,6 +100,67 @@ class InstanceLayout:
 
 
 @dataclass(frozen=True)
+class VrrpLayout:
+    """The files of the VRRP service. The controllers' texts name that of the check (WIRE §3)."""
+
+    directory: Path
+    #: What the probe has found.
+    verdict: Path
+    #: Of keepalived's child.
+    child_pid_file: Path
+
+    @property
+    def configuration(self) -> Path:
+        """What the controller sent, byte for byte."""
+        return self.directory / "octavia-keepalived.conf"
+
+    @property
+    def given(self) -> Path:
+        """What keepalived reads: that, in its own words, and the agent's addition."""
+        return self.directory / "agent.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / "octavia-keepalived.pid"
+
+    @property
+    def check_script(self) -> Path:
+        return self.directory / "check_script.sh"
+
+
+@dataclass(frozen=True)
+class LvsLayout:
+    """The files of one UDP or SCTP listener."""
+
+    id: ObjectId
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """Of its keepalived for the supervisor, and of the unit (WIRE §3)."""
+        return f"{_LVS_PREFIX}{self.id}"
+
+    @property
+    def configuration(self) -> Path:
+        """What the controller sent, byte for byte."""
+        return self.directory / f"{self.name}.conf"
+
+    @property
+    def given(self) -> Path:
+        """What keepalived reads: what was committed when it was last told to, and the agent's
+        addition."""
+        return self.directory / f"agent-{self.id}.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / f"{self.name}.pid"
+
+    @property
+    def child_pid_file(self) -> Path:
+        return self.directory / f"{self.name}-check.pid"
+
+
+@dataclass(frozen=True)
 class Layout:
     """Every path of one amphora.
 
@@ -150,6 +213,45 @@ class Layout:
     @property
     def heartbeat_counters(self) -> Path:
         return self.base / "heartbeat" / "counters.json"
+
+    @property
+    def controller_api(self) -> Path:
+        """The version of the API that the controller speaks."""
+        return self.base / "heartbeat" / "controller-api"
+
+    @property
+    def vrrp(self) -> VrrpLayout:
+        return VrrpLayout(
+            directory=self.base / "vrrp",
+            verdict=self.run / "vrrp-check",
+            child_pid_file=self.run / "octavia-keepalived-vrrp.pid",
+        )
+
+    @property
+    def ping_wrapper(self) -> Path:
+        """The program that configurations name for checks of PING monitors (WIRE §3)."""
+        return self.base / "ping-wrapper.sh"
+
+    @property
+    def lvs_directory(self) -> Path:
+        return self.base / "lvs"
+
+    @property
+    def udp_check(self) -> Path:
+        """The script that configurations name for checks of UDP members (WIRE §3)."""
+        return self.lvs_directory / "check" / "udp_check.sh"
+
+    def lvs(self, listener_id: ObjectId) -> LvsLayout:
+        return LvsLayout(listener_id, self.lvs_directory)
+
+    def lvs_listeners(self) -> list[LvsLayout]:
+        """Those that have a configuration, sorted by id."""
+        found = []
+        for configuration in sorted(self.lvs_directory.glob(f"{_LVS_PREFIX}*.conf")):
+            name = configuration.stem.removeprefix(_LVS_PREFIX)
+            if _OBJECT_ID.fullmatch(name):
+                found.append(self.lvs(ObjectId(name)))
+        return found
 
     def instance(self, instance_id: ObjectId) -> InstanceLayout:
         return InstanceLayout(

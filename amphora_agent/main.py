@@ -6,19 +6,28 @@ import pwd
 import threading
 from pathlib import Path
 
-from amphora_agent import files, logs
+from amphora_agent import files, logs, monitoring
 from amphora_agent.api.app import create_app
+from amphora_agent.api.octavia.versions import CURRENT
 from amphora_agent.api.services import Services
 from amphora_agent.api.tls import ServerTls
 from amphora_agent.certificate import AgentCertificate
 from amphora_agent.commands import Options, layout_of, network_of
+from amphora_agent.controller import ControllerApi
 from amphora_agent.errors import AgentError
 from amphora_agent.haproxy.instance import Instances
 from amphora_agent.haproxy.observe import Observer
 from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.heartbeat import versions
 from amphora_agent.heartbeat.sender import Sender
+from amphora_agent.heartbeat.sources import Sources
 from amphora_agent.host import Host
+from amphora_agent.keepalived import ipvs, lvs, vrrp
+from amphora_agent.keepalived.lvs import LvsListeners
+from amphora_agent.keepalived.lvs_observe import LvsObserver
+from amphora_agent.keepalived.vrrp import Vrrp
 from amphora_agent.layout import Layout
+from amphora_agent.metrics.shared import HeartbeatBoard
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.advertise import Announcer
 from amphora_agent.network.dhcp import DhcpClients
@@ -51,50 +60,82 @@ def run_agent(options: Options) -> None:
     layout = layout_of(settings.current(), options)
     files.make_private_directory(layout.run)
     files.make_directory(layout.base)
-    supervisor = _supervisor(layout, options)
-    network = _network(layout, options, supervisor)
-    instances = Instances(
-        layout,
-        Haproxy(Path(settings.current().haproxy_cmd), layout.run),
-        supervisor,
-        group=_group(),
-    )
+    board = HeartbeatBoard()
+    services = _services(settings, layout, options, board)
     try:
         tls = ServerTls(settings.current)
     except OSError as error:
         raise AgentError("Cannot serve TLS", f"{layout.agent_certificate}: {error}") from error
-    services = Services(
+    Server(
+        settings.current,
+        tls,
+        create_app(services),
+        _sender(settings, layout, options, services.controller, board),
+        serving=lambda: _begin(services),
+        beating=lambda: monitoring.start_endpoint(layout, services.host),
+        tick=lambda: logs.follow(settings.current()),
+    ).run()
+
+
+def _services(
+    settings: SettingsFile, layout: Layout, options: Options, board: HeartbeatBoard
+) -> Services:
+    supervisor = _supervisor(layout, options)
+    haproxy = Haproxy(Path(settings.current().haproxy_cmd), layout.run)
+    certificate = AgentCertificate(layout.agent_certificate, settings.current().amphora_id)
+    return Services(
         settings=settings,
-        instances=instances,
-        network=network,
+        instances=Instances(layout, haproxy, supervisor, group=_group()),
+        lvs=LvsListeners(layout, supervisor, ipvs.reader(Namespace(layout.namespace))),
+        network=_network(layout, options, supervisor),
+        vrrp=Vrrp(layout, supervisor),
         host=Host(options.memory_limit),
-        certificate=AgentCertificate(layout.agent_certificate, settings.current().amphora_id),
+        certificate=certificate,
+        metrics=monitoring.agent_metrics(layout, certificate, board),
+        controller=ControllerApi(layout.controller_api, CURRENT),
     )
-    sender = Sender(settings.current, Observer(layout), layout.heartbeat_counters)
+
+
+def _sender(
+    settings: SettingsFile,
+    layout: Layout,
+    options: Options,
+    controller: ControllerApi,
+    board: HeartbeatBoard,
+) -> Sender:
+    def version() -> int:
+        if options.heartbeat_version is not None:
+            return options.heartbeat_version
+        return versions.OF_API.get(controller.version(), versions.LATEST)
+
+    in_ipvs = ipvs.reader(Namespace(layout.namespace))
+    return Sender(
+        settings.current,
+        Sources(Observer(layout), LvsObserver(layout, in_ipvs, lvs.runs)),
+        layout.heartbeat_counters,
+        version=version,
+        silent=lambda: vrrp.missing(layout.vrrp),
+        told=monitoring.note_on(board),
+    )
+
+
+def _begin(services: Services) -> None:
+    """Take over what runs; bring back what does not, while the API answers already."""
+    services.instances.adopt()
+    services.vrrp.adopt()
+    services.lvs.adopt()
 
     def restore_network() -> None:
-        network.restore(single=settings.current().single)
+        services.network.restore(single=services.settings.current().single)
 
     def resume() -> None:
-        """Bring back what was there before, while the API answers already."""
-        for step in (restore_network, instances.resume):
+        for step in (restore_network, services.instances.resume, services.vrrp.resume):
             try:
                 step()
             except Exception:  # an agent that answers can be repaired, one that ended cannot
                 logger.exception("not everything could be brought back")
 
-    def serving() -> None:
-        instances.adopt()
-        threading.Thread(target=resume, name="resume", daemon=True).start()
-
-    Server(
-        settings.current,
-        tls,
-        create_app(services),
-        sender,
-        serving=serving,
-        tick=lambda: logs.follow(settings.current()),
-    ).run()
+    threading.Thread(target=resume, name="resume", daemon=True).start()
 
 
 def _network(layout: Layout, options: Options, supervisor: Supervisor) -> Network:

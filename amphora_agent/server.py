@@ -46,6 +46,7 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
         """No application is served here."""
 
     def run(self) -> None:
+        self.app.beating()
         sender: Sender = self.app.sender
         next_beat = time.monotonic()
         while self.alive and self.ppid == os.getppid():
@@ -117,12 +118,14 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         sender: Sender,
         *,
         serving: Callable[[], None],
+        beating: Callable[[], None],
         tick: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.tls = tls
         self.sender = sender
         self.serving = serving
+        self.beating = beating
         self.tick = tick
         self._application = application
         super().__init__()

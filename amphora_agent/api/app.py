@@ -2,12 +2,15 @@
 
 import logging
 
-from flask import Flask
+from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from amphora_agent.api import octavia
+from amphora_agent.api.octavia import versions
+from amphora_agent.api.octavia.legacy import add_legacy_rules
+from amphora_agent.api.operations import count_requests, operations
 from amphora_agent.api.services import Services
 from amphora_agent.errors import AgentError, Conflict, InvalidRequest, NotFound
 
@@ -34,6 +37,17 @@ def create_app(services: Services) -> Flask:
     app.url_map.converters["rest"] = _Rest
     for blueprint in octavia.blueprints(services):
         app.register_blueprint(blueprint)
+    app.register_blueprint(operations(services.metrics))
+    count_requests(app, services.metrics)
+    add_legacy_rules(app)
+
+    @app.after_request
+    def remember_version(response: Response) -> Response:
+        version = versions.spoken()
+        if version is not None and request.method != "GET" and response.status_code < 400:
+            services.controller.spoken(version)
+        return response
+
     app.register_error_handler(AgentError, _handled)
     app.register_error_handler(HTTPException, _framework)
     app.register_error_handler(OSError, _system)

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 
 from amphora_agent.certificate import AgentCertificate
+from amphora_agent.controller import ControllerApi
 from amphora_agent.haproxy.instance import Instances
 from amphora_agent.host import Host
+from amphora_agent.keepalived.lvs import LvsListeners
+from amphora_agent.keepalived.vrrp import Vrrp
+from amphora_agent.metrics.agent import AgentMetrics
 from amphora_agent.network.plug import Network
 from amphora_agent.settings import SettingsFile
 
@@ -13,6 +17,10 @@ from amphora_agent.settings import SettingsFile
 class Services:
     settings: SettingsFile
     instances: Instances
+    lvs: LvsListeners
     network: Network
+    vrrp: Vrrp
     host: Host
     certificate: AgentCertificate
+    metrics: AgentMetrics
+    controller: ControllerApi

@@ -10,29 +10,35 @@ import threading
 import time
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, NotFound
-from amphora_agent.haproxy import render, text
+from amphora_agent.haproxy import mend, render, text
 from amphora_agent.haproxy.activation import Activation, master_of, process_name
-from amphora_agent.haproxy.observe import listener_index
+from amphora_agent.haproxy.listeners import Listener
+from amphora_agent.haproxy.mend import Mended
+from amphora_agent.haproxy.observe import Observer, listener_index
 from amphora_agent.haproxy.plan import Step, plan
 from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.socket import NoAnswer, NotListening
 from amphora_agent.layout import CertificateName, InstanceLayout, Layout, ObjectId
+from amphora_agent.model.status import ListenerStatus, PoolReading
 from amphora_agent.processes.supervisor import ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for one answer of a socket.
+_ANSWER = 5.0
 
-class ListenerStatus(NamedTuple):
-    """A row of `GET /1.0/listeners`."""
 
-    status: str
-    uuid: str
-    type: str
+class OneListener(NamedTuple):
+    """A listener with an instance of its own; `pools` by id, None when haproxy does not tell."""
+
+    status: ListenerStatus
+    pools: Mapping[str, PoolReading] | None
 
 
 class Instances:
@@ -56,6 +62,7 @@ class Instances:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._activation = Activation(layout, haproxy, supervisor, clock)
         self._index = listener_index()
+        self._observer = Observer(layout, clock)
 
     # Configuration
 
@@ -68,12 +75,13 @@ class Instances:
         instance = self._layout.instance(instance_id)
         if b"\0" in configuration:
             raise InvalidRequest("Invalid request", "the configuration has a NUL byte")
-        parsed = text.parse(configuration.decode(errors="replace"), render.KEYWORDS)
+        mended = mend.configuration(configuration)
+        parsed = text.parse(mended.content.decode(errors="replace"), render.KEYWORDS)
         addition = render.addition(parsed, self._group).encode()
         peer = peer_name(amphora_id)
         with (
             self._locks[instance_id],
-            files.Staged(instance.configuration, configuration, files.PRIVATE) as staged,
+            files.Staged(instance.configuration, mended.content, files.PRIVATE) as staged,
             files.Staged(instance.addition, addition, files.PRIVATE) as staged_addition,
         ):
             checked = self._haproxy.check((staged.path, staged_addition.path), peer)
@@ -87,6 +95,7 @@ class Instances:
             if not _has(instance.peer, peer.encode()):
                 files.write(instance.peer, peer.encode())
             staged.commit()
+        _log(mended, instance_id, instance.configuration.name)
         logger.info("instance=%s change=upload bytes=%d", instance_id, len(configuration))
 
     def configuration(self, instance_id: ObjectId) -> bytes:
@@ -95,7 +104,8 @@ class Instances:
         Raises:
             NotFound
         """
-        return self._existing(instance_id).configuration.read_bytes()
+        content = self._existing(instance_id).configuration.read_bytes()
+        return mend.configuration_as_sent(content)
 
     def listeners(self) -> list[ListenerStatus]:
         """Every listener of every instance; ACTIVE, OFFLINE (stopped) or ERROR (died)."""
@@ -105,6 +115,22 @@ class Instances:
             for listener in self._index.of(instance.configuration):
                 rows.append(ListenerStatus(status, listener.id, listener.type))
         return rows
+
+    def listener(self, listener_id: ObjectId) -> OneListener:
+        """The listener whose instance this is, with what haproxy says of its pools.
+
+        Raises:
+            NotFound
+        """
+        instance = self._existing(listener_id)
+        (known,) = self._index.of(instance.configuration)[:1] or (Listener(listener_id, ""),)
+        status = ListenerStatus(self._status(instance), known.id, known.type)
+        try:
+            pools = self._observer.pools(instance, timeout=_ANSWER)
+        except (NotListening, NoAnswer) as error:
+            logger.info("instance=%s pools unknown: %s", listener_id, error)
+            pools = None
+        return OneListener(status, pools)
 
     def running(self) -> int:
         """How many instances run."""
@@ -181,7 +207,13 @@ class Instances:
             addition = render.addition(parsed, self._group).encode()
             if not _has(instance.addition, addition):
                 files.write(instance.addition, addition)
+        self._provide_ping()
         self._supervisor.adopt()
+
+    def _provide_ping(self) -> None:
+        script = render.ping_wrapper().encode()
+        if not _has(self._layout.ping_wrapper, script):
+            files.write(self._layout.ping_wrapper, script, files.PROGRAM)
 
     def resume(self) -> None:
         """Bring back to life what should run and does not."""
@@ -191,12 +223,14 @@ class Instances:
 
     def put_certificate(self, instance_id: ObjectId, name: CertificateName, data: bytes) -> None:
         """Store a certificate file of an instance; haproxy reads it at the next reload."""
+        mended = mend.certificate(data)
         with self._locks[instance_id]:
             files.make_private_directory(self._layout.certificates / instance_id)
-            files.write(self._layout.certificate(instance_id, name), data)
+            files.write(self._layout.certificate(instance_id, name), mended.content)
+        _log(mended, instance_id, name)
 
     def certificate_md5(self, instance_id: ObjectId, name: CertificateName) -> str:
-        """The hex MD5 of a certificate file, by which the controller knows it.
+        """The hex MD5 of a certificate file as it was sent, by which the controller knows it.
 
         Raises:
             NotFound
@@ -207,7 +241,8 @@ class Instances:
             raise NotFound(
                 "Certificate Not Found", f"No certificate with filename: {name}"
             ) from None
-        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        sent = mend.certificate_as_sent(data)
+        return hashlib.md5(sent, usedforsecurity=False).hexdigest()
 
     def delete_certificate(self, instance_id: ObjectId, name: CertificateName) -> None:
         """Remove a certificate file; nothing happens when there is none."""
@@ -238,6 +273,11 @@ def peer_name(amphora_id: str) -> str:
     digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
     name = b64encode(digest, b"_-").decode().rstrip("=")
     return f"x{name[1:]}" if name.startswith("-") else name
+
+
+def _log(mended: Mended, instance_id: ObjectId, file: str) -> None:
+    for change in mended.changes:
+        logger.warning("instance=%s file=%s mended for haproxy: %s", instance_id, file, change)
 
 
 def _text(configuration: Path) -> str:

@@ -42,7 +42,8 @@ def pools(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def _type(frontend: Section) -> str:
-    if any("crt-list" in bind.words for bind in frontend.all("bind")):
+    # Controllers before 4.1 name the certificates themselves.
+    if any({"crt-list", "crt"} & set(bind.words) for bind in frontend.all("bind")):
         return "TERMINATED_HTTPS"
     mode = frontend.first("mode")
     return "TCP" if mode is not None and mode.words[1:2] == ("tcp",) else "HTTP"

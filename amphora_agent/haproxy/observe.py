@@ -8,7 +8,7 @@ its last connections drain is read from it directly.
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,7 +19,7 @@ from amphora_agent.haproxy.socket import MasterSocket, NotListening
 from amphora_agent.haproxy.text import Config
 from amphora_agent.haproxy.workers import Workers
 from amphora_agent.layout import InstanceLayout, Layout
-from amphora_agent.model.status import InstanceReading, WorkerReading
+from amphora_agent.model.status import InstanceReading, PoolReading, WorkerReading
 from amphora_agent.processes.identity import start_time
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,14 @@ class Observer:
             for instance in self._layout.instances():
                 if instance.id == instance_id:
                     _forget(instance, {worker.worker for worker in reading.leaving})
+
+    def pools(self, instance: InstanceLayout, *, timeout: float) -> Mapping[str, PoolReading]:
+        """The pools of one instance, as they are now.
+
+        Raises:
+            OperationFailed: it does not say.
+        """
+        return self._read_workers(instance, timeout)[0].pools
 
     def _read_instance(self, instance: InstanceLayout, timeout: float) -> InstanceReading:
         expected = tuple(listener.id for listener in self._listeners.of(instance.configuration))

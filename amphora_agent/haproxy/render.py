@@ -23,3 +23,8 @@ def check_addition() -> str:
     """What a configuration is checked with, so that a check does not need the memory of a start:
     haproxy takes the last value that it reads."""
     return templates.render(_FOLDER, "check.cfg.j2")
+
+
+def ping_wrapper() -> str:
+    """The program that checks the members of pools with a PING monitor."""
+    return templates.render(_FOLDER, "ping-wrapper.sh.j2")

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from amphora_agent.heartbeat import versions
 from amphora_agent.model.status import NO_COUNTERS, Counters, InstanceReading, ListenerReading
-
-#: The form of the message in which counters are increases and pools stand beside listeners.
-VERSION = 3
 
 #: Bytes that fit one IPv4 UDP datagram: 65,535 less the IP and the UDP header.
 LARGEST_DATAGRAM = 65_507
@@ -29,20 +27,26 @@ _DIGEST = "sha256"
 
 
 class Heartbeat(NamedTuple):
-    """A message ready to be sent; `left_out` tells in words what did not fit, "" for nothing."""
+    """A message ready to be sent; `left_out` tells in words what did not fit, "" for nothing, and
+    the others in numbers: of pools, and of listeners without their statistics."""
 
     datagram: bytes
     left_out: str
+    pools_left_out: int = 0
+    statistics_left_out: int = 0
 
 
 def content(
     amphora_id: str,
     sequence: int,
     readings: Mapping[str, InstanceReading],
-    increases: Mapping[str, Counters],
+    counted: Mapping[str, Counters],
+    version: int = versions.LATEST,
 ) -> dict[str, Any]:
     """The message as a JSON object: every listener that is configured, whatever it says, and its
-    pools.
+    pools, all in the form of the latest version.
+
+    `counted` is what this version tells of each listener: increases, or all since the beginning.
 
     One silence of an instance is forgiven: it is told as it was, for it may be busy, or its master
     in the middle of a reload. After that its pools and members are down, which the controller
@@ -50,43 +54,61 @@ def content(
     """
     listeners: dict[str, Any] = {}
     pools: dict[str, Any] = {}
-    for reading in readings.values():
+    for instance_id, reading in readings.items():
         told = reading.current or reading.last
-        for listener_id in reading.listeners:
+        expected = reading.listeners
+        if not expected and version < versions.FLAT:
+            expected = (instance_id,)  # disabled, and expected all the same
+        for listener_id in expected:
             now = told.listeners.get(listener_id) if told is not None else None
             listeners[listener_id] = {
                 "status": now.status if now is not None else UNREACHABLE,
-                "stats": _stats(now, increases.get(listener_id, NO_COUNTERS)),
+                "stats": _stats(now, counted.get(listener_id, NO_COUNTERS)),
             }
         if told is not None:
             for pool_key, pool in told.pools.items():
-                pools[pool_key] = {"status": pool.status, "members": dict(pool.members)}
+                pools[_full(pool_key, instance_id)] = {
+                    "status": pool.status,
+                    "members": dict(pool.members),
+                }
         else:
             for pool_key, members in reading.pools.items():
-                pools[pool_key] = {"status": "DOWN", "members": dict.fromkeys(members, "DOWN")}
+                pools[_full(pool_key, instance_id)] = {
+                    "status": "DOWN",
+                    "members": dict.fromkeys(members, "DOWN"),
+                }
     return {
         "id": amphora_id,
         "seq": sequence,
-        "ver": VERSION,
+        "ver": version,
         "listeners": listeners,
         "pools": pools,
     }
 
 
-def _stats(now: ListenerReading | None, increase: Counters) -> dict[str, int]:
+def _full(pool_key: str, instance_id: str) -> str:
+    """`<pool id>:<listener id>`. A listener that is an instance by itself has pools by their ids
+    alone, and so has its neighbour, perhaps the same ones."""
+    return pool_key if ":" in pool_key else f"{pool_key}:{instance_id}"
+
+
+def _stats(now: ListenerReading | None, counted: Counters) -> dict[str, int]:
     return {
-        "tx": increase.tx,
-        "rx": increase.rx,
+        "tx": counted.tx,
+        "rx": counted.rx,
         "conns": now.conns if now is not None else 0,
-        "totconns": increase.totconns,
-        "ereq": increase.ereq,
+        "totconns": counted.totconns,
+        "ereq": counted.ereq,
     }
 
 
 def seal(message: Mapping[str, Any], key: str) -> bytes:
-    """The bytes on the wire: compressed JSON, then 64 hex digits of its HMAC-SHA256."""
-    compressed = zlib.compress(msgspec.json.encode(message))
-    return compressed + hmac.new(key.encode(), compressed, _DIGEST).hexdigest().encode()
+    """The bytes on the wire: compressed JSON in the form of its version, then its HMAC-SHA256, as
+    64 hex digits or (version 0) as it is."""
+    compressed = zlib.compress(msgspec.json.encode(versions.shaped(message)))
+    signature = hmac.new(key.encode(), compressed, _DIGEST)
+    in_hex = message["ver"] >= versions.NUMBERED
+    return compressed + (signature.hexdigest().encode() if in_hex else signature.digest())
 
 
 def fit(message: Mapping[str, Any], key: str, most: int = LARGEST_DATAGRAM) -> Heartbeat:
@@ -100,7 +122,8 @@ def fit(message: Mapping[str, Any], key: str, most: int = LARGEST_DATAGRAM) -> H
         datagram = seal(message, key)
         if len(datagram) <= most:
             return Heartbeat(datagram, "")
-    left_out = f"{len(message['pools'])} pools with their members"
+    pools, bare_listeners = len(message["pools"]), 0
+    left_out = f"{pools} pools with their members"
     datagram = seal({**message, "pools": {}}, key)
     if len(datagram) > most:
         left_out += ", statistics"
@@ -112,7 +135,8 @@ def fit(message: Mapping[str, Any], key: str, most: int = LARGEST_DATAGRAM) -> H
             for listener_id, listener in message["listeners"].items()
         }
         datagram = seal({**message, "pools": {}, "listeners": bare}, key)
-    return Heartbeat(datagram, left_out)
+        bare_listeners = len(bare)
+    return Heartbeat(datagram, left_out, pools, bare_listeners)
 
 
 def _least_size(message: Mapping[str, Any]) -> int:

@@ -5,14 +5,15 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.heartbeat import counters, endpoints, message
+from amphora_agent.heartbeat import counters, endpoints, message, versions
 from amphora_agent.heartbeat.counters import Reported
 from amphora_agent.heartbeat.endpoints import Endpoint
+from amphora_agent.heartbeat.message import Heartbeat
 from amphora_agent.model.status import Counters, InstanceReading
 from amphora_agent.settings import Settings
 
@@ -31,8 +32,20 @@ class Source(Protocol):
         """The counters of these readings are remembered elsewhere now."""
 
 
+class Beat(NamedTuple):
+    """A heartbeat that was made; `sent`: a controller was sent it."""
+
+    heartbeat: Heartbeat
+    listeners: int
+    sent: bool
+
+
 class Sender:
-    """Sends one message at each `beat`. `memory` is the file of what has been reported."""
+    """Sends one message at each `beat`. `memory` is the file of what has been reported.
+
+    `silent` says why the amphora must look dead to the controller, if it must. `told` is called
+    with each heartbeat that was made.
+    """
 
     def __init__(
         self,
@@ -40,15 +53,23 @@ class Sender:
         source: Source,
         memory: Path,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        version: Callable[[], int] = lambda: versions.LATEST,
+        silent: Callable[[], str | None] = lambda: None,
+        told: Callable[[Beat], None] = lambda beat: None,
     ) -> None:
         self._settings = settings
         self._source = source
         self._memory = memory
         self._clock = clock
+        self._version = version
+        self._silent = silent
+        self._told = told
         self._sequence = 0
         self._turn = 0
         self._reported: Reported | None = None
         self._complained: set[str] = set()
+        self._silence: str | None = None
 
     def interval(self) -> float:
         """Seconds between two beats, as now set."""
@@ -61,6 +82,8 @@ class Sender:
         increases, a crash never reports them twice.
         """
         settings = self._settings()
+        if not self._may_speak():
+            return
         timeout = min(_ANSWER, settings.heartbeat_interval * _ANSWER_SHARE)
         if self._reported is None:
             # Not in the constructor: each process that this one is forked into, also after another
@@ -68,7 +91,9 @@ class Sender:
             self._reported = _load(self._memory)
         readings = self._source.read(timeout=timeout)
         increases, reported = counters.increases(readings, self._reported)
-        content = message.content(settings.amphora_id, self._sequence, readings, increases)
+        version = self._version()
+        counted = increases if version >= versions.INCREASES else counters.totals(reported)
+        content = message.content(settings.amphora_id, self._sequence, readings, counted, version)
         heartbeat = message.fit(content, settings.heartbeat_key)
         if heartbeat.left_out:
             logger.error("the heartbeat does not fit a datagram: without %s", heartbeat.left_out)
@@ -77,10 +102,22 @@ class Sender:
             self._reported = reported
         self._source.forget(readings)
         self._sequence += 1
-        self._send(heartbeat.datagram, settings.controller_ip_port_list)
+        sent = self._send(heartbeat.datagram, settings.controller_ip_port_list)
+        self._told(Beat(heartbeat, len(content["listeners"]), sent))
 
-    def _send(self, datagram: bytes, entries: tuple[str, ...]) -> None:
-        """Send to the next controller; on error to the one after it, until one takes it."""
+    def _may_speak(self) -> bool:
+        reason = self._silent()
+        if reason != self._silence:
+            self._silence = reason
+            if reason:
+                logger.error("no heartbeat while %s", reason)
+            else:
+                logger.info("heartbeats go on")
+        return reason is None
+
+    def _send(self, datagram: bytes, entries: tuple[str, ...]) -> bool:
+        """Send to the next controller; on error to the one after it, until one takes it. Return
+        whether one did."""
         for step in range(len(entries)):
             entry = entries[(self._turn + step) % len(entries)]
             try:
@@ -92,10 +129,11 @@ class Sender:
                 continue
             self._complained.discard(entry)
             self._turn = (self._turn + step + 1) % len(entries)
-            return
+            return True
         if not entries and "" not in self._complained:
             self._complained.add("")
             logger.error("no heartbeat: controller_ip_port_list is empty")
+        return False
 
 
 def _send_to(endpoint: Endpoint, datagram: bytes) -> None:

@@ -63,11 +63,13 @@ class PoolReading(NamedTuple):
 class WorkerReading(NamedTuple):
     """What one worker process said. `worker` tells it from every other, also from a later one
     with the same pid. Keys of `pools` are `<pool id>:<listener id>`. Of one that is there and did
-    not answer, both are empty."""
+    not answer, both are empty. `restarts`: the counters of a listener may begin anew under the same
+    name."""
 
     worker: str
     listeners: Mapping[str, ListenerReading]
     pools: Mapping[str, PoolReading]
+    restarts: bool = False
 
 
 class InstanceReading(NamedTuple):
@@ -84,3 +86,11 @@ class InstanceReading(NamedTuple):
     leaving: tuple[WorkerReading, ...]
     last: WorkerReading | None = None
     pools: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+
+class ListenerStatus(NamedTuple):
+    """A row of `GET /1.0/listeners`: ACTIVE, OFFLINE or ERROR."""
+
+    status: str
+    uuid: str
+    type: str

@@ -69,7 +69,7 @@ class EmbeddedSupervisor:
     def __init__(
         self, records: Path, output: Path, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._records = records
+        self._records = self.wanted = records
         self._output = output
         self._clock = clock
         self._lock = threading.RLock()
@@ -99,6 +99,13 @@ class EmbeddedSupervisor:
         self._wake()
         self._end(watched)
         self._save(watched, pid=None, start_time=None)
+
+    def reload(self, name: str) -> None:
+        with self._lock:
+            watched = self._watched.get(name)
+            if watched is None or watched.pidfd is None or _has_ended(watched.pidfd):
+                raise OperationFailed(f"Cannot reload {name}", "it does not run")
+            signal.pidfd_send_signal(watched.pidfd, signal.SIGHUP)
 
     def forget(self, name: str) -> None:
         self.stop(name)

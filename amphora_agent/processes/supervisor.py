@@ -40,6 +40,9 @@ class Supervisor(Protocol):
 
     #: Whether it understands sd_notify: then haproxy is started with -Ws.
     notified: bool
+    #: A directory where anybody sees what is wanted, also while the agent is dead: an entry
+    #: `<name>.service` for each process, or a record `<name>.json` that says `"wanted":true`.
+    wanted: Path
 
     def start(self, spec: ProcessSpec) -> None:
         """Want the process from now on and start it; return once it has been started.
@@ -50,6 +53,9 @@ class Supervisor(Protocol):
 
     def stop(self, name: str) -> None:
         """End the process and no longer want it; return when it is gone. Idempotent."""
+
+    def reload(self, name: str) -> None:
+        """Have a process that runs read its configuration again (SIGHUP)."""
 
     def forget(self, name: str) -> None:
         """`stop`, and leave no trace."""

@@ -39,6 +39,7 @@ class SystemdSupervisor:
 
     def __init__(self, units: Path) -> None:
         self._units = units
+        self.wanted = units / "multi-user.target.wants"
 
     def start(self, spec: ProcessSpec) -> None:
         unit = self._unit_path(spec.name)
@@ -56,6 +57,9 @@ class SystemdSupervisor:
         if unit.exists():
             _systemctl("disable", unit.name)
             _systemctl("stop", unit.name)
+
+    def reload(self, name: str) -> None:
+        _systemctl("reload", f"{name}.service")
 
     def forget(self, name: str) -> None:
         self.stop(name)

@@ -5,28 +5,31 @@ from typing import Any
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
+from amphora_agent.api.octavia import versions
 from amphora_agent.api.services import Services
-
-API_VERSION = "1.0"
+from amphora_agent.model.status import ListenerStatus
 
 
 def information(services: Services) -> Blueprint:
     routes = Blueprint("information", __name__)
-    instances, host = services.instances, services.host
+    instances, lvs, host = services.instances, services.lvs, services.host
 
     def identity() -> dict[str, Any]:
         return {
             "hostname": host.hostname(),
             "haproxy_version": instances.haproxy_version(),
-            "api_version": API_VERSION,
+            "api_version": versions.spoken(),
             "keepalived_version": host.keepalived_version(),
             "ipvsadm_version": host.ipvsadm_version(),
         }
 
+    def all_listeners() -> list[ListenerStatus]:
+        return [*instances.listeners(), *lvs.listeners()]
+
     @routes.get("/")
     @routes.get("//")
     def discover() -> ResponseReturnValue:
-        return {"api_version": API_VERSION}
+        return {"api_version": versions.CURRENT}
 
     @routes.get("/1.0/info")
     def info() -> ResponseReturnValue:
@@ -40,15 +43,15 @@ def information(services: Services) -> Blueprint:
             "active": True,
             "networks": services.network.counters(),
             "haproxy_count": instances.running(),
-            "lvs_listener_process_count": 0,
+            "lvs_listener_process_count": lvs.running(),
             "topology": services.settings.current().loadbalancer_topology,
             "topology_status": "OK",
-            "listeners": sorted(listener.uuid for listener in instances.listeners()),
+            "listeners": sorted(listener.uuid for listener in all_listeners()),
             "packages": {},
         }
 
     @routes.get("/1.0/listeners")
     def listeners() -> ResponseReturnValue:
-        return [listener._asdict() for listener in instances.listeners()]
+        return [listener._asdict() for listener in all_listeners()]
 
     return routes

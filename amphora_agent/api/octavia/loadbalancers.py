@@ -1,4 +1,4 @@
-"""Load balancers: their configuration and their life."""
+"""Load balancers: their configuration, and their life, which UDP and SCTP listeners share."""
 
 from flask import Blueprint, Response
 from flask.typing import ResponseReturnValue
@@ -27,21 +27,20 @@ def loadbalancers(services: Services) -> Blueprint:
 
     @routes.put("/1.0/loadbalancer/<lb_id>/<action>")
     def act(lb_id: str, action: str) -> ResponseReturnValue:
-        actions = {
-            "start": instances.start,
-            "stop": instances.stop,
-            "reload": instances.reload,
-        }
+        which = object_id(lb_id)
+        holder = services.lvs if services.lvs.holds(which) else instances
+        actions = {"start": holder.start, "stop": holder.stop, "reload": holder.reload}
         if action not in actions:
             raise InvalidRequest("Invalid Request", f"Unknown action: {action}")
-        details = actions[action](object_id(lb_id))
+        details = actions[action](which)
         if action != "stop":
             services.network.announce_vips(single=services.settings.current().single)
         return {"message": "OK", "details": details}, 202
 
     @routes.delete("/1.0/listeners/<object_>")
     def delete(object_: str) -> ResponseReturnValue:
-        instances.delete(object_id(object_))
+        which = object_id(object_)
+        (services.lvs if services.lvs.holds(which) else instances).delete(which)
         return OK
 
     return routes

@@ -1,0 +1,79 @@
+"""Asks instances for what metrics need, within a deadline."""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy import figures, workers
+from amphora_agent.haproxy.socket import MasterSocket
+from amphora_agent.haproxy.workers import Workers
+from amphora_agent.layout import InstanceLayout, Layout
+from amphora_agent.model.figures import Figures, Scope
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds between tries while a master of haproxy 2.6 executes itself anew.
+_RETRY_PAUSE = 0.02
+
+
+class Inquiry:
+    """Asks the instances of a layout. One that does not answer is None."""
+
+    def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
+        self._layout = layout
+        self._clock = clock
+
+    def figures(
+        self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
+    ) -> list[Figures | None]:
+        """The figures of each instance's current worker, only these columns; `timeout` in seconds
+        is for all."""
+        info, stat = figures.commands(scopes)
+
+        def ask(instance: InstanceLayout, deadline: float) -> Figures:
+            def reply(command: str | None) -> str:
+                # `@1` is the worker of the last successful load.
+                return self._ask(instance, f"@1 {command}", deadline) if command else ""
+
+            return figures.parse(reply(info), reply(stat), columns)
+
+        return list(self._of_each(ask, timeout).values())
+
+    def workers(self, *, timeout: float) -> dict[str, Workers | None]:
+        """The workers of each instance by its id; `timeout` in seconds is for all."""
+        return self._of_each(
+            lambda instance, deadline: workers.parse(self._ask(instance, "show proc", deadline)),
+            timeout,
+        )
+
+    def _of_each(
+        self, ask: Callable[[InstanceLayout, float], T], timeout: float
+    ) -> dict[str, T | None]:
+        """What `ask` gives for each instance. Each of those left gets the same share of the time
+        left, so that one that hangs does not take it all."""
+        found: dict[str, T | None] = {}
+        instances = self._layout.instances()
+        deadline = self._clock() + timeout
+        for left, instance in zip(range(len(instances), 0, -1), instances, strict=True):
+            now = self._clock()
+            share = max(0.0, deadline - now) / left
+            found[instance.id] = None
+            while True:
+                try:
+                    found[instance.id] = ask(instance, now + share)
+                except OperationFailed as error:
+                    # A master in the middle of a reload is given half the time to come back.
+                    if instance.master_socket.exists() and self._clock() < now + share / 2:
+                        time.sleep(_RETRY_PAUSE)
+                        continue
+                    logger.info("instance=%s says nothing of itself: %s", instance.id, error)
+                break
+        return found
+
+    def _ask(self, instance: InstanceLayout, command: str, deadline: float) -> str:
+        socket = MasterSocket(instance.master_socket, self._clock)
+        return socket.command(command, timeout=max(0.001, deadline - self._clock()))
