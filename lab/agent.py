@@ -25,6 +25,8 @@ from lab.processes import Process
 
 # What an agent starts and leaves running on purpose when it ends.
 _SERVICES = ("haproxy", "keepalived", "dhclient")
+# This one is an interpreter, too.
+_PROBE = "/keepalived/probe.py"
 
 # A Unix socket's path holds 107 bytes. haproxy binds "<base_path>/<uuid>.sock" under a temporary
 # name first, with a dot, a process id and ".tmp" behind it.
@@ -38,7 +40,7 @@ class AgentError(RuntimeError):
 
 
 class AgentProcess:
-    """An agent under its embedded supervisor, reachable at 127.0.0.1:``port``.
+    """An agent under its embedded supervisor, reachable at ``address``:``port`` (a free one).
 
     ``namespace`` is the network namespace that the agent makes for its load balancers.
     ``controllers`` are heartbeat receivers (``address:port``). ``settings`` overrides or adds
@@ -62,12 +64,15 @@ class AgentProcess:
         environment: Mapping[str, str] | None = None,
         record: Record | None = None,
         start_timeout: float = 15,
+        address: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         self.directory = directory.resolve()
         self.pki = pki
         self.amphora_id = pki.amphora_id
         self.namespace = namespace
-        self.port = free_port()
+        self.address = address
+        self.port = port or free_port(address)
         self.base_path = self.directory / "octavia"
         self.cert_path = self.base_path / "certs"
         self.network_path = self.directory / "interfaces"
@@ -109,7 +114,7 @@ class AgentProcess:
     @property
     def url(self) -> str:
         """Where the API is; the certificate there is for the amphora id, not for this address."""
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.address}:{self.port}"
 
     @property
     def tls(self) -> Tls:
@@ -129,6 +134,11 @@ class AgentProcess:
             return ""
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and neither stopped nor killed since."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Of the process that was started."""
         if self._process is None:
@@ -142,7 +152,7 @@ class AgentProcess:
             "haproxy_amphora": {
                 "base_path": str(self.base_path),
                 "base_cert_dir": str(self.cert_path),
-                "bind_host": "127.0.0.1",
+                "bind_host": self.address,
                 "bind_port": str(self.port),
             },
             "health_manager": {
@@ -204,7 +214,13 @@ class AgentProcess:
     def get(self, path: str, *, timeout: float = 10) -> Response:
         """One request as the controller, over a connection of its own."""
         return get(
-            _HOST, "127.0.0.1", self.port, path, tls=self.tls, host=self.amphora_id, timeout=timeout
+            _HOST,
+            self.address,
+            self.port,
+            path,
+            tls=self.tls,
+            host=self.amphora_id,
+            timeout=timeout,
         )
 
     def stop(self, *, timeout: float = 15) -> None:
@@ -253,12 +269,12 @@ class AgentProcess:
             # A child whose parent has died is nobody's descendant, but still of the session.
             found |= {p for p in processes.running() if p.session == self._process.pid}
             found |= {main} if main else set()
-        return sorted(process for process in found if process.program not in _SERVICES)
+        return sorted(process for process in found if not _is_service(process))
 
     def services(self) -> list[Process]:
         """The processes that carry traffic: detached from the agent, they survive it."""
         mentioned = processes.mentioning(self.directory)
-        return sorted(process for process in mentioned if process.program in _SERVICES)
+        return sorted(process for process in mentioned if _is_service(process))
 
     def close(self) -> None:
         """End the agent and all that it started, delete the namespace if it was not there before.
@@ -297,6 +313,12 @@ class AgentProcess:
     def _said(self, lines: int = 60) -> str:
         tail = self.log.splitlines()[-lines:]
         return "\n--- the agent's log ---\n" + "\n".join(tail) if tail else "; its log is empty"
+
+
+def _is_service(process: Process) -> bool:
+    if process.program in _SERVICES:
+        return True
+    return any(word.endswith(_PROBE) for word in process.arguments)
 
 
 def agent_executable() -> list[str]:

@@ -28,7 +28,7 @@ _SOURCES = (
 )
 _PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "iproute2", "procps", "nftables", "haproxy"),
-    *("udhcpc", "python3", "python3-venv", "ca-certificates", "openssl"),
+    *("udhcpc", "iputils-ping", "python3", "python3-venv", "ca-certificates", "openssl"),
 )
 _APT = ('APT::Install-Recommends "false"',)
 _DPKG = tuple(f"path-exclude=/usr/share/{unread}/*" for unread in ("doc", "locale", "man"))
@@ -69,21 +69,27 @@ BOOKWORM = Release("bookworm", "3.11")
 TRIXIE = Release("trixie", "3.13")
 
 
-def tree(release: Release, *, cache: Path = CACHE / "debian") -> list[Path]:
+def tree(
+    release: Release, *, more: Sequence[str] = (), cache: Path = CACHE / "debian"
+) -> list[Path]:
     """The layers of a Debian with the agent of this checkout, the upper one first.
+
+    With ``more`` packages it is another Debian, kept beside the one without.
 
     Raises UnavailableError, InstallationError.
     """
     if os.geteuid() != 0:
         raise UnavailableError("a Debian tree can be made by root only")
     _require_overlays(cache)
+    packages = (*_PACKAGES, *more)
+    name = "-".join([release.codename, *more])
     base = _layer(
-        cache / release.codename,
-        _digest_of_debian(release),
-        lambda scratch: _make_debian(release, scratch),
+        cache / name,
+        _digest_of_debian(release, packages),
+        lambda scratch: _make_debian(release, packages, scratch),
     )
     agent = _layer(
-        cache / f"{release.codename}-agent",
+        cache / f"{name}-agent",
         _digest_of_sources(base.name),
         lambda scratch: _install_agent(release, base, scratch),
     )
@@ -106,6 +112,13 @@ def in_mounted(
     return ["unshare", "--mount", "sh", "-euc", f"{mount}\n{script}", "sh", *arguments]
 
 
+def run_mounted(
+    layers: Sequence[Path], changes: Path, target: Path, script: str, *arguments: str
+) -> None:
+    """Run such a script to its end; raises InstallationError."""
+    _run(in_mounted(layers, changes, target, script, *arguments))
+
+
 def _require_overlays(place: Path) -> None:
     """Raises UnavailableError where no overlay can be mounted: on another overlay, for one, which
     is what the root of many containers is."""
@@ -115,7 +128,7 @@ def _require_overlays(place: Path) -> None:
         lower = scratch / "lower"
         lower.mkdir()
         try:
-            _run(in_mounted([lower], scratch, scratch / "target", "true"))
+            run_mounted([lower], scratch, scratch / "target", "true")
         except InstallationError as error:
             raise UnavailableError(f"no overlay can be mounted in {place}: {error}") from None
 
@@ -144,17 +157,17 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _digest_of_debian(release: Release) -> str:
-    made_of = (release, _PACKAGES, _APT, _DPKG, _DISABLED)
+def _digest_of_debian(release: Release, packages: Sequence[str]) -> str:
+    made_of = (release, tuple(packages), _APT, _DPKG, _DISABLED)
     return hashlib.sha256(repr(made_of).encode()).hexdigest()
 
 
-def _make_debian(release: Release, scratch: Path) -> None:
+def _make_debian(release: Release, packages: Sequence[str], scratch: Path) -> None:
     if shutil.which("mmdebstrap") is None:
         raise UnavailableError("the program mmdebstrap is not installed")
     target = scratch / "upper"
     arguments = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase"]
-    arguments.append(f"--include={','.join(_PACKAGES)}")
+    arguments.append(f"--include={','.join(packages)}")
     arguments += [f"--aptopt={option}" for option in _APT]
     arguments += [f"--dpkgopt={option}" for option in _DPKG]
     # Where the packages came from is nothing that what was made of them should know.
@@ -199,7 +212,7 @@ def _install_agent(release: Release, base: Path, scratch: Path) -> None:
     target = scratch / "target"
     # The host's own environment has settings for pip that mean nothing in there.
     script = f'exec env -i PATH={_PATH} chroot {target} sh -euc "$1"'
-    _run(in_mounted([base], scratch, target, script, _INSTALL))
+    run_mounted([base], scratch, target, script, _INSTALL)
 
 
 def _build_wheel(scratch: Path) -> Path:

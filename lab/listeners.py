@@ -38,15 +38,16 @@ _PEER_PORT = 1025
 
 @dataclass(frozen=True)
 class HealthMonitor:
-    """Times in seconds."""
+    """Times in seconds. ``program`` is what checks a member of type PING."""
 
-    type: Literal["HTTP", "TCP"] = "HTTP"
+    type: Literal["HTTP", "TCP", "PING"] = "HTTP"
     delay: int = 1
     timeout: int = 1
     fall: int = 2
     rise: int = 2
     path: str = "/health"
     expected: str = "200"
+    program: str = "/var/lib/octavia/ping-wrapper.sh"
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def loadbalancer(
         f"server-state-file {base_path}/{lb_id}/servers-state",
         f"maxconn {limits if 0 < limits < _MAXCONN_LIMIT else _MAXCONN_LIMIT}",
         f"tune.ssl.cachesize {ssl_cache}" if ssl_cache else "",
+        *(("external-check", "insecure-fork-wanted") if _pings(listeners) else ()),
     )
     lines += _section(
         "defaults",
@@ -212,6 +214,11 @@ def many_listeners(
     ]
 
 
+def _pings(listeners: Sequence[Listener]) -> bool:
+    monitors = [listener.pool.monitor for listener in listeners if listener.pool]
+    return any(monitor and monitor.type == "PING" for monitor in monitors)
+
+
 def _section(head: str, *directives: str) -> list[str]:
     return [head, *(f"    {directive}" for directive in directives if directive), ""]
 
@@ -278,10 +285,12 @@ def _monitor(monitor: HealthMonitor) -> tuple[str, ...]:
         f"option httpchk GET {monitor.path}",
         f"http-check expect rstatus {monitor.expected}",
     )
+    ping = ("option external-check", f"external-check command {monitor.program}")
     return (
         "load-server-state-from-file global",
         f"timeout check {monitor.timeout}s",
         *(http if monitor.type == "HTTP" else ()),
+        *(ping if monitor.type == "PING" else ()),
     )
 
 

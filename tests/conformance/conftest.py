@@ -21,7 +21,8 @@ else:
     from controller.amphora import WEB1, WEB1_V6, WEB2, WEB3, Amphora
     from controller.database import Database
     from controller.health_manager import HealthManager
-    from controller.release import MAJOR, OCTAVIA
+    from controller.old import ListenerWorker
+    from controller.release import MAJOR, OCTAVIA, ONLY_LISTENERS
     from controller.worker import Worker
 
 from lab.agent import AgentProcess
@@ -32,6 +33,27 @@ from lab.pki import AmphoraPki, Authority, write_private
 
 def pytest_report_header() -> str | None:
     return f"controller: octavia {OCTAVIA}" if "OCTAVIA" in globals() else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--api", choices=("0.5",), help="not what the controller would choose")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "api_1_0(why): not for a controller that speaks API 0.5")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if ONLY_LISTENERS or config.getoption("--api") == "0.5":
+        for item in items:
+            if marker := item.get_closest_marker("api_1_0"):
+                item.add_marker(pytest.mark.skip(f"not in API 0.5: {marker.args[0]}"))
+
+
+@pytest.fixture(scope="session")
+def api_version(request: pytest.FixtureRequest) -> str | None:
+    """The version that the controller believes to know already; None for one that asks."""
+    return request.config.getoption("--api")
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +168,7 @@ def health(agent: AgentProcess, database: Database) -> Iterator[HealthManager]:
 
 @pytest.fixture
 def worker(health: HealthManager, database: Database) -> Iterator[Worker]:
-    made = Worker(database)
+    made = ListenerWorker(database) if ONLY_LISTENERS else Worker(database)
     yield made
     made.close()
 
@@ -160,6 +182,7 @@ def amphora(
     client: Namespace,
     vip_segment: Bridge,
     member_segment: Bridge,
+    api_version: str | None,
     request: pytest.FixtureRequest,
 ) -> Iterator[Amphora]:
     """Booted with the configuration that the controller renders for its config drive."""
@@ -172,7 +195,7 @@ def amphora(
         lab=lab,
         agent=agent,
         worker=worker,
-        model=loadbalancers.amphora(agent.amphora_id),
+        model=loadbalancers.amphora(agent.amphora_id, api_version=api_version),
         vip_segment=vip_segment,
         member_segment=member_segment,
     )

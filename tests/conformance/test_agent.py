@@ -5,6 +5,7 @@ from controller import loadbalancers, settings
 from controller.amphora import VIP, VIP_SUBNET_V6, VIP_V6, WEB1, WEB2, Amphora
 from controller.database import Database
 from controller.health_manager import HealthManager
+from controller.release import needs_agent_configuration, needs_interface_look_up
 from octavia.amphorae.driver_exceptions import exceptions as driver_exceptions
 from octavia.amphorae.drivers.haproxy import exceptions
 from octavia.common import constants
@@ -13,9 +14,8 @@ from lab.backend import Backend
 from lab.http import get
 from lab.network import Namespace
 
-ONE_TRY = {constants.CONN_MAX_RETRIES: 1, constants.CONN_RETRY_INTERVAL: 0}
 
-
+@pytest.mark.api_1_0("asks for the version")
 def test_the_api_version_is_found_out_and_the_agent_introduces_itself(amphora: Amphora) -> None:
     driver, model = amphora.worker.driver, amphora.model
 
@@ -36,9 +36,9 @@ def test_details_say_what_the_controller_sizes_load_balancers_by(
     listener = loadbalancers.listener(balancer, "HTTP", 80)
     loadbalancers.pool(listener, "HTTP", [(WEB1, 80)])
     amphora.worker.deploy(balancer)
-    client_1_0 = amphora.worker.driver.clients[amphora.model.api_version]
+    api = amphora.worker.client_of(amphora.model)
 
-    details = client_1_0.get_details(amphora.model)
+    details = api.get_details(amphora.model)
 
     assert isinstance(details["active_tuned_profiles"], str)
     assert int(details["cpu_count"]) >= 1
@@ -48,7 +48,7 @@ def test_details_say_what_the_controller_sizes_load_balancers_by(
     assert details["listeners"] == [listener.id]
     assert details["haproxy_count"] == 1
     assert {"eth1", "eth2"} <= details["networks"].keys()
-    assert client_1_0.get_all_listeners(amphora.model) == [
+    assert api.get_all_listeners(amphora.model) == [
         {"status": "ACTIVE", "type": "HTTP", "uuid": listener.id}
     ]
 
@@ -57,10 +57,11 @@ def test_another_amphora_at_this_address_is_not_trusted(amphora: Amphora) -> Non
     """The controller checks the name in the certificate, which is the amphora's id."""
     other = loadbalancers.amphora(loadbalancers.new_id())
     with pytest.raises(driver_exceptions.TimeOutException):
-        amphora.worker.driver.get_info(other, timeout_dict=ONE_TRY)
+        amphora.worker.driver.get_info(other)
     assert amphora.worker.driver.get_info(amphora.model)
 
 
+@needs_agent_configuration
 def test_a_new_configuration_moves_the_heartbeats_without_a_restart(
     amphora: Amphora, database: Database, health: HealthManager
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_new_configuration_moves_the_heartbeats_without_a_restart(
     assert amphora.agent.pids() == before
 
 
+@needs_agent_configuration
 def test_a_new_heartbeat_interval_is_kept(amphora: Amphora, health: HealthManager) -> None:
     health.next()
     amphora.worker.driver.update_amphora_agent_config(
@@ -103,6 +105,7 @@ def test_a_new_heartbeat_interval_is_kept(amphora: Amphora, health: HealthManage
     assert 2.5 < second["recv_time"] - first["recv_time"] < 4
 
 
+@needs_agent_configuration
 def test_an_unusable_configuration_is_refused_and_the_old_one_stays(
     amphora: Amphora, health: HealthManager
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_foreign_or_broken_agent_certificate_is_refused(amphora: Amphora) -> N
     assert peer.serial == agent.pki.server.serial
 
 
+@needs_interface_look_up
 def test_the_interface_of_an_address_is_found(amphora: Amphora) -> None:
     driver = amphora.worker.driver
     amphora.serve(VIP_V6, VIP_SUBNET_V6)
@@ -160,6 +164,7 @@ def test_the_interface_of_an_address_is_found(amphora: Amphora) -> None:
             driver.get_interface_from_ip(amphora.model, absent)
 
 
+@pytest.mark.api_1_0("acts on the load balancer")
 def test_start_stop_and_reload(
     amphora: Amphora, client: Namespace, webs: dict[str, Backend]
 ) -> None:
@@ -173,13 +178,13 @@ def test_start_stop_and_reload(
     assert get(client, VIP, 80).status == 200
 
     # The driver has no word for it, its client has.
-    driver.clients[model.api_version]._action("stop", model, balancer.id)
+    amphora.worker.client_of(model)._action("stop", model, balancer.id)
     with pytest.raises(ConnectionRefusedError):
         get(client, VIP, 80)
     driver.start(balancer, model)
     assert get(client, VIP, 80).status == 200
 
-    driver.clients[model.api_version]._action("stop", model, balancer.id)
+    amphora.worker.client_of(model)._action("stop", model, balancer.id)
     driver.reload(balancer)
     assert get(client, VIP, 80).status == 200
     driver.start(balancer)
@@ -188,12 +193,12 @@ def test_start_stop_and_reload(
 
 def test_actions_on_what_is_not_there_are_not_found(amphora: Amphora) -> None:
     amphora.worker.driver.get_info(amphora.model)
-    client_1_0 = amphora.worker.driver.clients[amphora.model.api_version]
+    api = amphora.worker.client_of(amphora.model)
     for action in ("start", "stop", "reload"):
         with pytest.raises(exceptions.NotFound):
-            client_1_0._action(action, amphora.model, loadbalancers.new_id())
+            api._action(action, amphora.model, loadbalancers.new_id())
     with pytest.raises((exceptions.InvalidRequest, exceptions.NotFound)):
-        client_1_0._action("explode", amphora.model, loadbalancers.new_id())
+        api._action("explode", amphora.model, loadbalancers.new_id())
 
 
 def test_a_restart_of_the_agent_is_not_noticed(

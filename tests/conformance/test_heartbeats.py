@@ -7,6 +7,7 @@ from controller import loadbalancers, settings
 from controller.amphora import VIP, WEB1, WEB2, Amphora
 from controller.database import Database
 from controller.health_manager import HealthManager, Message
+from controller.release import needs_agent_configuration
 from octavia.common import constants
 
 from lab import processes
@@ -19,12 +20,13 @@ def test_an_amphora_without_a_load_balancer_makes_itself_known(
     amphora: Amphora, database: Database, health: HealthManager
 ) -> None:
     first = health.next()
-    assert (first["id"], first["listeners"], first["pools"]) == (amphora.model.id, {}, {})
+    assert (first["id"], first["listeners"]) == (amphora.model.id, {})
     second = health.next()
     assert second["seq"] == first["seq"] + 1
     assert database.signs_of_health == []
 
 
+@pytest.mark.api_1_0("counts increases")
 def test_statistics_add_up_over_reloads_and_restarts(
     amphora: Amphora,
     database: Database,
@@ -137,6 +139,7 @@ def test_a_haproxy_that_dies_comes_back_and_is_never_missing(
     assert not any("health message reports" in complaint for complaint in health.complaints)
 
 
+@needs_agent_configuration
 def test_heartbeats_go_to_every_controller_in_turn(
     amphora: Amphora, database: Database, health: HealthManager
 ) -> None:
@@ -161,6 +164,7 @@ def test_heartbeats_go_to_every_controller_in_turn(
     assert len(seen) == 6
 
 
+@needs_agent_configuration
 @pytest.mark.parametrize("key", ["", "a wrong key"])
 def test_a_heartbeat_with_another_key_is_not_believed(
     key: str, amphora: Amphora, database: Database, health: HealthManager

@@ -75,7 +75,7 @@ def test_redirect_prefix(
 ) -> None:
     loadbalancers.policy(
         listener,
-        constants.L7POLICY_ACTION_REDIRECT_PREFIX,
+        "REDIRECT_PREFIX",
         [("HOST_NAME", "ENDS_WITH", ".example.org")],
         redirect_prefix="https://www.example.com",
         redirect_http_code=301,
@@ -145,6 +145,6 @@ def test_a_pool_shared_by_listeners_and_policies_is_one_pool_to_the_controller(
     amphora.worker.deploy(listener.load_balancer)
 
     assert {get(client, VIP, port).json()["name"] for port in (80, 81, 82)} == {"web1"}
-    message = health.wait_for(lambda _: shared.operating_status == constants.ONLINE)
-    assert set(message["listeners"]) == {listener.id, second.id, third.id}
+    health.wait_for(lambda _: shared.operating_status == constants.ONLINE)
+    assert set(health.fresh()["listeners"]) == {listener.id, second.id, third.id}
     assert shared.members[0].operating_status == constants.ONLINE

@@ -7,7 +7,7 @@ import pytest
 from controller import loadbalancers
 from controller.amphora import VIP, WEB1, Amphora
 from controller.health_manager import HealthManager
-from controller.release import needs_interface_rules
+from controller.release import needs_allowed_cidrs, needs_interface_rules
 from octavia.common import constants, data_models
 
 from lab.backend import Backend
@@ -100,6 +100,7 @@ def test_headers_are_inserted(
     assert not {name.lower() for name in names} & get(client, VIP, 8081).json()["headers"].keys()
 
 
+@pytest.mark.api_1_0("reports disabled listeners")
 def test_a_disabled_listener_is_neither_served_nor_reported(
     amphora: Amphora, health: HealthManager, client: Namespace, webs: dict[str, Backend]
 ) -> None:
@@ -126,6 +127,7 @@ def allow(listener: data_models.Listener, *cidrs: str) -> None:
     listener.allowed_cidrs = [data_models.ListenerCidr(listener.id, cidr) for cidr in cidrs]
 
 
+@needs_allowed_cidrs
 def test_allowed_cidrs_leave_the_configuration_alone(
     amphora: Amphora, client: Namespace, webs: dict[str, Backend]
 ) -> None:

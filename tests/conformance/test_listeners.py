@@ -5,14 +5,13 @@ from controller import loadbalancers, secrets
 from controller.amphora import VIP, WEB1, WEB2, Amphora
 from controller.database import Database
 from controller.health_manager import HealthManager
-from controller.release import MAJOR
-from octavia.amphorae.drivers.haproxy import exceptions
 from octavia.common import constants
 
 from lab.backend import Backend
 from lab.http import Client, Load, Tls, get
 from lab.network import Namespace
 from lab.pki import Authority
+from lab.waiting import until
 
 MANY = 30
 
@@ -109,8 +108,8 @@ def test_deleting_the_last_listener_ends_haproxy_and_another_can_follow(
     assert len(database.signs_of_health) > signs
     # What is gone may be deleted again.
     (amphora_model,) = balancer.amphorae
-    client_1_0 = amphora.worker.driver.clients[amphora_model.api_version]
-    assert client_1_0.delete_listener(amphora_model, balancer.id)
+    api = amphora.worker.client_of(amphora_model)
+    assert api.delete_listener(amphora_model, balancer.id)
 
     following = loadbalancers.listener(balancer, "HTTP", 81)
     loadbalancers.pool(following, "HTTP", [(WEB2, 80)])
@@ -144,13 +143,7 @@ def test_changes_do_not_disturb_requests(
     assert get(client, VIP, 80).json()["name"] == "web2"
 
 
-@pytest.mark.xfail(
-    MAJOR == 10,
-    raises=exceptions.InvalidRequest,
-    reason="Octavia 10 renders `option http-use-htx`, which haproxy refuses since 2.2; "
-    "what old releases render is not mended yet",
-)
-def test_a_prometheus_listener_is_taken_and_reported(
+def test_a_prometheus_listener_is_reported_and_tells_of_the_others(
     amphora: Amphora, health: HealthManager, client: Namespace, webs: dict[str, Backend]
 ) -> None:
     balancer = amphora.serve()
@@ -161,3 +154,13 @@ def test_a_prometheus_listener_is_taken_and_reported(
 
     assert get(client, VIP, 80).status == 200
     assert set(health.fresh()["listeners"]) == {listener.id, metrics.id}
+    served = f'octavia_listener_http_requests_total{{listener="{listener.id}"}} 1\n'
+    until(lambda: served in get(client, VIP, 8088, "/metrics").text, "a client sees its request")
+    told = get(client, VIP, 8088, "/metrics").text
+    (pool,) = balancer.pools
+    (member,) = pool.members
+    of_member = f'pool="{pool.id}:{listener.id}",member="{member.id}"'
+    assert f"octavia_member_sessions_total{{{of_member}}} 1\n" in told
+    assert f'octavia_listener_status{{listener="{metrics.id}",state="UP"}} 1\n' in told
+    assert "prometheus-exporter-internal" not in told
+    assert told.count("# TYPE octavia_") == 144

@@ -23,7 +23,7 @@ def test_haproxy_answers_to_the_name_that_its_peers_know(
     pool = loadbalancers.pool(listener, "HTTP", [(WEB1, 80), (WEB2, 80)])
     loadbalancers.persistence(pool, "SOURCE_IP")
 
-    amphora.worker.driver.update_amphora_listeners(balancer, amphora.model)
+    amphora.worker.update_one(balancer, amphora.model)
 
     served = {get(client, VIP, 80).json()["name"] for _ in range(4)}
     assert len(served) == 1

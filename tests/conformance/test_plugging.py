@@ -60,7 +60,7 @@ def test_the_vip_port(amphora: Amphora) -> None:
         assert route_to(inside, "198.51.100.7", *source)["gateway"] == "10.1.0.9"
         assert "gateway" not in route_to(inside, "10.1.0.77", *source)
     assert route_to(inside, "203.0.113.1", "from", VIP)["gateway"] == "10.1.0.1"
-    assert amphora.worker.driver.get_interface_from_ip(amphora.model, VIP) == "eth1"
+    assert amphora.worker.interface_of(amphora.model, VIP) == "eth1"
 
 
 def test_plugging_again_changes_nothing(amphora: Amphora) -> None:
@@ -115,7 +115,7 @@ def test_a_member_network_on_the_vips_port_keeps_the_vip(amphora: Amphora) -> No
     assert addresses(inside, "eth1") == {"10.1.0.4/24", f"{VIP}/32", "10.5.0.4/24"}
     assert route_to(inside, "192.0.2.1")["gateway"] == "10.5.0.1"
     assert route_to(inside, "203.0.113.1", "from", VIP)["gateway"] == "10.1.0.1"
-    assert amphora.worker.driver.get_interface_from_ip(amphora.model, VIP) == "eth1"
+    assert amphora.worker.interface_of(amphora.model, VIP) == "eth1"
 
 
 @needs_additional_vips

@@ -1,5 +1,6 @@
 """Who may speak to the agent: only a controller with a certificate of the controllers' CA."""
 
+import dataclasses
 import http.client
 import socket
 import ssl
@@ -21,8 +22,8 @@ TLS_1_2, TLS_1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 def routes() -> Iterator[tuple[str, str]]:
     """Every method and path that the application has."""
     # Only its routes are looked at: what they would call is not needed.
-    nothing = cast(Any, None)
-    app = create_app(Services(nothing, nothing, nothing, nothing, nothing))
+    nothing: Any = [None] * len(dataclasses.fields(Services))
+    app = create_app(Services(*nothing))
     for rule in app.url_map.iter_rules():
         values = {name: "x.pem" if name == "filename" else "192.0.2.1" for name in rule.arguments}
         _, path = cast(tuple[str, str], rule.build(values))

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = {"boot", "starting", "memory", "answers", "heartbeats", "capacity", "changes"}
+SECTIONS = {
+    *("boot", "starting", "memory", "answers", "heartbeats", "capacity", "metrics", "changes"),
+    "failover",
+}
 
 
 def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:

@@ -133,6 +133,38 @@ def test_a_stop_ends_the_process_and_is_idempotent(
     running.stop("nobody")
 
 
+def test_a_reload_is_a_hangup_to_one_that_runs(
+    spec: Callable[..., ProcessSpec], supervisor: Callable[[], EmbeddedSupervisor], directory: Path
+) -> None:
+    told = directory / "told"
+    one = supervisor()
+    with pytest.raises(OperationFailed, match="does not run"):
+        one.reload(NAME)
+    ready = directory / "ready"
+    one.start(spec(f"trap 'touch {told}' HUP; touch {ready}; while true; do {WAITS}; done"))
+    until(ready.exists, "it can be told")
+    one.reload(NAME)
+    until(told.exists, "it was told")
+    assert one.state(NAME) is ProcessState.RUNNING
+    one.stop(NAME)
+    with pytest.raises(OperationFailed, match="does not run"):
+        one.reload(NAME)
+
+
+def test_what_is_wanted_can_be_seen_without_an_agent(
+    spec: Callable[..., ProcessSpec], supervisor: Callable[[], EmbeddedSupervisor]
+) -> None:
+    one = supervisor()
+
+    def wanted() -> bool:
+        return b'"wanted":true' in (one.wanted / f"{NAME}.json").read_bytes()
+
+    one.start(spec())
+    assert wanted()
+    one.stop(NAME)
+    assert not wanted()
+
+
 def test_to_forget_leaves_no_trace(
     directory: Path, supervisor: Callable[[], EmbeddedSupervisor], spec: Callable[..., ProcessSpec]
 ) -> None:

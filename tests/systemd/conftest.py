@@ -52,7 +52,7 @@ agent_server_cert = /etc/octavia/certs/server.pem
 amphora_id = {amphora_id}
 
 [controller_worker]
-loadbalancer_topology = SINGLE
+loadbalancer_topology = {topology}
 """
 
 
@@ -84,11 +84,16 @@ def pki(lab: Lab) -> AmphoraPki:
     return AmphoraPki.create(lab.directory(), str(uuid.uuid4()), key="ec")
 
 
-def amphora(lab: Lab, name: str, layers: list[Path], pki: AmphoraPki) -> Machine:
+def amphora(
+    lab: Lab, name: str, layers: list[Path], pki: AmphoraPki, *, topology: str = "SINGLE"
+) -> Machine:
     """Not booted yet; with what its config drive delivers."""
     made = Machine(lab, name, layers)
     configuration = CONFIGURATION.format(
-        controller=f"{CONTROLLER}:{HEARTBEAT_PORT}", key=HEARTBEAT_KEY, amphora_id=pki.amphora_id
+        controller=f"{CONTROLLER}:{HEARTBEAT_PORT}",
+        key=HEARTBEAT_KEY,
+        amphora_id=pki.amphora_id,
+        topology=topology,
     )
     made.write("/etc/octavia/amphora-agent.conf", configuration.encode())
     made.write("/etc/octavia/certs/server.pem", pki.server.pem, 0o600)

@@ -14,7 +14,7 @@ from amphora_agent.namespace import Namespace as InAmphora
 from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import FAILURES, Client, Load, get, spread
-from lab.listeners import http_listener
+from lab.listeners import HealthMonitor, http_listener
 from lab.network import Namespace
 from lab.waiting import until
 from tests.systemd.conftest import HTTP, VIP, WEBS, LoadBalancer
@@ -291,3 +291,21 @@ def _serves(client: Namespace) -> bool:
 
 def _connections(listeners: Mapping[str, Any]) -> int:
     return int(listeners[HTTP.id]["stats"]["totconns"]) if HTTP.id in listeners else 0
+
+
+def test_members_are_pinged_by_a_user_who_can_gain_nothing(
+    balancer: LoadBalancer, heartbeats: HeartbeatReceiver
+) -> None:
+    """Under NoNewPrivileges= and without capabilities: the namespace lets everybody ping."""
+    pinged = http_listener(
+        "pinged",
+        port=82,
+        members=[(WEBS["web1"], 80), ("10.2.0.99", 80)],
+        monitor=HealthMonitor("PING", rise=1, fall=1, timeout=2),
+    )
+    assert pinged.pool is not None
+    here, nowhere = (member.id for member in pinged.pool.members)
+    balancer.push(HTTP, pinged)
+    heartbeats.wait_for(
+        lambda beat: (beat.members.get(here), beat.members.get(nowhere)) == ("UP", "DOWN")
+    )

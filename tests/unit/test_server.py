@@ -31,7 +31,15 @@ def arbiter(monkeypatch: pytest.MonkeyPatch) -> AgentArbiter:
     nothing: Any = None
     settings = Settings(amphora_id="a1")
     application = Flask(__name__)
-    server = Server(lambda: settings, nothing, application, nothing, serving=nothing, tick=nothing)
+    server = Server(
+        lambda: settings,
+        nothing,
+        application,
+        nothing,
+        serving=nothing,
+        beating=nothing,
+        tick=nothing,
+    )
     monkeypatch.setattr(AgentArbiter, "WORKERS", {})
     return AgentArbiter(server)
 

@@ -9,6 +9,7 @@ from octavia.amphorae.drivers.health import heartbeat_udp
 from octavia.common import exceptions
 from octavia.common.config import cfg
 
+from controller import old
 from controller.database import Database
 
 Message = Mapping[str, Any]
@@ -51,10 +52,13 @@ class HealthManager:
                     f"no heartbeat within {timeout} s; complaints: {self.complaints}"
                 ) from None
             message, source = received
-            # What Octavia does in a process of a pool. The method without the underscore is this
-            # one, with every exception swallowed.
-            self._getter.health_updater._update_health(message, source)
-            heartbeat_udp.update_stats(message)
+            # What Octavia does in a process of a pool.
+            if hasattr(self._getter, "health_updater"):
+                # The method without the underscore is this one, with every exception swallowed.
+                self._getter.health_updater._update_health(message, source)
+                heartbeat_udp.update_stats(message)
+            else:
+                old.take(message, source)
             return message
 
     def wait_for(self, condition: Callable[[Message], object], timeout: float = 20) -> Message:
@@ -93,8 +97,9 @@ class HealthManager:
     def close(self) -> None:
         self._logger.removeHandler(self._ear)
         self._getter.sock.close()
-        self._getter.health_executor.shutdown()
-        self._getter.stats_executor.shutdown()
+        for name in ("health_executor", "stats_executor", "executor"):  # the last in old releases
+            if hasattr(self._getter, name):
+                getattr(self._getter, name).shutdown()
 
 
 class _Ear(logging.Handler):

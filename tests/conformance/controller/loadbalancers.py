@@ -8,8 +8,12 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pytest
 from octavia.common import constants, data_models
 from octavia.common.config import cfg
+
+from controller.release import ONLY_LISTENERS, known_to, require
+from controller.settings import CONNECTION_LIMIT
 
 PROJECT = "5f0c3a1e8d3a4c55a7b1d2c3e4f50617"
 
@@ -21,15 +25,20 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def amphora(amphora_id: str, address: str = "127.0.0.1") -> data_models.Amphora:
+def amphora(
+    amphora_id: str, address: str = "127.0.0.1", api_version: str | None = None
+) -> data_models.Amphora:
     """An amphora that the controller reaches at `address`; the rest comes with its VIP."""
-    return data_models.Amphora(
+    new = data_models.Amphora(
         id=amphora_id,
         compute_id=new_id(),
         status=constants.AMPHORA_ALLOCATED,
         lb_network_ip=address,
         role=constants.ROLE_STANDALONE,
     )
+    if api_version is not None:
+        new.api_version = api_version  # else the controller asks the amphora
+    return new
 
 
 def load_balancer(
@@ -87,17 +96,19 @@ def listener(
     **fields: Any,
 ) -> data_models.Listener:
     """A listener; `sni` names further certificates by their references."""
+    _require_protocol(balancer, protocol)
     listener_id = new_id()
     encrypted = protocol == constants.PROTOCOL_TERMINATED_HTTPS
-    new = data_models.Listener(
-        **{
+    new = _made(
+        data_models.Listener,
+        {
             "id": listener_id,
             "project_id": PROJECT,
             "name": f"{protocol} {port}",
             "protocol": protocol,
             "protocol_port": port,
             "enabled": True,
-            "connection_limit": -1,
+            "connection_limit": _connection_limit(balancer),
             "provisioning_status": constants.ACTIVE,
             "operating_status": constants.OFFLINE,
             "peer_port": constants.HAPROXY_BASE_PEER_PORT,
@@ -107,14 +118,35 @@ def listener(
             "timeout_member_connect": 5000,
             "timeout_member_data": 50000,
             "timeout_tcp_inspect": 0,
-            "client_authentication": constants.CLIENT_AUTH_NONE,
+            "client_authentication": "NONE",
             "sni_containers": sni_containers(listener_id, sni),
             **(_tls_defaults("listener") if encrypted else {}),
-        }
-        | fields
+        },
+        fields,
     )
     balancer.listeners.append(new)
     return new
+
+
+def _made(model: type, usual: dict[str, Any], fields: dict[str, Any]) -> Any:
+    """An object with the usual values that this release knows, and with these."""
+    return model(**known_to(model, usual) | require(model, fields))
+
+
+def _connection_limit(balancer: data_models.LoadBalancer) -> int:
+    """None, which the controller turns into its own; before API 1.0 that could not be set, and
+    was more than this machine has file descriptors for."""
+    return CONNECTION_LIMIT if _in_0_5(balancer) else -1
+
+
+def _in_0_5(balancer: data_models.LoadBalancer) -> bool:
+    return ONLY_LISTENERS or balancer.amphorae[0].api_version == "0.5"
+
+
+def _require_protocol(balancer: data_models.LoadBalancer, protocol: str) -> None:
+    """Skip the test when the controller has no template for this protocol."""
+    if protocol in ("PROMETHEUS", "PROXYV2") and _in_0_5(balancer):
+        pytest.skip(f"configurations of API 0.5 have no {protocol}")
 
 
 def sni_containers(listener_id: str, references: Iterable[str]) -> list[data_models.SNI]:
@@ -139,8 +171,10 @@ def pool(
     """
     used_by = owner if isinstance(owner, data_models.Listener) else None
     balancer = used_by.load_balancer if used_by else owner
-    new = data_models.Pool(
-        **{
+    _require_protocol(balancer, protocol)
+    new = _made(
+        data_models.Pool,
+        {
             "id": new_id(),
             "project_id": PROJECT,
             "name": f"{protocol} pool",
@@ -153,8 +187,8 @@ def pool(
             "load_balancer_id": balancer.id,
             "tls_enabled": False,
             **(_tls_defaults("pool") if fields.get("tls_enabled") else {}),
-        }
-        | fields
+        },
+        fields,
     )
     balancer.pools.append(new)
     if used_by is not None:
@@ -168,9 +202,9 @@ def _tls_defaults(kind: str) -> dict[str, Any]:
     """Ciphers, versions and ALPN protocols of this release's API for a "listener" or a "pool"."""
     defaults = cfg.CONF.api_settings
     return {
-        "tls_ciphers": defaults[f"default_{kind}_ciphers"],
-        "tls_versions": defaults[f"default_{kind}_tls_versions"],
-        "alpn_protocols": defaults[f"default_{kind}_alpn_protocols"],
+        "tls_ciphers": getattr(defaults, f"default_{kind}_ciphers", None),
+        "tls_versions": getattr(defaults, f"default_{kind}_tls_versions", None),
+        "alpn_protocols": getattr(defaults, f"default_{kind}_alpn_protocols", None),
     }
 
 
@@ -186,8 +220,9 @@ def attach(used_by: data_models.Listener, used: data_models.Pool, *, default: bo
 
 def member(owner: data_models.Pool, address: str, port: int, **fields: Any) -> data_models.Member:
     """A member of a pool. Without a monitor its status is NO_MONITOR, as the API would say."""
-    new = data_models.Member(
-        **{
+    new = _made(
+        data_models.Member,
+        {
             "id": new_id(),
             "project_id": PROJECT,
             "pool_id": owner.id,
@@ -199,8 +234,8 @@ def member(owner: data_models.Pool, address: str, port: int, **fields: Any) -> d
             "enabled": True,
             "provisioning_status": constants.ACTIVE,
             "operating_status": constants.NO_MONITOR,
-        }
-        | fields
+        },
+        fields,
     )
     owner.members.append(new)
     return new
@@ -210,8 +245,9 @@ def monitor(owner: data_models.Pool, kind: str, **fields: Any) -> data_models.He
     """A health monitor that decides within a second or two."""
     http = kind in (constants.HEALTH_MONITOR_HTTP, constants.HEALTH_MONITOR_HTTPS)
     web = {"http_method": "GET", "url_path": "/", "expected_codes": "200"} if http else {}
-    new = data_models.HealthMonitor(
-        **{
+    new = _made(
+        data_models.HealthMonitor,
+        {
             "id": new_id(),
             "project_id": PROJECT,
             "pool_id": owner.id,
@@ -225,8 +261,8 @@ def monitor(owner: data_models.Pool, kind: str, **fields: Any) -> data_models.He
             "provisioning_status": constants.ACTIVE,
             "operating_status": constants.ONLINE,
             **web,
-        }
-        | fields
+        },
+        fields,
     )
     owner.health_monitor = new
     for checked in owner.members:
@@ -244,8 +280,9 @@ def policy(
     owner: data_models.Listener, action: str, rules: Iterable[Rule], **fields: Any
 ) -> data_models.L7Policy:
     """An L7 policy at the end of the listener's list; all rules must match."""
-    new = data_models.L7Policy(
-        **{
+    new = _made(
+        data_models.L7Policy,
+        {
             "id": new_id(),
             "project_id": PROJECT,
             "name": action,
@@ -256,8 +293,8 @@ def policy(
             "enabled": True,
             "provisioning_status": constants.ACTIVE,
             "operating_status": constants.ONLINE,
-        }
-        | fields
+        },
+        fields,
     )
     for kind, compare, value, *key in rules:
         rule(new, kind, compare, value, key=key[0] if key else None)
@@ -272,8 +309,9 @@ def policy(
 def rule(
     owner: data_models.L7Policy, kind: str, compare: str, value: str, **fields: Any
 ) -> data_models.L7Rule:
-    new = data_models.L7Rule(
-        **{
+    new = _made(
+        data_models.L7Rule,
+        {
             "id": new_id(),
             "project_id": PROJECT,
             "l7policy_id": owner.id,
@@ -285,8 +323,8 @@ def rule(
             "enabled": True,
             "provisioning_status": constants.ACTIVE,
             "operating_status": constants.ONLINE,
-        }
-        | fields
+        },
+        fields,
     )
     owner.l7rules.append(new)
     return new

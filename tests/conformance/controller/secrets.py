@@ -9,16 +9,16 @@ from pathlib import Path
 from octavia.certificates.manager.local import LocalCertManager
 from octavia.common.config import cfg
 
+from controller.release import ONLY_LISTENERS
 from lab.pki import Credentials
 
 
 def store(credentials: Credentials) -> str:
     """Keep a certificate with its key and chain; answers with its reference."""
-    return str(
-        LocalCertManager.store_cert(
-            None, credentials.certificate, credentials.key, credentials.chain or None
-        )
-    )
+    files = [credentials.certificate, credentials.key, credentials.chain or None]
+    if ONLY_LISTENERS:  # then it wants text
+        files = [file and file.decode() for file in files]
+    return str(LocalCertManager.store_cert(None, *files))
 
 
 def store_text(text: bytes) -> str:

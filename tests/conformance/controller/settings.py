@@ -1,5 +1,6 @@
 """The controller's `octavia.conf`, and the agent's file that the controller makes of it."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -83,8 +84,11 @@ def agent_configuration(
     for name, value in changed.items():
         cfg.CONF.set_override(name, value, group="health_manager")
     try:
+        build = AgentJinjaTemplater().build_agent_config
         topology = cfg.CONF.controller_worker.loadbalancer_topology
-        return str(AgentJinjaTemplater().build_agent_config(amphora_id, topology))
+        # Old releases take the topology from the settings by themselves.
+        taken = len(inspect.signature(build).parameters)
+        return str(build(*(amphora_id, topology)[:taken]))
     finally:
         for name in changed:
             cfg.CONF.clear_override(name, group="health_manager")

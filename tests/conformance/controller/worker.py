@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import requests
 from octavia.amphorae.drivers.haproxy.rest_api_driver import HaproxyAmphoraLoadBalancerDriver
@@ -34,13 +35,21 @@ class Worker:
         self.database = database
         self.driver = HaproxyAmphoraLoadBalancerDriver()
         self.calls: list[Call] = []
-        for client in self.driver.clients.values():
+        for client in self.clients():
             # requests calls a hook with what came in; it cannot change what went out.
             client.session.hooks["response"].append(self._note)
 
     def close(self) -> None:
-        for client in self.driver.clients.values():
+        for client in self.clients():
             client.session.close()
+
+    def clients(self) -> list[Any]:
+        """The driver's HTTP clients, one for each version of the API."""
+        return list(self.driver.clients.values())
+
+    def client_of(self, host: data_models.Amphora) -> Any:
+        """The one that the driver uses for this amphora."""
+        return self.driver.clients[host.api_version]
 
     def deploy(self, balancer: data_models.LoadBalancer) -> list[Call]:
         """Bring the amphora to what the data model says; answers with the calls that took.
@@ -61,6 +70,10 @@ class Worker:
         assert not skipped, f"the driver gave up on {skipped}; calls: {self.calls[first:]}"
         balancer.provisioning_status = constants.ACTIVE
         return self.calls[first:]
+
+    def update_one(self, balancer: data_models.LoadBalancer, host: data_models.Amphora) -> None:
+        """Bring one amphora of several to what the data model says."""
+        self.driver.update_amphora_listeners(balancer, host)
 
     def delete(self, listener: data_models.Listener) -> list[Call]:
         """Delete a listener from the amphora, and then from the database."""
@@ -106,6 +119,9 @@ class Worker:
         known = {"vip_subnet": vip_subnet.to_dict(recurse=True)} if vip_subnet else {}
         self.driver.post_network_plug(host, port, known)
         return self.calls[first:]
+
+    def interface_of(self, host: data_models.Amphora, address: str) -> str | None:
+        return self.driver.get_interface_from_ip(host, address)
 
     def _note(self, response: requests.Response, *args: object, **kwargs: object) -> None:
         sent = response.request

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from amphora_agent.heartbeat.counters import Reported, increases
+from amphora_agent.heartbeat.counters import GONE, Reported, increases
+from amphora_agent.heartbeat.counters import totals as since_the_beginning
 from amphora_agent.model.status import (
     NO_COUNTERS,
     Counters,
@@ -133,9 +134,25 @@ def test_the_memory_of_a_worker_goes_when_its_instance_answers_without_it() -> N
     _, memory = increases(reading(None), memory)
     assert set(memory["lb"]) == {"w1", "w2"}
     _, memory = increases(reading(worker("w2", l=1)), memory)
-    assert set(memory["lb"]) == {"w2"}
+    assert memory["lb"] == {"w2": {"l": counted(1)}, GONE: {"l": counted(5)}}
     _, memory = increases({}, memory)
     assert memory == {}
+
+
+def test_the_memory_of_a_deleted_listener_goes_with_its_worker() -> None:
+    _, memory = increases(reading(worker("w2"), worker("w1", l=5, deleted=7)), {})
+    _, memory = increases(reading(worker("w2")), memory)
+    assert memory["lb"] == {"w2": {}, GONE: {"l": counted(5)}}
+
+
+@pytest.mark.parametrize("name", HISTORIES.keys() - {"a load balancer that goes and comes"})
+def test_what_was_counted_since_the_beginning_is_the_sum_of_the_increases(name: str) -> None:
+    history, expected = HISTORIES[name]
+    memory: Reported = {}
+    for so_far, one in enumerate(history, 1):
+        _, memory = increases(one, memory)
+        counted_so_far = since_the_beginning(memory).get("l", NO_COUNTERS).totconns
+        assert counted_so_far == sum(expected[:so_far])
 
 
 def test_instances_count_apart() -> None:
@@ -238,7 +255,7 @@ class Haproxy(RuleBasedStateMachine):
             assert min(grown) >= 0
             self.reported[listener] += grown.totconns
         if now is not None:
-            assert set(self.memory["lb"]) == {told.worker for told in (now, *leaving)}
+            assert self.memory["lb"].keys() - {GONE} == {told.worker for told in (now, *leaving)}
         if forgets:
             for one in self.workers:
                 if not one.alive and one.name in {told.worker for told in leaving}:
@@ -249,6 +266,22 @@ class Haproxy(RuleBasedStateMachine):
         for listener in LISTENERS:
             read = sum(one.read[listener] for one in getattr(self, "workers", ()))
             assert getattr(self, "reported", Counter())[listener] == read
+            of_all = since_the_beginning(getattr(self, "memory", {}))
+            assert of_all.get(listener, NO_COUNTERS).totconns == read
 
 
 TestHaproxy = Haproxy.TestCase
+
+
+def _ipvs(number: int) -> dict[str, InstanceReading]:
+    return {"lb": InstanceReading(("l",), worker("ipvs", l=number)._replace(restarts=True), ())}
+
+
+def test_counters_that_may_begin_anew_under_the_same_name_lose_nothing() -> None:
+    memory: Reported = {}
+    told = []
+    for number in (10, 15, 4, 6, 1):
+        increase, memory = increases(_ipvs(number), memory)
+        told.append(increase["l"].totconns)
+    assert told == [10, 5, 4, 2, 1]
+    assert since_the_beginning(memory)["l"].totconns == 15 + 6 + 1

@@ -97,6 +97,25 @@ def test_controllers_take_turns(
     assert received(controllers) == [[0, 3, 6], [1, 4], [2, 5]]
 
 
+def test_nothing_is_read_or_sent_while_there_is_a_reason(
+    amphora: Callable[..., Amphora],
+    haproxy: Haproxy,
+    controllers: list[HeartbeatReceiver],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reasons = iter((None, "the moon is full", "the moon is full", None))
+    made = amphora(controllers[0].address)
+    sender = Sender(lambda: made.settings, haproxy, made.memory, silent=lambda: next(reasons))
+    for _ in range(4):
+        haproxy.connections += 1
+        sender.beat()
+    beats = controllers[0].drain()
+    # What was counted meanwhile is not lost.
+    assert [beat.listeners["l"]["stats"]["totconns"] for beat in beats] == [1, 3]
+    errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert errors == ["no heartbeat while the moon is full"]
+
+
 def test_each_bad_entry_is_skipped_on_its_own_and_reported_once(
     amphora: Callable[..., Amphora],
     controllers: list[HeartbeatReceiver],
