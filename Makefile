@@ -8,13 +8,17 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Releases of Octavia whose controller drives the agent in tests/conformance.
-RELEASES := 19 10
+# Releases of Octavia whose controller drives the agent in tests/conformance; 19 and 3, the newest and the
+# last that speaks API 0.5 alone and has UDP, run everything, the others what differs between them.
+RELEASES := 19 14 10 3 2
+DIFFERING := agent certificates heartbeats legacy listeners lvs_text pairs tls
 
 # What runs the agent, what its demo uses, and what only its tests do.
 DEMO_PACKAGES := haproxy nftables udhcpc iproute2 curl procps ca-certificates python3 python3-venv
 TEST_PACKAGES := $(DEMO_PACKAGES) keepalived dnsmasq-base iputils-ping openssl git \
     mmdebstrap systemd-container debian-archive-keyring patchelf util-linux
+# What emulates a machine, and what unpacks its kernel.
+VM_PACKAGES := qemu-system-x86 lz4
 
 .PHONY: help
 help:  ## Say what there is
@@ -46,13 +50,30 @@ integration: $(VENV)/test  ## The agent with real haproxy, namespaces, TLS
 systemd: $(VENV)/test  ## The installed wheel in a booted systemd
 	$(BIN)/python -m pytest tests/systemd
 
+.PHONY: test-vm
+test-vm: $(VENV)/test  ## UDP and SCTP listeners, on an emulated machine whose kernel has IPVS
+	@tools/install-packages $(VM_PACKAGES)
+	$(BIN)/python -m pytest tests/vm
+
 .PHONY: conformance
-conformance: $(RELEASES:%=conformance-%)  ## The agent under the controller's own code
+conformance: $(RELEASES:%=conformance-%) conformance-10-0.5  ## The agent under the controller's own code
 
 .PHONY: $(RELEASES:%=conformance-%)
 $(RELEASES:%=conformance-%): conformance-%: $(VENV)/test .venv-octavia-%/ready
-	AMPHORA_AGENT=$(CURDIR)/$(BIN)/amphora-agent \
-	    .venv-octavia-$*/bin/python -m pytest -c tests/conformance/pytest.ini --rootdir=. tests/conformance
+	$(RUN_CONFORMANCE) $(CONFORMANCE_TESTS)
+
+# Release 10 can still speak API 0.5.
+.PHONY: conformance-10-0.5
+conformance-10-0.5: $(VENV)/test .venv-octavia-10/ready
+	$(RUN_CONFORMANCE) --api 0.5 $(CONFORMANCE_TESTS)
+
+conformance-10-0.5: RELEASE := 10
+$(foreach release,$(RELEASES),$(eval conformance-$(release): RELEASE := $(release)))
+RUN_CONFORMANCE = AMPHORA_AGENT=$(CURDIR)/$(BIN)/amphora-agent \
+    .venv-octavia-$(RELEASE)/bin/python -m pytest -c tests/conformance/pytest.ini --rootdir=.
+CONFORMANCE_TESTS := tests/conformance
+conformance-14 conformance-10 conformance-10-0.5 conformance-2: \
+    CONFORMANCE_TESTS := $(DIFFERING:%=tests/conformance/test_%.py)
 
 .PHONY: bench
 bench: $(VENV)/test  ## Time and memory, beside the floor of haproxy alone
@@ -73,5 +94,5 @@ $(VENV)/test: pyproject.toml setup.py
 	@touch $(VENV)/demo $@
 
 .venv-octavia-%/ready: tests/conformance/requirements-%.txt
-	@tools/make-venv "$(PYTHON)" .venv-octavia-$* -r $<
+	@tools/make-venv "$(PYTHON)" .venv-octavia-$* --no-deps -r $<
 	@touch $@

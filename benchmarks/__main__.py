@@ -14,7 +14,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import answers, boot, capacity, changes, heartbeats, machine, memory, starting
+from benchmarks import (
+    answers,
+    boot,
+    capacity,
+    changes,
+    failover,
+    heartbeats,
+    machine,
+    memory,
+    metrics,
+    starting,
+)
 from benchmarks.report import Section
 from benchmarks.scale import FULL, QUICK, Scale
 from lab.leftovers import remove_leftovers
@@ -26,7 +37,9 @@ _SECTIONS: dict[str, Callable[[Path, Scale], Section]] = {
     "answers": answers.measure,
     "heartbeats": heartbeats.measure,
     "capacity": capacity.measure,
+    "metrics": metrics.measure,
     "changes": changes.measure,
+    "failover": failover.measure,
 }
 
 

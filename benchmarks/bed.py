@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from amphora_agent.client import AmphoraClient
+from amphora_agent.layout import Layout, object_id
+from amphora_agent.settings import SettingsFile
 from benchmarks.bare import BareHaproxy
 from lab.agent import AgentProcess
 from lab.heartbeats import HeartbeatReceiver
@@ -140,6 +142,30 @@ def deploy(bed: Bed, balancer: Balancer) -> None:
     """Send a load balancer to the agent and wait until it runs."""
     bed.controller.upload_haproxy(balancer.id, balancer.text(bed.agent.base_path))
     bed.controller.reload(balancer.id)
+
+
+@contextlib.contextmanager
+def running(bed: Bed, balancer: Balancer, more: str = "") -> Iterator[tuple[Layout, BareHaproxy]]:
+    """A haproxy where the agent would have it, without an agent; `more` is added to its text."""
+    bed.agent.base_path.mkdir(exist_ok=True)
+    bed.agent.run_path.mkdir(exist_ok=True)
+    bed.agent.config_file.write_text(bed.agent.config())
+    layout = Layout.of(
+        SettingsFile(bed.agent.config_file).current(),
+        run=bed.agent.run_path,
+        namespace=str(bed.namespace.name),
+    )
+    place = layout.instance(object_id(balancer.id))
+    with BareHaproxy(
+        bed.haproxy,
+        place.directory,
+        bed.namespace,
+        peer_name(bed.agent.amphora_id),
+        master_socket=place.master_socket,
+    ) as instance:
+        instance.start(balancer.text(bed.agent.base_path) + more)
+        yield layout, instance
+    place.configuration.unlink()
 
 
 def touch(namespace: Namespace, listeners: Sequence[Listener]) -> None:

@@ -20,14 +20,13 @@ from amphora_agent.haproxy import statistics
 from amphora_agent.haproxy.observe import Observer
 from amphora_agent.heartbeat import counters, message
 from amphora_agent.heartbeat.sender import Sender
-from amphora_agent.layout import Layout, object_id
+from amphora_agent.layout import Layout
 from amphora_agent.model.status import InstanceReading
 from amphora_agent.settings import SettingsFile
 from benchmarks.bare import BareHaproxy
-from benchmarks.bed import Balancer, Bed, make_bed, touch
+from benchmarks.bed import Balancer, Bed, make_bed, running, touch
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
-from lab.listeners import peer_name
 
 _COLUMNS = (
     Column("listeners", "listeners"),
@@ -51,7 +50,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
         for listeners in scale.heartbeat_sizes:
             balancer = Balancer.of(listeners, scale.heartbeat_members, monitored=True)
             size = {"listeners": listeners, "members": scale.heartbeat_members}
-            with _running(bed, balancer) as (layout, instance):
+            with running(bed, balancer) as (layout, instance):
                 rows += [size | row for row in _canned(bed, balancer, instance, scale)]
                 rows += [size | row for row in _live(bed, balancer, layout, scale)]
     return Section(
@@ -64,30 +63,6 @@ def measure(haproxy: Path, scale: Scale) -> Section:
             "the counters written and the datagram sent; haproxy's own time is only in the wall",
         ),
     )
-
-
-@contextlib.contextmanager
-def _running(bed: Bed, balancer: Balancer) -> Iterator[tuple[Layout, BareHaproxy]]:
-    """A haproxy where the agent would have it, without an agent."""
-    bed.agent.base_path.mkdir(exist_ok=True)
-    bed.agent.run_path.mkdir(exist_ok=True)
-    bed.agent.config_file.write_text(bed.agent.config())
-    layout = Layout.of(
-        SettingsFile(bed.agent.config_file).current(),
-        run=bed.agent.run_path,
-        namespace=str(bed.namespace.name),
-    )
-    place = layout.instance(object_id(balancer.id))
-    with BareHaproxy(
-        bed.haproxy,
-        place.directory,
-        bed.namespace,
-        peer_name(bed.agent.amphora_id),
-        master_socket=place.master_socket,
-    ) as instance:
-        instance.start(balancer.text(bed.agent.base_path))
-        yield layout, instance
-    place.configuration.unlink()
 
 
 def _canned(

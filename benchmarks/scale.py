@@ -9,8 +9,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Scale:
     """`change_runs`: listeners of a load balancer -> pairs of runs. `heartbeat_sizes`: listeners
-    of the heartbeats. `rest`: seconds for the last request's threads and for old workers to come
-    to rest before memory is looked at. The others are sizes and numbers of repetitions."""
+    of the heartbeats. `failover_cases`: so many of them, and 20 reloads. `rest`: seconds for the
+    last request's threads and for old workers to come to rest before memory is looked at. The
+    others are sizes and numbers of repetitions."""
 
     change_runs: Mapping[int, int]
     change_members: int
@@ -23,6 +24,10 @@ class Scale:
     heartbeat_members: int
     heartbeat_runs: int
     capacity_members: tuple[int, ...]
+    metrics_sizes: tuple[int, ...]
+    metrics_runs: int
+    failover_cases: int
+    failover_runs: int
 
 
 FULL = Scale(
@@ -37,6 +42,10 @@ FULL = Scale(
     heartbeat_members=4,
     heartbeat_runs=9,
     capacity_members=(1, 4, 10, 50),
+    metrics_sizes=(5, 100, 500),
+    metrics_runs=9,
+    failover_cases=8,
+    failover_runs=3,
 )
 
 #: Everything once, so that it is known to run; its figures mean nothing.
@@ -52,4 +61,8 @@ QUICK = Scale(
     heartbeat_members=2,
     heartbeat_runs=1,
     capacity_members=(4,),
+    metrics_sizes=(5,),
+    metrics_runs=1,
+    failover_cases=1,
+    failover_runs=1,
 )
