@@ -56,6 +56,7 @@ def note_on(board: HeartbeatBoard) -> Callable[[Beat], None]:
             at=time.monotonic(),
             size=len(beat.heartbeat.datagram),
             listeners=beat.listeners,
+            members_left_out=beat.heartbeat.members_left_out,
             pools_left_out=beat.heartbeat.pools_left_out,
             statistics_left_out=beat.heartbeat.statistics_left_out,
         )

@@ -6,7 +6,7 @@ Source: WIRE §6, as `octavia.amphorae.backends.health_daemon.status_message` an
 
 import hmac
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,10 +28,11 @@ _DIGEST = "sha256"
 
 class Heartbeat(NamedTuple):
     """A message ready to be sent; `left_out` tells in words what did not fit, "" for nothing, and
-    the others in numbers: of pools, and of listeners without their statistics."""
+    the others in numbers: of members, of pools, and of listeners without their statistics."""
 
     datagram: bytes
-    left_out: str
+    left_out: str = ""
+    members_left_out: int = 0
     pools_left_out: int = 0
     statistics_left_out: int = 0
 
@@ -45,6 +46,9 @@ def content(
 ) -> dict[str, Any]:
     """The message as a JSON object: every listener that is configured, whatever it says, and its
     pools, all in the form of the latest version.
+
+    A pool that several listeners share is told once: the receiver looks at the first and at no
+    other. (In the oldest forms pools are in their listeners, each of which needs its own.)
 
     `counted` is what this version tells of each listener: increases, or all since the beginning.
 
@@ -67,16 +71,14 @@ def content(
             }
         if told is not None:
             for pool_key, pool in told.pools.items():
-                pools[_full(pool_key, instance_id)] = {
-                    "status": pool.status,
-                    "members": dict(pool.members),
-                }
+                pools[_full(pool_key, instance_id)] = _pool(pool.status, dict(pool.members))
         else:
             for pool_key, members in reading.pools.items():
-                pools[_full(pool_key, instance_id)] = {
-                    "status": "DOWN",
-                    "members": dict.fromkeys(members, "DOWN"),
-                }
+                down = _pool("DOWN", dict.fromkeys(members, "DOWN"))
+                pools[_full(pool_key, instance_id)] = down
+    if version >= versions.FLAT:
+        first = {key.partition(":")[0]: key for key in reversed(pools)}
+        pools = {key: pool for key, pool in pools.items() if first[key.partition(":")[0]] == key}
     return {
         "id": amphora_id,
         "seq": sequence,
@@ -84,6 +86,10 @@ def content(
         "listeners": listeners,
         "pools": pools,
     }
+
+
+def _pool(status: str, members: Mapping[str, str]) -> dict[str, Any]:
+    return {"status": status, "members": members}
 
 
 def _full(pool_key: str, instance_id: str) -> str:
@@ -114,29 +120,39 @@ def seal(message: Mapping[str, Any], key: str) -> bytes:
 def fit(message: Mapping[str, Any], key: str, most: int = LARGEST_DATAGRAM) -> Heartbeat:
     """Seal a message so that it fits a datagram of `most` bytes.
 
-    A message that is too long says less: first without pools, which become OFFLINE to the
-    controller, and in the end without statistics. Listeners are never left out: their number
-    decides whether the amphora is alive.
+    A message that is too long says less: first without members, which become OFFLINE to the
+    controller, then without pools, and in the end without statistics. Listeners are never left
+    out: their number decides whether the amphora is alive.
     """
-    if _least_size(message) <= most:
-        datagram = seal(message, key)
-        if len(datagram) <= most:
-            return Heartbeat(datagram, "")
-    pools, bare_listeners = len(message["pools"]), 0
-    left_out = f"{pools} pools with their members"
-    datagram = seal({**message, "pools": {}}, key)
-    if len(datagram) > most:
-        left_out += ", statistics"
-        bare = {
-            listener_id: {
-                "status": listener["status"],
-                "stats": dict.fromkeys(listener["stats"], 0),
-            }
-            for listener_id, listener in message["listeners"].items()
+    for told, left_out in _less_and_less(message):
+        if _least_size(told) <= most:
+            datagram = seal(told, key)
+            if len(datagram) <= most:
+                return left_out._replace(datagram=datagram)
+    return left_out._replace(datagram=seal(told, key))
+
+
+def _less_and_less(message: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Heartbeat]]:
+    """The message, and shorter ones, each with what it leaves out."""
+    yield message, Heartbeat(b"")
+    pools, listeners = message["pools"], message["listeners"]
+    members = sum(len(pool["members"]) for pool in pools.values())
+    if members:
+        alone = {key: _pool(pool["status"], {}) for key, pool in pools.items()}
+        yield {**message, "pools": alone}, Heartbeat(b"", f"{members} members", members)
+    words = f"{len(pools)} pools with {members} members"
+    yield {**message, "pools": {}}, Heartbeat(b"", words, members, len(pools))
+    bare = {
+        listener_id: {
+            "status": listener["status"],
+            "stats": dict.fromkeys(listener["stats"], 0),
         }
-        datagram = seal({**message, "pools": {}, "listeners": bare}, key)
-        bare_listeners = len(bare)
-    return Heartbeat(datagram, left_out, pools, bare_listeners)
+        for listener_id, listener in listeners.items()
+    }
+    yield (
+        {**message, "pools": {}, "listeners": bare},
+        Heartbeat(b"", f"{words}, statistics", members, len(pools), len(bare)),
+    )
 
 
 def _least_size(message: Mapping[str, Any]) -> int:

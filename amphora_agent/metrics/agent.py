@@ -127,6 +127,11 @@ def _of_heartbeats(figures: HeartbeatFigures, now: float) -> Iterator[str]:
         ("size_bytes", "The last heartbeat, in bytes.", last and last.size),
         ("listeners", "Listeners in the last heartbeat.", last and last.listeners),
         (
+            "members_left_out",
+            "Members that did not fit into the last heartbeat.",
+            last and last.members_left_out,
+        ),
+        (
             "pools_left_out",
             "Pools that did not fit into the last heartbeat.",
             last and last.pools_left_out,

@@ -12,20 +12,21 @@ from typing import NamedTuple
 class HeartbeatFigures(NamedTuple):
     """`sent` and `failed` count heartbeats: those that a controller was sent, and those that none
     took. The others are of the last one: when (CLOCK_MONOTONIC, 0.0 for never), its bytes, its
-    listeners, and of what was to be in it the pools and the statistics that did not fit."""
+    listeners, and of what was to be in it the members, pools and statistics that did not fit."""
 
     sent: int
     failed: int
     at: float
     size: int
     listeners: int
+    members_left_out: int
     pools_left_out: int
     statistics_left_out: int
 
 
-NO_HEARTBEATS = HeartbeatFigures(0, 0, 0.0, 0, 0, 0, 0)
+NO_HEARTBEATS = HeartbeatFigures(0, 0, 0.0, 0, 0, 0, 0, 0)
 
-_LAYOUT = struct.Struct("=QQdQQQQ")
+_LAYOUT = struct.Struct("=QQdQQQQQ")
 
 
 class HeartbeatBoard:
@@ -53,6 +54,7 @@ class HeartbeatBoard:
         at: float,
         size: int,
         listeners: int,
+        members_left_out: int,
         pools_left_out: int,
         statistics_left_out: int,
     ) -> None:
@@ -65,6 +67,7 @@ class HeartbeatBoard:
                 at,
                 size,
                 listeners,
+                members_left_out,
                 pools_left_out,
                 statistics_left_out,
             )

@@ -181,3 +181,25 @@ def test_a_heartbeat_with_another_key_is_not_believed(
         assert any("HMAC" in complaint or "hmac" in complaint for complaint in other.complaints)
     finally:
         other.close()
+
+
+@pytest.mark.api_1_0("has pools beside listeners")
+def test_more_than_a_heartbeat_holds_leaves_the_amphora_alive_and_its_pools_online(
+    amphora: Amphora, health: HealthManager
+) -> None:
+    """340 listeners and pools with 12 members each: ids alone take more than a datagram."""
+    balancer = amphora.serve()
+    for port in range(2000, 2340):
+        listener = loadbalancers.listener(balancer, "TCP", port, connection_limit=5)
+        loadbalancers.pool(listener, "TCP", [(WEB1, member) for member in range(8000, 8012)])
+
+    amphora.worker.deploy(balancer)
+    health.settle()
+
+    beat = health.wait_for(lambda beat: len(beat["listeners"]) == len(balancer.listeners))
+    assert {len(pool["members"]) for pool in beat["pools"].values()} == {0}
+    health.wait_for(
+        lambda _: {each.operating_status for each in balancer.pools} == {constants.ONLINE}
+    )
+    assert {each.operating_status for each in balancer.listeners} == {constants.ONLINE}
+    assert health.complaints == []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from amphora_agent.heartbeat import message
 from amphora_agent.model.status import (
+    NO_COUNTERS,
     Counters,
     InstanceReading,
     ListenerReading,
@@ -175,7 +176,7 @@ def test_whatever_is_read_every_listener_is_sent_and_the_signature_holds(
         assert sent == content
         assert len(heartbeat.datagram) <= most
     else:
-        assert sent["pools"] == {}
+        assert not any(pool["members"] for pool in sent["pools"].values())
 
 
 def large(listeners: int, members: int, counters: int = 10**6) -> dict[str, Any]:
@@ -207,22 +208,49 @@ def test_a_message_that_fits_is_sent_whole() -> None:
     assert opened(heartbeat.datagram) == content
 
 
-def test_a_message_that_is_too_long_goes_without_pools_and_says_so() -> None:
+def test_a_message_that_is_too_long_goes_without_members_and_says_so() -> None:
     content = large(400, 10)
     heartbeat = message.fit(content, KEY)
-    assert heartbeat.left_out == "400 pools with their members"
+    assert heartbeat.left_out == "4000 members"
+    assert (heartbeat.members_left_out, heartbeat.pools_left_out) == (4000, 0)
+    assert len(heartbeat.datagram) <= message.LARGEST_DATAGRAM
+    pools = {key: {**pool, "members": {}} for key, pool in content["pools"].items()}
+    assert opened(heartbeat.datagram) == {**content, "pools": pools}
+
+
+def test_a_message_that_is_still_too_long_goes_without_pools_and_says_so() -> None:
+    content = large(1100, 1)
+    heartbeat = message.fit(content, KEY)
+    assert heartbeat.left_out == "1100 pools with 1100 members"
+    assert (heartbeat.members_left_out, heartbeat.pools_left_out) == (1100, 1100)
     assert len(heartbeat.datagram) <= message.LARGEST_DATAGRAM
     assert opened(heartbeat.datagram) == {**content, "pools": {}}
 
 
-def test_a_message_that_is_still_too_long_goes_without_statistics_and_says_so() -> None:
+def test_in_the_end_a_message_goes_without_statistics_and_says_so() -> None:
     content = large(1800, 1)
     heartbeat = message.fit(content, KEY)
-    assert heartbeat.left_out == "1800 pools with their members, statistics"
+    assert heartbeat.left_out == "1800 pools with 1800 members, statistics"
+    assert heartbeat.statistics_left_out == 1800
     assert len(heartbeat.datagram) <= message.LARGEST_DATAGRAM
     sent = opened(heartbeat.datagram)
     assert set(sent["listeners"]) == set(content["listeners"])
     assert {row["status"] for row in sent["listeners"].values()} == {"OPEN"}
+
+
+@pytest.mark.parametrize(
+    ("version", "told"), [(3, ["p1:l1", "p2:l2"]), (1, ["p1:l1", "p1:l2", "p2:l2"])]
+)
+def test_a_pool_that_listeners_share_is_told_once_where_pools_stand_by_themselves(
+    version: int, told: list[str]
+) -> None:
+    pool = PoolReading("UP", {"m1": "UP"})
+    listening = ListenerReading("OPEN", 0, NO_COUNTERS)
+    worker = WorkerReading(
+        "w", {"l1": listening, "l2": listening}, {"p1:l1": pool, "p1:l2": pool, "p2:l2": pool}
+    )
+    readings = {"lb": InstanceReading(("l1", "l2"), worker, ())}
+    assert list(message.content("a1", 1, readings, {}, version)["pools"]) == told
 
 
 @pytest.mark.parametrize(

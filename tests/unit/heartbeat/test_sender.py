@@ -262,7 +262,7 @@ def test_a_message_beyond_a_datagram_is_sent_with_less_and_reported(
     Amphora(tmp_path, Large(), [controllers[0].address]).sender().beat()
     (beat,) = controllers[0].drain()
     assert set(beat.listeners) == {"l"}
-    assert beat.pools == {}
+    assert beat.pools == {"p:l": {"status": "UP", "members": {}}}
     assert "does not fit a datagram" in caplog.text
 
 

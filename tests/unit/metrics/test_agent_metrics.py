@@ -84,11 +84,12 @@ def test_workers_are_told_of_whoever_answers() -> None:
 
 
 def test_the_last_heartbeat_is_told() -> None:
-    agent = Agent(HeartbeatFigures(5, 1, 990.5, 4321, 17, 9, 4))
+    agent = Agent(HeartbeatFigures(5, 1, 990.5, 4321, 17, 30, 9, 4))
     assert agent.told("heartbeats_total") == {("yes",): 5, ("no",): 1}
     assert agent.told("heartbeat_age_seconds") == {(): 9.5}
     assert agent.told("heartbeat_size_bytes") == {(): 4321}
     assert agent.told("heartbeat_listeners") == {(): 17}
+    assert agent.told("heartbeat_members_left_out") == {(): 30}
     assert agent.told("heartbeat_pools_left_out") == {(): 9}
     assert agent.told("heartbeat_statistics_left_out") == {(): 4}
 
@@ -110,7 +111,7 @@ def test_one_process_writes_and_another_reads() -> None:
     child = os.fork()
     if child == 0:
         for sent in range(1, 4):
-            board.write(HeartbeatFigures(sent, 0, 1.5, 2**40, 3, 4, 5))
+            board.write(HeartbeatFigures(sent, 0, 1.5, 2**40, 3, 4, 5, 6))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert board.read() == HeartbeatFigures(3, 0, 1.5, 2**40, 3, 4, 5)
+    assert board.read() == HeartbeatFigures(3, 0, 1.5, 2**40, 3, 4, 5, 6)
