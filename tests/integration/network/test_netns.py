@@ -16,13 +16,6 @@ def test_it_is_made_with_lo_up_as_ip_would_make_it(rig: Rig) -> None:
     assert rig.ensure_namespace() is False
 
 
-def test_haproxy_may_listen_at_addresses_that_the_other_amphora_has(rig: Rig) -> None:
-    rig.ensure_namespace()
-    for address in ("192.0.2.5", "2001:db8::5"):
-        with rig.inside.make_socket(address) as listener:
-            listener.bind((address, 80))
-
-
 def test_one_that_is_there_is_taken_and_its_lo_set_up(rig: Rig) -> None:
     subprocess.run(["ip", "netns", "add", rig.namespace.name], check=True)
     assert rig.ensure_namespace() is False

@@ -119,6 +119,14 @@ def test_in_active_standby_vip_table_and_rules_are_left_to_keepalived(rig: Rig) 
     assert rig.answers("10.1.0.5")
 
 
+def test_haproxy_may_listen_at_vips_that_the_other_amphora_has(rig: Rig) -> None:
+    rig.vip_port()
+    rig.plug_vip(single=False)
+    for address in ("10.1.0.5", "fd01::5"):
+        with rig.inside.make_socket(address) as listener:
+            listener.bind((address, 80))
+
+
 def test_a_member_network(rig: Rig) -> None:
     rig.quick_ipv6()
     rig.member_port()
