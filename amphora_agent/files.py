@@ -74,6 +74,20 @@ def write(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
         staged.commit()
 
 
+def provide(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
+    """See that `destination` has `data`; one that has is not touched. Raises as `write`."""
+    if not has(destination, data):
+        write(destination, data, mode)
+
+
+def has(path: Path, data: bytes) -> bool:
+    """Whether there is such a file, with these bytes."""
+    try:
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
 def keep_as(source: Path, copy: Path) -> bool:
     """Give the present content of `source` a second name, replacing what `copy` named.
 

@@ -17,7 +17,6 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from lab.archive import UnavailableError
 from lab.debian import in_mounted
@@ -57,12 +56,7 @@ class Machine:
             self.close()
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:

@@ -12,7 +12,6 @@ import itertools
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from lab.network import CommandError, Namespace
 from lab.waiting import until
@@ -66,12 +65,7 @@ class DhcpServer:
     def __enter__(self) -> DhcpServer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     @property

@@ -24,7 +24,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from lab import debian
 from lab.agent import free_port
@@ -164,12 +163,7 @@ class VirtualMachine:
             self.close()
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def start(self, *, timeout: float = _BOOT_TIMEOUT) -> VirtualMachine:

@@ -90,10 +90,9 @@ class Instances:
                 words = checked.output.replace(str(staged.path), str(instance.configuration))
                 raise InvalidRequest("Invalid request", words.strip())
             # A kill between these leaves an addition that is mended when the agent starts.
-            if not _has(instance.addition, addition):
+            if not files.has(instance.addition, addition):
                 staged_addition.commit()
-            if not _has(instance.peer, peer.encode()):
-                files.write(instance.peer, peer.encode())
+            files.provide(instance.peer, peer.encode())
             staged.commit()
         _log(mended, instance_id, instance.configuration.name)
         logger.info("instance=%s change=upload bytes=%d", instance_id, len(configuration))
@@ -205,15 +204,9 @@ class Instances:
         for instance in self._layout.instances():
             parsed = text.parse(_text(instance.configuration), render.KEYWORDS)
             addition = render.addition(parsed, self._group).encode()
-            if not _has(instance.addition, addition):
-                files.write(instance.addition, addition)
-        self._provide_ping()
+            files.provide(instance.addition, addition)
+        files.provide(self._layout.ping_wrapper, render.ping_wrapper().encode(), files.PROGRAM)
         self._supervisor.adopt()
-
-    def _provide_ping(self) -> None:
-        script = render.ping_wrapper().encode()
-        if not _has(self._layout.ping_wrapper, script):
-            files.write(self._layout.ping_wrapper, script, files.PROGRAM)
 
     def resume(self) -> None:
         """Bring back to life what should run and does not."""
@@ -282,10 +275,3 @@ def _log(mended: Mended, instance_id: ObjectId, file: str) -> None:
 
 def _text(configuration: Path) -> str:
     return configuration.read_text(errors="replace")
-
-
-def _has(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except FileNotFoundError:
-        return False

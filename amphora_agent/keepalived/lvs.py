@@ -23,6 +23,7 @@ from amphora_agent.layout import Layout, LvsLayout, ObjectId
 from amphora_agent.model.status import ListenerStatus
 from amphora_agent.namespace import Namespace
 from amphora_agent.processes.command import run
+from amphora_agent.processes.identity import has_word, pid_in
 from amphora_agent.processes.supervisor import ProcessSpec, ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -264,8 +265,7 @@ class LvsListeners:
 
     def _provide_check(self) -> None:
         script = templates.render("systemd", "udp_check.sh.j2").encode()
-        if _content(self._layout.udp_check) != script:
-            files.write(self._layout.udp_check, script, files.PROGRAM)
+        files.provide(self._layout.udp_check, script, files.PROGRAM)
 
     def _existing(self, listener_id: ObjectId) -> LvsLayout:
         if not self.holds(listener_id):
@@ -284,12 +284,8 @@ class LvsListeners:
 
 def runs(listener: LvsLayout) -> bool:
     """Whether the listener's keepalived runs. Its pid file may be of a life before this boot."""
-    try:
-        pid = int(listener.pid_file.read_text())
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return False
-    return str(listener.given).encode() in words
+    pid = pid_in(listener.pid_file)
+    return pid is not None and has_word(pid, str(listener.given))
 
 
 def _content(file: Path) -> bytes | None:

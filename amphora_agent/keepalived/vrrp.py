@@ -18,6 +18,7 @@ from amphora_agent.keepalived import probe, vrrp_text
 from amphora_agent.layout import Layout, VrrpLayout
 from amphora_agent.namespace import Namespace
 from amphora_agent.processes.command import Completed, run
+from amphora_agent.processes.identity import has_word, pid_in
 from amphora_agent.processes.supervisor import ProcessSpec, ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Vrrp:
         if not self._vrrp.configuration.is_file():
             return
         text = self._vrrp.configuration.read_text(errors="replace")
-        _provide(self._vrrp.given, vrrp_text.given(text), files.PRIVATE)
+        files.provide(self._vrrp.given, vrrp_text.given(text).encode())
         self._provide_check()
         self._forget_pids_of_others()
 
@@ -152,13 +153,13 @@ class Vrrp:
         """Pid files may be of a life before this boot. When such a number is another process's by
         now, keepalived would take that for itself, and not start."""
         for file in (self._vrrp.pid_file, self._vrrp.child_pid_file):
-            pid = _pid(file)
-            if pid and Path(f"/proc/{pid}").exists() and not _is_keepalived(pid, self._vrrp):
+            pid = pid_in(file)
+            if pid and Path(f"/proc/{pid}").exists() and not has_word(pid, str(self._vrrp.given)):
                 files.remove(file)
 
     def _await_start(self) -> None:
         deadline = self._clock() + _START_PATIENCE
-        while not (runs(self._vrrp) and _pid(self._vrrp.child_pid_file)):
+        while not (runs(self._vrrp) and pid_in(self._vrrp.child_pid_file)):
             if self._clock() > deadline:
                 raise OperationFailed("keepalived did not come up", f"{_START_PATIENCE:g} s")
             time.sleep(_PAUSE)
@@ -201,7 +202,7 @@ class Vrrp:
             fresh=_FRESH,
             command=shlex.join(self._ask("once")),
         )
-        _provide(self._vrrp.check_script, text, files.PRIVATE_PROGRAM)
+        files.provide(self._vrrp.check_script, text.encode(), files.PRIVATE_PROGRAM)
 
     def _check(self, given: Path) -> Completed:
         # In the namespace: it looks for the interfaces that the configuration names.
@@ -212,8 +213,8 @@ class Vrrp:
 
 def runs(vrrp: VrrpLayout) -> bool:
     """Whether keepalived runs. Its pid file may be of a life before this boot."""
-    pid = _pid(vrrp.pid_file)
-    return pid is not None and _is_keepalived(pid, vrrp)
+    pid = pid_in(vrrp.pid_file)
+    return pid is not None and has_word(pid, str(vrrp.given))
 
 
 def missing(vrrp: VrrpLayout) -> str | None:
@@ -222,28 +223,3 @@ def missing(vrrp: VrrpLayout) -> str | None:
     if vrrp.configuration.is_file() and not runs(vrrp):
         return "keepalived is configured and does not run"
     return None
-
-
-def _is_keepalived(pid: int, vrrp: VrrpLayout) -> bool:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return str(vrrp.given).encode() in words
-
-
-def _pid(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _provide(path: Path, text: str, mode: int) -> None:
-    """See that a file of the agent's own is as it should be."""
-    try:
-        if path.read_text() == text:
-            return
-    except FileNotFoundError:
-        pass
-    files.write(path, text.encode(), mode)

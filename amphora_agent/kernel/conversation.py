@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 import msgspec
@@ -87,19 +86,14 @@ class Conversation:
             # Reasons in words; without the request that they are about. Filters of dumps obeyed.
             for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        except BaseException:
+        except BaseException:  # also KeyboardInterrupt: the socket must not stay open
             self._socket.close()
             raise
 
     def __enter__(self) -> "Conversation":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.close()
 
     def close(self) -> None:

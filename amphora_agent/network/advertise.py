@@ -129,9 +129,7 @@ def _send(namespace: Namespace, interface: str, addresses: Iterable[Address]) ->
     addresses = tuple(addresses)
     try:
         return namespace.run(lambda: _send_inside(interface, addresses))
-    # Whatever is wrong with one interface: the others must be announced, and whoever asked for it
-    # has made a change that stays.
-    except Exception as error:
+    except Exception as error:  # the others must be announced, and what was changed stays
         return dict.fromkeys(addresses, str(error) or repr(error))
 
 

@@ -61,7 +61,7 @@ class DhcpClients:
         """
         script = self._script(ifname)
         text = self._script_text(mac).encode()
-        if not script.exists() or script.read_bytes() != text:
+        if not files.has(script, text):
             self._supervisor.stop(_name(ifname))
             files.write(script, text, files.PRIVATE_PROGRAM)
         self._supervisor.start(self._spec(ifname, script))

@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from amphora_agent.errors import OperationFailed
@@ -88,12 +87,7 @@ class Netlink:
     def __enter__(self) -> "Netlink":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._conversation.close()
 
     # What is there

@@ -27,3 +27,19 @@ def session_leader(argv: Sequence[str]) -> int | None:
         except OSError:  # it has ended meanwhile
             continue
     return None
+
+
+def pid_in(file: Path) -> int | None:
+    """The pid in a pid file. It may be of a life before this boot, and another process's now."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def has_word(pid: int, word: str) -> bool:
+    """Whether there is such a process, and its command line has the word."""
+    try:
+        return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False

@@ -44,7 +44,7 @@ class SystemdSupervisor:
     def start(self, spec: ProcessSpec) -> None:
         unit = self._unit_path(spec.name)
         text = unit_text(spec).encode()
-        if not unit.exists() or unit.read_bytes() != text:
+        if not files.has(unit, text):
             files.write(unit, text, files.PUBLIC)
             _systemctl("daemon-reload")
         _systemctl("enable", unit.name)

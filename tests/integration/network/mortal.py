@@ -24,7 +24,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from amphora_agent.commands import network_of
@@ -62,12 +61,7 @@ class Mortal:
     def __enter__(self) -> Mortal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self._process.communicate()
 
     def do(self, order: Order, *, before: int = _NEVER) -> str | None:
