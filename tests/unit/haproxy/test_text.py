@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from amphora_agent.haproxy import text
 from lab import listeners
+from tests.unit.haproxy.configurations import CONFIGURATIONS
 
 WORD = st.text(
     st.characters(exclude_characters=" \t\n\v\f\r\"'\\#\0", exclude_categories=["Cs"]), min_size=1
@@ -46,6 +47,12 @@ WORD = st.text(
         ('"\\x41"', ("A",)),
         ("'\\x41'", ("\\x41",)),
         ("lua-load\\x00junk x", ("lua-load", "x")),
+        # The line is cut there; haproxy refuses it, too.
+        ("lua-load\0junk x", ("lua-load",)),
+        # Bytes are bytes, however they are written.
+        ("\\xc3\\xa9 '\\xc3'\\xa9 \\xe9", ("é", "\\xc3\udca9", "\udce9")),
+        ("\udcc3\\xa9 \ud800\\xe9", ("é", "\ud800\udce9")),
+        ("a\nb c", ("a",)),
         # A backslash before anything else is one: regular expressions depend on it.
         ("path_reg ^/a\\.php$ \\d+", ("path_reg", "^/a\\.php$", "\\d+")),
         ('"a\\.b" "\\d"', ("a\\.b", "\\d")),
@@ -115,9 +122,10 @@ def test_sections_have_their_kind_name_line_and_directives() -> None:
         (13, "frontend", ""),
     ]
     assert config.sections[0].directives == (
-        text.Directive(4, ("daemon",)),
-        text.Directive(5, ("group", "nogroup")),
+        text.Directive(4, ("daemon",), "    daemon\n"),
+        text.Directive(5, ("group", "nogroup"), "    group nogroup   # here\n"),
     )
+    assert config.sections[0].header == text.Directive(3, ("global",), "global\n")
     assert config.sections[1].directives == ()
 
 
@@ -125,7 +133,7 @@ def test_directives_are_found_by_their_first_words() -> None:
     frontend = next(text.parse(CONFIG).of_kind("frontend"))
     assert [d.words[1] for d in frontend.all("bind")] == ["10.0.0.1:80", "[2001:db8::1]:80"]
     assert frontend.first("bind", "[2001:db8::1]:80") == text.Directive(
-        9, ("bind", "[2001:db8::1]:80")
+        9, ("bind", "[2001:db8::1]:80"), "    bind [2001:db8::1]:80\n"
     )
     assert frontend.first("bind", "10.0.0.9:80") is None
     assert frontend.first("bin") is None
@@ -192,6 +200,164 @@ def test_parsing_some_keywords_is_parsing_all_and_leaving_out_the_others(
 def test_a_keyword_is_found_however_it_is_written(line: str) -> None:
     (section,) = text.parse(f"backend b\n  mode http\n  {line}\n", {"server"}).sections
     assert [d.words[0] for d in section.directives] == ["server"]
+
+
+@given(st.one_of(st.text(), st.text(st.characters()), CONFIGURATIONS))
+def test_any_text_comes_back_from_its_blocks_and_from_their_lines(anything: str) -> None:
+    blocks = text.blocks({"file": anything})
+    assert "".join(block.text for block in blocks) == anything
+    for block in blocks:
+        assert "".join(line.written for line in block.lines()) == block.text
+
+
+@given(st.binary())
+def test_any_bytes_come_back(anything: bytes) -> None:
+    decoded = anything.decode(errors="surrogateescape")
+    written = "".join(block.text for block in text.blocks({"file": decoded}))
+    assert written.encode(errors="surrogateescape") == anything
+
+
+def read_line_by_line(file: str, content: str) -> list[text.Block]:
+    """The blocks of a file, found in the plainest way."""
+    blocks = []
+    for number, line in enumerate(content.split("\n"), 1):
+        words = text.split(line)
+        if words and words[0] in text.SECTIONS:
+            name = (*words, "")[1]
+            unnamed = words[:2] == ("defaults", "from")
+            blocks.append(text.Block(file, number, words[0], "" if unnamed else name, ""))
+        elif not blocks:
+            blocks.append(text.Block(file, 1, "", "", ""))
+        last = blocks[-1]
+        blocks[-1] = last._replace(text=f"{last.text}{line}\n")
+    blocks[-1] = blocks[-1]._replace(text=blocks[-1].text[:-1])
+    return [block for block in blocks if block.text]
+
+
+@given(CONFIGURATIONS)
+def test_blocks_are_what_reading_line_by_line_finds(configuration: str) -> None:
+    assert list(text.blocks({"f": configuration})) == read_line_by_line("f", configuration)
+
+
+@given(CONFIGURATIONS)
+def test_the_sections_of_blocks_are_those_of_the_whole_text(configuration: str) -> None:
+    sections = [block.section() for block in text.blocks({"f": configuration})]
+    assert [section for section in sections if section.kind] == list(
+        text.parse(configuration).sections
+    )
+
+
+@given(CONFIGURATIONS)
+def test_a_line_is_where_it_says_and_words_are_in_their_columns(configuration: str) -> None:
+    lines = configuration.split("\n")
+    for block in text.blocks({"f": configuration}):
+        for directive in block.lines():
+            assert directive.written.removesuffix("\n") == lines[directive.line - 1]
+            assert len(directive.columns) == len(directive.words)
+            for place, column in enumerate(directive.columns):
+                rest = directive.written[column - 1 :]
+                assert rest[0] not in " \t\v\f\r\n"
+                assert text.split(rest) == directive.words[place:]
+
+
+def test_columns_are_counted_from_one() -> None:
+    (block,) = text.blocks({"f": 'global\n\tlog  "/dev/log" local0\n'})
+    assert [line.columns for line in block.lines()] == [(1,), (2, 7, 18)]
+
+
+def test_files_have_blocks_of_their_own() -> None:
+    blocks = text.blocks({"a": "# note\n\nglobal\n daemon", "b": " daemon\nglobal\n", "c": ""})
+    assert blocks == (
+        text.Block("a", 1, "", "", "# note\n\n"),
+        text.Block("a", 3, "global", "", "global\n daemon"),
+        text.Block("b", 1, "", "", " daemon\n"),
+        text.Block("b", 2, "global", "", "global\n"),
+    )
+    before = blocks[2].section()
+    assert before == text.Section(1, "", "", (text.Directive(1, ("daemon",), " daemon\n"),))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "frontend f",
+        "  frontend f",
+        "\v\f\r\tfrontend f",
+        "frontend\tf",
+        'fron"tend" f',
+        "'frontend' f",
+        "front\\x65nd f",
+        "frontend f#g",
+        "frontend 'f'",
+        "frontend f\0 g",
+        "frontend f\r",
+        "frontend\\x00zzz f",
+    ],
+)
+def test_a_header_is_one_however_it_is_written(header: str) -> None:
+    for before in ("", "\n", "global\n"):
+        for after in ("", "\n", "\n mode http\n"):
+            found = text.blocks({"file": before + header + after})[-1]
+            assert (found.kind, found.name) == ("frontend", "f")
+            assert found.line == before.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "frontends f",
+        "frontend\\ f",
+        "xfrontend f",
+        "#frontend f",
+        '"" frontend f',
+        "\\x00frontend f",
+        "\u2028frontend f",
+        "\x85frontend f",
+        "\ufefffrontend f",
+        "frontend\u00a0f",
+        "mode http frontend f",
+        '"frontend f"',
+        "\0frontend f",
+    ],
+)
+def test_a_header_is_not_what_only_looks_like_one(line: str) -> None:
+    (found,) = text.blocks({"file": f"global\n{line}\n"})
+    assert found.kind == "global"
+
+
+def test_a_section_is_named_by_the_word_after_its_keyword() -> None:
+    config = text.parse("defaults from a\ndefaults d from a\ncache\nbackend from\n")
+    assert [section.name for section in config.sections] == ["", "d", "", "from"]
+
+
+def test_what_haproxy_skips_is_in_no_section() -> None:
+    (section,) = text.parse("global\n '' lua-load x\n \\x00 daemon\n daemon\n").sections
+    assert [directive.words for directive in section.directives] == [("daemon",)]
+
+
+def test_conditionals_are_directives_that_say_so() -> None:
+    (_, block) = text.blocks({"file": '.if 1\nglobal\n ".endif"\n daemon\n\n'})
+    assert [line.conditional for line in block.lines()] == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("line", "expands"),
+    [
+        ('bind "$ADDRESS"', True),
+        ('bind "${ADDRESS}:80"', True),
+        ("bind ':'\"a\\\\$B\"", True),
+        ("bind $ADDRESS", False),
+        ("bind '$ADDRESS'", False),
+        ('bind "\\$ADDRESS"', False),
+        ("bind '\"$ADDRESS\"'", False),
+        ('bind \\"$ADDRESS\\"', False),
+        ('bind a # "$ADDRESS"', False),
+    ],
+)
+def test_an_environment_variable_is_replaced_in_double_quotes_only(
+    line: str, expands: bool
+) -> None:
+    assert text.Directive(1, text.split(line), line).expands == expands
 
 
 def test_a_controller_s_configuration_is_read_whole() -> None:
