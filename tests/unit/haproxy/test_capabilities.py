@@ -4,29 +4,33 @@ import pytest
 
 from amphora_agent.haproxy.capabilities import of_version
 from amphora_agent.haproxy.instance import peer_name
-from amphora_agent.haproxy.plan import Step, plan
 from lab import listeners
 
 
 @pytest.mark.parametrize(
-    ("version", "synchronous"),
+    ("version", "add_servers", "add_cookies", "delete_servers", "pools_connections"),
     [
-        ("2.6.12-1+deb12u4", False),
-        ("2.7.0", True),
-        ("2.8.25-5cf5d0683", True),
-        ("3.0.11-1+deb13u5", True),
-        ("10.0", True),
-        ("unknown", False),
+        ("2.4.22", False, False, False, False),
+        ("2.6.12-1+deb12u4", True, False, False, False),
+        ("2.8.25-5cf5d0683", True, True, True, True),
+        ("3.0.11-1+deb13u5", True, True, True, True),
+        ("unknown", False, False, False, False),
     ],
 )
-def test_reloads_are_synchronous_from_2_7_on(version: str, synchronous: bool) -> None:
-    assert of_version(version).synchronous_reload is synchronous
-    assert of_version(version).version == version
-
-
-def test_what_does_not_run_is_started_by_a_reload() -> None:
-    assert plan(running=False).step is Step.START
-    assert plan(running=True).step is Step.RELOAD
+def test_what_can_be_done_while_it_runs(
+    version: str,
+    add_servers: bool,
+    add_cookies: bool,
+    delete_servers: bool,
+    pools_connections: bool,
+) -> None:
+    assert of_version(version) == (
+        version,
+        add_servers,
+        add_cookies,
+        delete_servers,
+        pools_connections,
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,24 @@ def test_a_check_has_a_tiny_tls_cache() -> None:
     (section,) = text.parse(render.check_addition()).sections
     assert section.kind == "global"
     assert [d.words for d in section.directives] == [("tune.ssl.cachesize", "1")]
+
+
+def said(configuration: str) -> dict[str, tuple[str, ...]]:
+    config = text.parse(configuration, render.KEYWORDS)
+    (section,) = text.parse(render.addition(config, "nogroup")).sections
+    return {directive.words[0]: directive.words[1:] for directive in section.directives}
+
+
+def test_old_workers_are_bounded() -> None:
+    assert said("global\n    daemon\n") == {
+        "group": ("nogroup",),
+        "hard-stop-after": ("1h",),
+        "mworker-max-reloads": ("5",),
+    }
+
+
+@pytest.mark.parametrize("keyword", ["hard-stop-after", "mworker-max-reloads"])
+def test_a_bound_that_the_controller_names_stays_the_only_one(keyword: str) -> None:
+    assert keyword not in said(f"global\n    {keyword} 30\n")
+    assert keyword in said(f"global\n    # {keyword} 30\n")
+    assert keyword in said(f"defaults\n    {keyword} 30\n")

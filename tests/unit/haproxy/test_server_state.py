@@ -1,8 +1,10 @@
 """Which rows of `show servers state` go through a reload: those that the new text still has."""
 
+from collections.abc import Collection
+
 import pytest
 
-from amphora_agent.haproxy.server_state import carry_over, may_be_read
+from amphora_agent.haproxy.server_state import carry_over, differing, may_be_read
 from amphora_agent.haproxy.text import parse
 
 # As haproxy 2.6 prints it.
@@ -19,13 +21,30 @@ def state_row(backend: str, name: str, address: str, port: int) -> str:
     return f"3 {backend} 1 {name} {address} 2 0 1 1 5 6 3 4 6 0 0 0 - {port} - 0 0 - - 0"
 
 
+def new_row(
+    name: str, address: str, port: int, *, state: int = 3, weight: int = 1, tls: int = 0
+) -> str:
+    """Of a server that has to pass a check first."""
+    check = "1 0 0 6"
+    return (
+        f"1 p1:l 1 {name} {address} {state} 0 {weight} {weight} 0 {check} 0 0 0 - {port} -"
+        f" {tls} 0 - - 0"
+    )
+
+
 def kept(state: list[str], wanted: str) -> list[str]:
-    """The rows that are carried over, by their number in `state`."""
-    result = carry_over("\n".join([HEADER, *state]), parse(wanted))
+    """The rows that are carried over where nothing has changed at run time."""
+    return rows(state, wanted)
+
+
+def rows(
+    state: list[str], wanted: str, running: str | None = None, touched: Collection[str] = ()
+) -> list[str]:
+    before = {} if running is None else differing(running, wanted)
+    result = carry_over("\n".join([HEADER, *state]), parse(wanted), before, touched)
     assert result.startswith(HEADER)
     assert result.endswith("\n")
-    rows = result.removeprefix(HEADER).strip("\n").split("\n")
-    return [row for row in rows if row]
+    return [row for row in result.removeprefix(HEADER).strip("\n").split("\n") if row]
 
 
 OLD = [
@@ -47,8 +66,8 @@ def test_servers_that_stay_as_they_are_keep_their_state() -> None:
 
 @pytest.mark.parametrize(
     "server",
-    ["m1 10.0.0.2:8080", "m1 10.0.0.9:80", "m9 10.0.0.2:80", "m1 10.0.0.2", "m1"],
-    ids=["port", "address", "name", "without port", "without address"],
+    ["m1 10.0.0.2:8080", "m1 10.0.0.9:80", "m1 10.0.0.2", "m1"],
+    ids=["port", "address", "without port", "without address"],
 )
 def test_a_server_that_changed_begins_anew(server: str) -> None:
     assert kept(OLD, wanted(server, "m2 10.0.0.3:80")) == [OLD[1]]
@@ -77,8 +96,12 @@ def test_a_name_instead_of_an_address_is_compared_as_it_is() -> None:
     assert kept(rows, wanted("m1 web.example.org:80")) == rows
 
 
-def test_a_row_that_was_cut_off_is_dropped() -> None:
-    assert kept([OLD[0], OLD[1][:30]], wanted("m1 10.0.0.2:80", "m2 10.0.0.3:80")) == [OLD[0]]
+def test_a_row_that_was_cut_off_is_none() -> None:
+    cut = [OLD[0], OLD[1][:30]]
+    assert kept(cut, wanted("m1 10.0.0.2:80", "m2 10.0.0.3:80")) == [
+        OLD[0],
+        new_row("m2", "10.0.0.3", 80),
+    ]
 
 
 def test_a_server_in_a_comment_is_not_there() -> None:
@@ -98,3 +121,133 @@ def test_the_file_is_read_when_it_is_named_and_a_pool_loads_it(
     configuration: str, expected: bool
 ) -> None:
     assert may_be_read(configuration) is expected
+
+
+# Servers that are new
+
+
+M1, M2 = "m1 10.0.0.2:80", "m2 10.0.0.3:80"
+
+
+def test_a_server_that_is_new_to_a_pool_waits_for_its_first_check() -> None:
+    new = "m9 10.0.0.9:8080"
+    assert rows(OLD[:1], wanted(M1, new), wanted(M1)) == [
+        OLD[0],
+        new_row("m9", "10.0.0.9", 8080),
+    ]
+
+
+def test_a_server_that_is_new_to_a_pool_that_was_empty_waits_too() -> None:
+    assert rows([], wanted(M1), wanted()) == [new_row("m1", "10.0.0.2", 80)]
+
+
+def test_the_servers_of_a_new_pool_do_not_wait() -> None:
+    assert rows([], wanted(M1, backend="p2:l"), wanted()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("weight 7 check", new_row("m1", "10.0.0.2", 80, weight=7)),
+        ("check weight 0", new_row("m1", "10.0.0.2", 80, weight=0)),
+        ("check ssl verify none", new_row("m1", "10.0.0.2", 80, tls=1)),
+        ("check ssl no-ssl", new_row("m1", "10.0.0.2", 80)),
+    ],
+)
+def test_a_new_row_is_of_its_line(line: str, expected: str) -> None:
+    text = f"backend p1:l\n    server m1 10.0.0.2:80 {line}\n"
+    assert rows([], text, "backend p1:l\n") == [expected]
+
+
+def test_all_pools_are_compared_when_it_is_not_plain_which_differ() -> None:
+    """Here the pools follow one another otherwise, so each is looked into."""
+    other = "backend p2:l\n    mode http\n"
+    running, text = f"{other}{wanted(M1, M2)}", f"{wanted(M1, f'{M2} backup')}{other}"
+    state = [weighing(OLD[0], 9, 1), weighing(OLD[1], 9, 1)]
+    assert rows(state, text, running) == [state[0], OLD[1]]
+
+
+@pytest.mark.parametrize("line", ["", "check disabled", "check no-check"])
+def test_a_server_that_is_not_checked_does_not_wait(line: str) -> None:
+    text = f"backend p1:l\n    server m1 10.0.0.2:80 {line}\n"
+    assert rows([], text, "backend p1:l\n") == []
+
+
+@pytest.mark.parametrize("where", ["defaults", "backend p1:l"])
+def test_what_servers_have_by_default_counts(where: str) -> None:
+    default = "    default-server check weight 4 ssl\n"
+    text = f"defaults\n{default if where == 'defaults' else ''}backend p1:l\n"
+    text += f"{default if where != 'defaults' else ''}    server m1 10.0.0.2:80\n"
+    expected = new_row("m1", "10.0.0.2", 80, weight=4, tls=1)
+    assert rows([], text, "backend p1:l\n") == [expected]
+
+
+@pytest.mark.parametrize("line", ["cookie SRV insert indirect nocache", "stick on src"])
+def test_where_clients_stay_with_a_server_a_new_one_is_down_at_first(line: str) -> None:
+    """A server that is about to stop still serves those."""
+    text = f"backend p1:l\n    {line}\n    server m1 10.0.0.2:80 check\n"
+    assert rows([], text, "backend p1:l\n") == [new_row("m1", "10.0.0.2", 80, state=0)]
+
+
+def test_a_name_instead_of_an_address_does_not_wait() -> None:
+    assert rows([], wanted("m1 web.example.org:80"), wanted()) == []
+
+
+# Servers that were changed at run time
+
+
+def maintained(row: str, bits: int = 1) -> str:
+    columns = row.split(" ")
+    columns[5], columns[6] = "0", str(bits)
+    return " ".join(columns)
+
+
+def weighing(row: str, now: int, at_first: int) -> str:
+    columns = row.split(" ")
+    columns[7], columns[8] = str(now), str(at_first)
+    return " ".join(columns)
+
+
+def test_a_server_that_was_removed_and_is_still_there_is_new_when_it_comes_back() -> None:
+    assert rows([maintained(OLD[0])], wanted(M1), wanted()) == [new_row("m1", "10.0.0.2", 80)]
+
+
+def test_a_server_that_was_removed_and_is_still_there_goes() -> None:
+    assert rows([OLD[0], maintained(OLD[1])], wanted(M1), wanted(M1)) == [OLD[0]]
+
+
+def test_a_weight_that_changes_with_the_reload_is_the_wanted_one() -> None:
+    """haproxy takes that of the file when the configuration's is what it was at the start."""
+    was, now = f"{M1} weight 5", f"{M1}"
+    assert rows([weighing(OLD[0], 5, 1)], wanted(now), wanted(was)) == [OLD[0]]
+
+
+def test_what_an_operator_has_done_to_a_server_that_stays_is_kept() -> None:
+    state = [maintained(OLD[0]), weighing(OLD[1], 9, 1)]
+    assert rows(state, wanted(M1, M2), wanted(M1, M2)) == state
+
+
+def test_a_server_that_is_enabled_with_the_reload_waits_for_its_check() -> None:
+    disabled = f"{M1} disabled"
+    for bits in (1, 4, 5):
+        state = [maintained(OLD[0], bits)]
+        assert rows(state, wanted(M1), wanted(disabled)) == [new_row("m1", "10.0.0.2", 80)]
+
+
+def test_a_drain_is_not_a_maintenance() -> None:
+    disabled = f"{M1} disabled"
+    assert rows([maintained(OLD[0], 8)], wanted(M1), wanted(disabled)) == [maintained(OLD[0], 8)]
+
+
+def test_a_change_that_was_cut_in_two_leaves_nothing_of_itself() -> None:
+    state = [maintained(OLD[0]), weighing(OLD[1], 9, 1)]
+    touched = {"p1:l/m1", "p1:l/m2"}
+    assert rows(state, wanted(M1, M2), wanted(M1, M2), touched) == [
+        new_row("m1", "10.0.0.2", 80),
+        OLD[1],
+    ]
+
+
+def test_a_server_that_is_disabled_needs_no_row_after_a_change_that_was_cut_in_two() -> None:
+    text = wanted(f"{M1} disabled")
+    assert rows([OLD[0]], text, wanted(M1), {"p1:l/m1"}) == []
