@@ -24,6 +24,10 @@ commands:
   network up              make the traffic's network namespace, bring back every plugged interface
   network plan            print what network up would do, and do nothing
   network lease MAC EVENT what a DHCP client says (with its environment)
+  history ID [--json]     what was changed in a load balancer, when and by whom
+  rollback ID [N]         go back to generation N, or to the one before the present one
+
+history and rollback need no running agent, and do not mind one.
 
 The configuration file is the INI file that the Octavia controller writes. What the controller
 cannot know is decided by the options above.
@@ -59,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help="the form of the heartbeats, 0 to 3 (default: what goes with the API that the "
         "controller speaks: 1 with API 0.5, 3 with 1.0; see docs/compatibility.md)",
     )
+    result.add_argument("--json", action="store_true", help="history: one JSON document a line")
     result.add_argument("command", nargs="*", default=["run"], metavar="command", help="see below")
     return result
 
@@ -136,6 +141,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _status(lambda: commands.network_plan(options))
         case ["network", "lease", mac, event]:
             return _status(lambda: commands.network_lease(options, mac, event))
+        case ["history", instance]:
+            return _status(lambda: commands.history(options, instance, as_json=given.json))
+        case ["rollback", instance]:
+            return _status(lambda: commands.rollback(options, instance, None))
+        case ["rollback", instance, generation] if generation.isascii() and generation.isdigit():
+            return _status(lambda: commands.rollback(options, instance, int(generation)))
         case unknown:
             known.error(f"unknown command: {' '.join(unknown)}")
 

@@ -28,7 +28,8 @@ class AmphoraError(Exception):
     """The agent refused: `status` is its HTTP status, `answer` the JSON that explains it."""
 
     def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
-        words = (answer.get(name) for name in ("message", "details", "error"))
+        names = ("message", "details", "error", "title", "detail")
+        words = (answer.get(name) for name in names)
         super().__init__(f"{status}: {': '.join(str(word) for word in words if word)}")
         self.status = status
         self.answer = answer
@@ -115,6 +116,22 @@ class AmphoraClient:
 
     def delete(self, lb_id: str) -> None:
         self.request("DELETE", f"/1.0/listeners/{lb_id}")
+
+    # Instances: how they are, and what was changed
+
+    def instances(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._json("GET", "/2.0/instances")["instances"]
+        return found
+
+    def instance(self, lb_id: str) -> dict[str, Any]:
+        return self._json("GET", f"/2.0/instances/{lb_id}")
+
+    def changes(self, lb_id: str, limit: int | None = None) -> list[dict[str, Any]]:
+        """What was done to a load balancer, the newest first."""
+        query = "" if limit is None else f"?limit={limit}"
+        answer = self._json("GET", f"/2.0/instances/{lb_id}/changes{query}")
+        found: list[dict[str, Any]] = answer["changes"]
+        return found
 
     # Certificates
 

@@ -1,6 +1,7 @@
-"""Commands that do one thing to the network and end, and what they share with the agent.
+"""Commands that do one thing and end, and what they share with the agent.
 
-They are run at boot, and at each event of a DHCP client: nothing of the API is loaded here.
+Those of the network are run at boot, and at each event of a DHCP client: nothing of the API, and
+nothing of haproxy, is loaded with this module.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from amphora_agent import logs
 from amphora_agent.errors import AgentError, OperationFailed
-from amphora_agent.layout import Layout
+from amphora_agent.layout import Layout, object_id
 from amphora_agent.model.addressing import Address, parse_mac
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import netns
@@ -25,7 +26,12 @@ from amphora_agent.network.record import Records
 from amphora_agent.settings import Settings, SettingsFile
 
 if TYPE_CHECKING:
+    from amphora_agent.haproxy.instance import Instances
     from amphora_agent.network.dhcp import DhcpClients
+    from amphora_agent.processes.supervisor import Supervisor
+
+#: The user that the controller's configurations name; haproxy gets this user's group.
+_HAPROXY_USER = "nobody"
 
 #: The kernel's file that makes it look for new devices.
 _PCI_RESCAN = Path("/sys/bus/pci/rescan")
@@ -144,6 +150,79 @@ def interface(options: Options, action: str, name: str) -> None:
             failures.append(f"{each}: {error}")
     if failures:
         raise OperationFailed(f"Not {action}", "; ".join(failures))
+
+
+def supervisor_of(layout: Layout, options: Options) -> "Supervisor":
+    """Who keeps haproxy alive here."""
+    from amphora_agent.processes import systemd
+
+    kind = options.supervisor
+    if kind == "auto":
+        kind = "systemd" if systemd.is_booted() else "embedded"
+    if kind == "systemd":
+        return systemd.SystemdSupervisor(layout.units)
+    from amphora_agent.processes.embedded import EmbeddedSupervisor
+
+    return EmbeddedSupervisor(layout.processes, layout.run)
+
+
+def instances_of(settings: Settings, layout: Layout, supervisor: "Supervisor") -> "Instances":
+    """The service of the load balancers."""
+    import grp
+    import pwd
+
+    from amphora_agent.haproxy.instance import Instances
+    from amphora_agent.haproxy.process import Haproxy
+
+    return Instances(
+        layout,
+        Haproxy(Path(settings.haproxy_cmd), layout.run),
+        supervisor,
+        group=grp.getgrgid(pwd.getpwnam(_HAPROXY_USER).pw_gid).gr_name,
+        agent_port=settings.bind_port,
+    )
+
+
+def history(options: Options, instance_id: str, *, as_json: bool) -> None:
+    """Print the journal of an instance, the newest entry first: as a table, or as JSON lines.
+
+    Raises:
+        AgentError: there is no such instance.
+    """
+    import msgspec
+
+    from amphora_agent.haproxy.history import table
+
+    settings, layout, supervisor = _ground(options)
+    entries = instances_of(settings, layout, supervisor).changes(object_id(instance_id))
+    if as_json:
+        lines = [msgspec.json.encode(entry).decode() for entry in entries]
+    else:
+        lines = table(entries)
+    for line in lines:
+        print(line)
+
+
+def rollback(options: Options, instance_id: str, generation: int | None) -> None:
+    """Let an instance go back to a generation, by default to the one before the present one; print
+    what was done.
+
+    Raises:
+        AgentError: it cannot, and is as it was.
+    """
+    from amphora_agent.model.changes import operator
+
+    settings, layout, supervisor = _ground(options)
+    logs.set_up(settings)
+    supervisor.adopt()
+    instances = instances_of(settings, layout, supervisor)
+    print(instances.rollback(object_id(instance_id), generation, by=operator(os.getuid())))
+
+
+def _ground(options: Options) -> "tuple[Settings, Layout, Supervisor]":
+    settings = SettingsFile(options.config_file).current()
+    layout = layout_of(settings, options)
+    return settings, layout, supervisor_of(layout, options)
 
 
 class _Command:

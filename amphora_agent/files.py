@@ -80,6 +80,25 @@ def provide(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
         write(destination, data, mode)
 
 
+def append(path: Path, line: bytes, *, limit: int, before: Path) -> None:
+    """Add a line to a file for the agent alone, in one write that is not synced. A file that would
+    exceed `limit` bytes becomes `before`, and the line the first of a new one.
+
+    A torn line, of a kill or a full disk, stays alone: the next begins on a line of its own.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size + len(line) > limit:
+            os.replace(path, before)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        os.write(descriptor, line)
+    finally:
+        os.close(descriptor)
+
+
 def has(path: Path, data: bytes) -> bool:
     """Whether there is such a file, with these bytes."""
     try:
@@ -109,9 +128,10 @@ def keep_as(source: Path, copy: Path) -> bool:
 
 def mirror(source: Path, copy: Path) -> None:
     """Make the directory `copy` name exactly the regular files of `source`, by hard links."""
-    wanted = {entry.name: entry.inode() for entry in _regular_files(source)}
-    make_directory(copy)
-    present = {entry.name: entry.inode() for entry in _regular_files(copy)}
+    wanted = inodes(source)
+    if wanted:
+        make_directory(copy)
+    present = inodes(copy)
     for name, inode in wanted.items():
         if present.get(name) != inode:
             keep_as(source / name, copy / name)
@@ -119,6 +139,36 @@ def mirror(source: Path, copy: Path) -> None:
         (copy / name).unlink(missing_ok=True)
     if wanted != present:
         _sync_directory(copy)
+
+
+@contextlib.contextmanager
+def staged_directory(destination: Path) -> Iterator[Path]:
+    """A new directory for the agent alone, to be filled in the block: it gets its name when that
+    ends, and is gone when that raises. Not synced."""
+    path = destination.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+    remove_tree(path)  # of an earlier process with this id
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+        os.rename(path, destination)
+    except BaseException:  # also KeyboardInterrupt: a half-made directory must not stay
+        remove_tree(path)
+        raise
+
+
+def link(source: Path, copy: Path) -> None:
+    """Give the present content of `source` a second name, which is not taken yet."""
+    os.link(source, copy)
+
+
+def refer(name: Path, target: str) -> None:
+    """Make a symbolic link, whose name is not taken yet."""
+    os.symlink(target, name)
+
+
+def inodes(directory: Path) -> dict[str, int]:
+    """The regular files of a directory by name; none when it is not there."""
+    return {entry.name: entry.inode() for entry in _regular_files(directory)}
 
 
 def make_directory(path: Path) -> None:
@@ -150,18 +200,31 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def retire_tree(path: Path) -> None:
+    """Remove a directory and all in it; nobody ever sees it by its name with a part of that."""
+    retired = path.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+    remove_tree(retired)  # of an earlier process with this id
+    os.rename(path, retired)
+    remove_tree(retired)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that `path` is: one thread of one process at a time, of all on this machine.
 
-    The file is made when missing, and stays. Who is killed holds nothing any more.
+    The file is made when missing, and stays, unless who holds the lock removes it. Who is killed
+    holds nothing any more.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Removed while it was waited for, it is no more the lock that others take.
+            if _is_named(descriptor, path):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def cap(path: Path, limit: int) -> None:
@@ -191,6 +254,12 @@ def signature(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
 
 
 def _regular_files(directory: Path) -> Iterator["os.DirEntry[str]"]:

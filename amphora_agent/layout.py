@@ -98,6 +98,21 @@ class InstanceLayout:
         """Readings of workers taken just before they were asked to leave."""
         return self.directory / "final-counters"
 
+    @property
+    def journal(self) -> Path:
+        """What was changed, when and by whom; JSON lines."""
+        return self.directory / "journal.jsonl"
+
+    @property
+    def journal_before(self) -> Path:
+        """What `journal` had room for no more."""
+        return self.directory / "journal.jsonl.1"
+
+    @property
+    def generations(self) -> Path:
+        """What came up, numbered: to go back to."""
+        return self.directory / "generations"
+
 
 @dataclass(frozen=True)
 class VrrpLayout:
@@ -205,6 +220,10 @@ class Layout:
     def leases(self) -> Path:
         """What DHCP has given, and the scripts of its clients."""
         return self.base / "dhcp"
+
+    @property
+    def instance_locks(self) -> Path:
+        return self.run / "instances"
 
     @property
     def network_locks(self) -> Path:

@@ -1,10 +1,7 @@
 """The composition root: settings are read here, everything is made here and handed down."""
 
-import grp
 import logging
-import pwd
 import threading
-from pathlib import Path
 
 from amphora_agent import files, logs, monitoring
 from amphora_agent.api.app import create_app
@@ -12,12 +9,10 @@ from amphora_agent.api.octavia.versions import CURRENT
 from amphora_agent.api.services import Services
 from amphora_agent.api.tls import ServerTls
 from amphora_agent.certificate import AgentCertificate
-from amphora_agent.commands import Options, layout_of, network_of
+from amphora_agent.commands import Options, instances_of, layout_of, network_of, supervisor_of
 from amphora_agent.controller import ControllerApi
 from amphora_agent.errors import AgentError
-from amphora_agent.haproxy.instance import Instances
 from amphora_agent.haproxy.observe import Observer
-from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.heartbeat import versions
 from amphora_agent.heartbeat.sender import Sender
 from amphora_agent.heartbeat.sources import Sources
@@ -34,16 +29,12 @@ from amphora_agent.network.dhcp import DhcpClients
 from amphora_agent.network.leases import Leases
 from amphora_agent.network.plug import Network
 from amphora_agent.processes import systemd
-from amphora_agent.processes.embedded import EmbeddedSupervisor
 from amphora_agent.processes.supervisor import Supervisor
 from amphora_agent.processes.systemd import SystemdSupervisor
 from amphora_agent.server import Server
 from amphora_agent.settings import SettingsFile
 
 logger = logging.getLogger(__name__)
-
-#: The user that the controller's configurations name; haproxy gets this user's group.
-_HAPROXY_USER = "nobody"
 
 #: Makes the namespace at boot.
 _NAMESPACE_UNIT = "amphora-netns.service"
@@ -80,12 +71,11 @@ def run_agent(options: Options) -> None:
 def _services(
     settings: SettingsFile, layout: Layout, options: Options, board: HeartbeatBoard
 ) -> Services:
-    supervisor = _supervisor(layout, options)
-    haproxy = Haproxy(Path(settings.current().haproxy_cmd), layout.run)
+    supervisor = supervisor_of(layout, options)
     certificate = AgentCertificate(layout.agent_certificate, settings.current().amphora_id)
     return Services(
         settings=settings,
-        instances=Instances(layout, haproxy, supervisor, group=_group()),
+        instances=instances_of(settings.current(), layout, supervisor),
         lvs=LvsListeners(layout, supervisor, ipvs.reader(Namespace(layout.namespace))),
         network=_network(layout, options, supervisor),
         vrrp=Vrrp(layout, supervisor),
@@ -157,16 +147,3 @@ def _network(layout: Layout, options: Options, supervisor: Supervisor) -> Networ
         make_namespace=by_unit if under_systemd else None,
         announce=Announcer(namespace).announce,
     )
-
-
-def _supervisor(layout: Layout, options: Options) -> Supervisor:
-    kind = options.supervisor
-    if kind == "auto":
-        kind = "systemd" if systemd.is_booted() else "embedded"
-    if kind == "systemd":
-        return SystemdSupervisor(layout.units)
-    return EmbeddedSupervisor(layout.processes, layout.run)
-
-
-def _group() -> str:
-    return grp.getgrgid(pwd.getpwnam(_HAPROXY_USER).pw_gid).gr_name

@@ -7,7 +7,8 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from amphora_agent.api import octavia
+from amphora_agent.api import octavia, problems
+from amphora_agent.api.instances import instances
 from amphora_agent.api.octavia import versions
 from amphora_agent.api.octavia.legacy import add_legacy_rules
 from amphora_agent.api.operations import count_requests, operations
@@ -38,6 +39,7 @@ def create_app(services: Services) -> Flask:
     for blueprint in octavia.blueprints(services):
         app.register_blueprint(blueprint)
     app.register_blueprint(operations(services.metrics))
+    app.register_blueprint(instances(services))
     count_requests(app, services.metrics)
     add_legacy_rules(app)
 
@@ -61,23 +63,33 @@ def _handled(error: AgentError) -> ResponseReturnValue:
         logger.error("%s", error)
     else:
         logger.warning("%s", error)
+    if problems.concern():
+        return problems.problem(status, str(error))
     return {"message": error.message, "details": error.details}, status
 
 
 def _framework(error: HTTPException) -> ResponseReturnValue:
     code = error.code or 500
+    headers = {"Allow": ", ".join(error.valid_methods or ())} if code == 405 else {}  # type: ignore[attr-defined]
+    if problems.concern():
+        answer = problems.problem(code, error.description or "")
+        answer.headers.update(headers)
+        return answer
     if code not in _UNDERSTOOD:
         code = 400 if code < 500 else 500
-    answer = {"error": f"{error.name}: {error.description}", "http_code": code}
-    headers = {"Allow": ", ".join(error.valid_methods or ())} if code == 405 else {}  # type: ignore[attr-defined]
-    return answer, code, headers
+    return {"error": f"{error.name}: {error.description}", "http_code": code}, code, headers
 
 
 def _system(error: OSError) -> ResponseReturnValue:
     logger.exception("a request failed")
-    return {"message": "The system refused", "details": error.strerror or str(error)}, 500
+    words = error.strerror or str(error)
+    if problems.concern():
+        return problems.problem(500, f"The system refused: {words}")
+    return {"message": "The system refused", "details": words}, 500
 
 
 def _unexpected(error: Exception) -> ResponseReturnValue:
     logger.exception("a request failed", exc_info=error)
+    if problems.concern():
+        return problems.problem(500, "the agent has met a defect of its own; its log has more")
     return {"error": "Internal Server Error", "http_code": 500}, 500

@@ -13,6 +13,8 @@ from typing import Any
 
 from gunicorn import http
 
+from amphora_agent.model.changes import Caller
+
 #: Bytes of a header, whole. gunicorn's own limits on lines and fields apply within.
 LARGEST_HEADER = 64 * 1024
 
@@ -128,12 +130,12 @@ class Connection:
         self.sock.settimeout(STALL_TIMEOUT)
         return piece
 
-    def peer_name(self) -> str:
-        """The common name in the client's certificate, for the log."""
+    def caller(self) -> Caller:
+        """Who the client is, by its certificate."""
         certificate = self.sock.getpeercert() or {}
         subject: Any = certificate.get("subject", ())
         names = [value for rdn in subject for kind, value in rdn if kind == "commonName"]
-        return names[0] if names else "-"
+        return Caller(names[0] if names else "-", str(certificate.get("serialNumber", "")))
 
     def discard_input(self, *, seconds: float, most: int) -> None:
         """Take and drop what the client still sends, so that it gets to read the answer: closing

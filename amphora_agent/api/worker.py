@@ -23,6 +23,7 @@ from gunicorn.http import wsgi
 from gunicorn.http.errors import ParseException
 from gunicorn.workers import base
 
+from amphora_agent.api.caller import KEY as CALLER
 from amphora_agent.api.connection import Connection, HeaderTooLarge, Phase
 
 logger = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         environ["wsgi.multithread"] = True
         environ["wsgi.url_scheme"] = "https"
         environ["wsgi.input"] = _Body(environ["wsgi.input"])
-        environ["amphora_agent.client"] = connection.peer_name()
+        caller = environ[CALLER] = connection.caller()
         body = self.wsgi(environ, response.start_response)
         if not self.alive:  # perhaps only since the request began; the header is not yet sent
             response.force_close()
@@ -259,7 +260,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 body.close()
         logger.info(
             "client=%r method=%s path=%r status=%s ms=%.1f",
-            environ["amphora_agent.client"],
+            caller.name,
             request.method,
             request.path,
             response.status_code,

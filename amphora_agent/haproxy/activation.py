@@ -1,21 +1,38 @@
-"""Making an instance run what is committed, and going back when it does not come up.
+"""Making an instance run what is committed, by the least disturbing means, and going back when it
+does not come up.
 
-`last-good` holds links to the files with which haproxy last came up; a start or a reload that
-fails puts them back under their names.
+What differs is found by comparing what is committed with what the worker has loaded. Commands to
+the worker are judged by reading back; whatever is in doubt ends in a reload. The committed files
+are ahead of the process all the while: should it die, it comes back with what is wanted.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy import binds, ports, server_state, text, workers
+from amphora_agent.haproxy import (
+    binds,
+    ports,
+    running,
+    server_state,
+    text,
+    transaction,
+    workers,
+)
+from amphora_agent.haproxy.change import Change
 from amphora_agent.haproxy.observe import keep_final_counters
+from amphora_agent.haproxy.plan import Plan, Step, plan
 from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.running import Loaded, Record
 from amphora_agent.haproxy.socket import MasterSocket, NoAnswer, NotListening
+from amphora_agent.haproxy.text import Texts
+from amphora_agent.haproxy.transaction import Refused
 from amphora_agent.haproxy.workers import Workers
 from amphora_agent.layout import InstanceLayout, Layout
 from amphora_agent.namespace import Namespace
@@ -24,19 +41,44 @@ from amphora_agent.processes.supervisor import ProcessSpec, ProcessState, Superv
 logger = logging.getLogger(__name__)
 
 #: Seconds for a start or a reload to come up; the controller waits 60 for its answer.
-_PATIENCE = 50.0
+_PATIENCE = 40.0
+#: Seconds for all commands of a change, before the patience for a reload.
+_COMMANDS = 10.0
 #: Seconds for one answer of a socket.
 _ANSWER = 5.0
 #: Seconds between two looks at something that is coming up.
 _PAUSE = 0.002
 
 
-class _Refused(OperationFailed):
+class Outcome(NamedTuple):
+    """What was planned, and why it was a reload that did it after all, when it was."""
+
+    plan: Plan
+    fell_back: str | None = None
+
+    @property
+    def done(self) -> Step:
+        """The step that was carried out."""
+        return self.plan.step if self.fell_back is None else Step.RELOAD
+
+
+class _Situation(NamedTuple):
+    """What is known of a haproxy that runs, and what it is to load. `loaded` is None when nothing
+    is known."""
+
+    workers: Workers
+    program: str
+    loaded: Loaded | None
+    wanted: Texts
+
+
+class _ReloadRefused(OperationFailed):
     """A reload that failed; the details say why, in haproxy's words."""
 
 
 class Activation:
-    """Starts and reloads instances. Those of one instance must follow one another."""
+    """Starts, changes and reloads instances. What is done to one instance must follow one another:
+    a transaction of haproxy's is known by a file, not by who began it."""
 
     def __init__(
         self,
@@ -49,6 +91,34 @@ class Activation:
         self._haproxy = haproxy
         self._supervisor = supervisor
         self._clock = clock
+
+    def activate(self, instance: InstanceLayout) -> Outcome:
+        """Make it run what is committed.
+
+        Raises:
+            OperationFailed: it did not come up; the last good configuration is committed again,
+                and what ran before still serves.
+        """
+        if not self.runs(instance):
+            decided = plan(None, running.committed(instance), (), self._haproxy.capabilities())
+            self.start(instance)
+            return Outcome(decided)
+        situation = self._situation(instance)
+        decided = self._plan(instance, situation)
+        match decided.step:
+            case Step.NOTHING:
+                self._take_for_loaded(instance, situation)
+            case Step.RUNTIME:
+                try:
+                    self._change(instance, situation, decided.changes)
+                except Refused as refusal:
+                    logger.warning("instance=%s falls back to a reload: %s", instance.id, refusal)
+                    # What has been touched is on record by now.
+                    self._reload(instance, self._situation(instance))
+                    return Outcome(decided, str(refusal))
+            case _:
+                self._reload(instance, situation)
+        return Outcome(decided)
 
     def runs(self, instance: InstanceLayout) -> bool:
         """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
@@ -74,18 +144,93 @@ class Activation:
         files.remove(instance.state)  # of an earlier life: its members have lived on since
         files.make_directory(self._layout.run)
         spec = self._spec(instance)
+        program = self._haproxy.capabilities().version
         try:
             self._supervisor.start(spec)
-            self._await_worker(instance, after=None)
+            now = self._await_worker(instance, after=None)
         except OperationFailed as error:
             words = self._supervisor.output(name, mark).strip()
             self._supervisor.stop(name)
             if self._restore(instance) and was_wanted:
                 self._supervisor.start(spec)
             raise OperationFailed("Error starting haproxy", words or str(error)) from error
-        self._remember_good(instance)
+        running.remember(instance, _record(now, program))
 
-    def reload(self, instance: InstanceLayout) -> None:
+    # What differs
+
+    def _situation(self, instance: InstanceLayout) -> _Situation:
+        """What there is now.
+
+        Raises:
+            OperationFailed: the master does not answer; the last good files are back.
+        """
+        try:
+            now = self._await_master(master_of(instance))
+        except OperationFailed as error:
+            self._restore(instance)
+            raise OperationFailed("Error reloading haproxy", str(error)) from error
+        program = self._haproxy.capabilities().version
+        wanted = running.committed(instance)
+        loaded = None
+        if now.current is not None:
+            loaded = running.loaded(instance, now.current, program, wanted)
+        return _Situation(now, program, loaded, wanted)
+
+    def _plan(self, instance: InstanceLayout, situation: _Situation) -> Plan:
+        loaded = situation.loaded
+        if loaded is None:
+            reason = "it is not known what the worker has loaded"
+            return Plan(Step.RELOAD, (reason,))
+        decided = plan(
+            loaded.texts,
+            situation.wanted,
+            running.file_changes(instance),
+            self._haproxy.capabilities(),
+        )
+        if not loaded.doubt:
+            return decided
+        reasons = (loaded.doubt, *decided.reasons)
+        return decided._replace(step=Step.RELOAD, reasons=reasons, changes=())
+
+    def _take_for_loaded(self, instance: InstanceLayout, situation: _Situation) -> None:
+        """What differs has no effect; should it come to going back, it must not get lost."""
+        loaded = situation.loaded
+        assert loaded is not None
+        if loaded.record is not None and loaded.texts != situation.wanted:
+            running.remember(instance, loaded.record)
+
+    # At run time
+
+    def _change(
+        self, instance: InstanceLayout, situation: _Situation, changes: Sequence[Change]
+    ) -> None:
+        """Have the worker carry out changes.
+
+        Raises:
+            Refused: not all of them were done, or hold.
+        """
+        assert situation.loaded is not None
+        record = situation.loaded.record
+        assert record is not None
+        ask = self._asker(instance, situation.workers)
+        running.begin(instance, record, transaction.servers(changes))
+        left_over = transaction.carry_out(changes, ask, record.left_over)
+        running.remember(instance, replace(record, left_over=tuple(sorted(left_over))))
+
+    def _asker(self, instance: InstanceLayout, now: Workers) -> transaction.Ask:
+        """Asks the current worker, within a deadline for all questions."""
+        socket = master_of(instance)
+        deadline = self._clock() + _COMMANDS
+
+        def ask(command: str, payload: str) -> str:
+            timeout = min(_ANSWER, max(0.001, deadline - self._clock()))
+            return socket.command(f"@!{now.current} {command}", payload, timeout=timeout)
+
+        return ask
+
+    # By a new worker
+
+    def _reload(self, instance: InstanceLayout, situation: _Situation) -> None:
         """Replace the worker of one that runs.
 
         Raises:
@@ -93,60 +238,72 @@ class Activation:
         """
         name = process_name(instance)
         socket = master_of(instance)
+        before = situation.workers
         mark = self._supervisor.mark(name)
         try:
-            self._require_ports(instance)
-            before = self._await_master(socket)
-            self._save_state(instance, socket, before)
+            self._require_ports(instance, situation)
+            self._save_state(instance, situation)
             reply = socket.command("reload", timeout=_PATIENCE)
             if reply.startswith("Success=0"):
-                raise _Refused("haproxy refused", reply.partition("--\n")[2].strip())
-            self._await_worker(instance, after=before)
+                raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
+            now = self._await_worker(instance, after=before)
         except OperationFailed as error:
             words = self._supervisor.output(name, mark).strip()
             self._restore(instance)
-            if isinstance(error, _Refused):
+            if isinstance(error, _ReloadRefused):
                 words = error.details
             raise OperationFailed("Error reloading haproxy", words or str(error)) from error
         finally:
             # Read by now. A later life, when haproxy has died, must not begin with it, and a check
             # would read it too.
             files.remove(instance.state)
-        self._remember_good(instance)
+        running.remember(instance, _record(now, situation.program))
 
-    def _require_ports(self, instance: InstanceLayout) -> None:
+    def _require_ports(self, instance: InstanceLayout, situation: _Situation) -> None:
         """See that haproxy can listen wherever it does not listen yet."""
-        running = instance.last_good / instance.configuration.name
-        if running.exists():
-            new = binds.added(_text(instance.configuration), _text(running))
+        if situation.loaded is not None:
+            file = instance.configuration.name
+            new = binds.added(situation.wanted[file], situation.loaded.texts[file])
             try:
                 ports.require(Namespace(self._layout.namespace), new, self._clock)
             except OperationFailed as error:
-                raise _Refused(error.message, error.details) from error
+                raise _ReloadRefused(error.message, error.details) from error
 
-    def _save_state(self, instance: InstanceLayout, socket: MasterSocket, now: Workers) -> None:
+    def _save_state(self, instance: InstanceLayout, situation: _Situation) -> None:
         """What must come through a reload: the members' states, and the counters so far.
 
         A worker that cannot tell them any more is all the more in need of a reload.
         """
-        if now.current is None:
+        pid = situation.workers.current
+        if pid is None:
             files.remove(instance.state)
             return
-        configuration = _text(instance.configuration)
-        command = f"@!{now.current} show servers state"
         try:
             state = server_state.NOTHING
-            if server_state.may_be_read(configuration):
-                # The agent takes as long to read the configuration as haproxy to answer.
-                with ThreadPoolExecutor(1) as asking:
-                    shown = asking.submit(socket.command, command, timeout=_ANSWER)
-                    wanted = text.parse(configuration, server_state.KEYWORDS)
-                state = server_state.carry_over(shown.result(), wanted)
-            files.write(instance.state, state.encode())
-            keep_final_counters(instance, now.current, timeout=_ANSWER)
+            if server_state.may_be_read(situation.wanted[instance.configuration.name]):
+                state = self._state(instance, situation)
+            files.write(instance.state, state.encode(errors="surrogateescape"))
+            keep_final_counters(instance, pid, timeout=_ANSWER)
         except OperationFailed as error:
             files.remove(instance.state)
             logger.warning("instance=%s nothing saved for the reload: %s", instance.id, error)
+
+    def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
+        command = f"@!{situation.workers.current} show servers state"
+        file, loaded = instance.configuration.name, situation.loaded
+        # The agent takes as long to read the configuration as haproxy to answer.
+        with ThreadPoolExecutor(1) as asking:
+            shown = asking.submit(master_of(instance).command, command, timeout=_ANSWER)
+            wanted = text.parse(situation.wanted[file], server_state.KEYWORDS)
+            before: server_state.Backends = {}
+            touched: frozenset[str] = frozenset()
+            # Another worker than the recorded one has never been changed at run time.
+            if loaded is not None and loaded.record is not None:
+                before = server_state.differing(loaded.texts[file], situation.wanted[file])
+                touched = frozenset(loaded.record.pending or ())
+        return server_state.carry_over(shown.result(), wanted, before, touched)
+
+    # haproxy coming up
 
     def _await_master(self, socket: MasterSocket) -> Workers:
         """What the master says of its workers; one of 2.6 that comes up just now, by itself after
@@ -164,7 +321,7 @@ class Activation:
                     raise
             time.sleep(_PAUSE)
 
-    def _await_worker(self, instance: InstanceLayout, after: Workers | None) -> None:
+    def _await_worker(self, instance: InstanceLayout, after: Workers | None) -> Workers:
         """Wait until a worker serves that was not there `after`.
 
         Raises:
@@ -181,7 +338,7 @@ class Activation:
                 if now.current is not None and (after is None or now.current != after.current):
                     # A worker answers from the loop that accepts connections.
                     socket.command(f"@!{now.current} show version", timeout=_ANSWER)
-                    return
+                    return now
             except (NotListening, NoAnswer):
                 # Not yet, or a master of 2.6 that executes itself anew. Or it is dead.
                 if self._clock() >= look_at:
@@ -201,24 +358,11 @@ class Activation:
             namespace=self._layout.namespace,
         )
 
-    def _remember_good(self, instance: InstanceLayout) -> None:
-        good = instance.last_good
-        files.mirror(instance.certificates, good / "certificates")
-        files.keep_as(instance.addition, good / instance.addition.name)
-        files.keep_as(instance.configuration, good / instance.configuration.name)
-
     def _restore(self, instance: InstanceLayout) -> bool:
-        """Put the last good files back; without any, the instance has no configuration again."""
-        good = instance.last_good
-        files.keep_as(instance.configuration, instance.rejected)
-        if not (good / instance.configuration.name).exists():
-            files.remove(instance.configuration)
-            return False
-        files.mirror(good / "certificates", instance.certificates)
-        files.keep_as(good / instance.addition.name, instance.addition)
-        files.keep_as(good / instance.configuration.name, instance.configuration)
-        logger.warning("instance=%s went back to the last good configuration", instance.id)
-        return True
+        restored = running.restore(instance)
+        if restored:
+            logger.warning("instance=%s went back to the last good configuration", instance.id)
+        return restored
 
 
 def process_name(instance: InstanceLayout) -> str:
@@ -230,5 +374,6 @@ def master_of(instance: InstanceLayout) -> MasterSocket:
     return MasterSocket(instance.master_socket)
 
 
-def _text(configuration: Path) -> str:
-    return configuration.read_text(errors="replace")
+def _record(now: Workers, program: str) -> Record:
+    assert now.current is not None
+    return Record(worker=running.identity(now.current), program=program)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy import figures, workers
+from amphora_agent.haproxy import figures, listeners, workers
+from amphora_agent.haproxy.observe import MAINTENANCE, Index
 from amphora_agent.haproxy.socket import MasterSocket
 from amphora_agent.haproxy.workers import Workers
 from amphora_agent.layout import InstanceLayout, Layout
@@ -26,6 +27,7 @@ class Inquiry:
     def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout = layout
         self._clock = clock
+        self._pools = Index(listeners.pools, listeners.POOL_KEYWORDS)
 
     def figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
@@ -39,7 +41,8 @@ class Inquiry:
                 # `@1` is the worker of the last successful load.
                 return self._ask(instance, f"@1 {command}", deadline) if command else ""
 
-            return figures.parse(reply(info), reply(stat), columns)
+            found = figures.parse(reply(info), reply(stat), columns)
+            return self._without_left_over(instance, found)
 
         return list(self._of_each(ask, timeout).values())
 
@@ -49,6 +52,20 @@ class Inquiry:
             lambda instance, deadline: workers.parse(self._ask(instance, "show proc", deadline)),
             timeout,
         )
+
+    def _without_left_over(self, instance: InstanceLayout, found: Figures) -> Figures:
+        """The figures without members that have been removed and that haproxy still has, in
+        maintenance."""
+        members = found.rows[Scope.MEMBER]
+        if "status" not in found.columns:
+            return found
+        status = found.columns.index("status")
+        if not any(row[status] == MAINTENANCE for row in members):
+            return found
+        configured = self._pools.of(instance.configuration)
+        known = {(pool, member) for pool, names in configured.items() for member in names}
+        kept = [row for row in members if row[status] != MAINTENANCE or (row[0], row[1]) in known]
+        return found._replace(rows={**found.rows, Scope.MEMBER: kept})
 
     def _of_each(
         self, ask: Callable[[InstanceLayout, float], T], timeout: float

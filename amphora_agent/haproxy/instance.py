@@ -4,27 +4,34 @@ What is on disk under an instance's real names is always one complete configurat
 has accepted.
 """
 
+import contextlib
 import hashlib
 import logging
-import threading
 import time
 from base64 import b64encode
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from amphora_agent import files
-from amphora_agent.errors import InvalidRequest, NotFound
-from amphora_agent.haproxy import mend, render, text
-from amphora_agent.haproxy.activation import Activation, master_of, process_name
+from amphora_agent.errors import InvalidRequest, NotFound, OperationFailed
+from amphora_agent.haproxy import generations, mend, render, text, workers
+from amphora_agent.haproxy.acceptance import Acceptance, Candidate, Proof
+from amphora_agent.haproxy.activation import Activation, Outcome, master_of, process_name
+from amphora_agent.haproxy.generations import Generations
+from amphora_agent.haproxy.headroom import Headroom
+from amphora_agent.haproxy.journal import MOST_ENTRIES, Journal, Record
 from amphora_agent.haproxy.listeners import Listener
 from amphora_agent.haproxy.mend import Mended
 from amphora_agent.haproxy.observe import Observer, listener_index
-from amphora_agent.haproxy.plan import Step, plan
+from amphora_agent.haproxy.plan import Step
+from amphora_agent.haproxy.policy import Bounds, crt_list_violations
 from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.haproxy.socket import NoAnswer, NotListening
 from amphora_agent.layout import CertificateName, InstanceLayout, Layout, ObjectId
+from amphora_agent.model.changes import AGENT, Caller, Entry, Operation
+from amphora_agent.model.instances import InstanceDetails, InstanceStatus, Worker
 from amphora_agent.model.status import ListenerStatus, PoolReading
 from amphora_agent.processes.supervisor import ProcessState, Supervisor
 
@@ -42,8 +49,9 @@ class OneListener(NamedTuple):
 
 
 class Instances:
-    """All instances of the amphora. Changes of one instance are made one after another; reads
-    wait for nobody."""
+    """All instances of the amphora. Changes of one instance are made one after another, by
+    whichever process, and written down in its journal with who asked for them; reads wait for
+    nobody."""
 
     def __init__(
         self,
@@ -52,50 +60,68 @@ class Instances:
         supervisor: Supervisor,
         *,
         group: str,
+        agent_port: int = 9443,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
         self._haproxy = haproxy
         self._supervisor = supervisor
         self._group = group
+        self._agent_port = agent_port
         self._clock = clock
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._journal = Journal(clock=clock)
+        self._generations = Generations()
         self._activation = Activation(layout, haproxy, supervisor, clock)
         self._index = listener_index()
         self._observer = Observer(layout, clock)
+        # systemd is the one who starts haproxy, or a thread of this process.
+        headroom = Headroom("1" if supervisor.notified else "self")
+        self._acceptance = Acceptance(haproxy, headroom, self._bounds)
 
     # Configuration
 
-    def upload(self, instance_id: ObjectId, amphora_id: ObjectId, configuration: bytes) -> None:
+    def upload(
+        self,
+        instance_id: ObjectId,
+        amphora_id: ObjectId,
+        configuration: bytes,
+        by: Caller = AGENT,
+    ) -> None:
         """Check a configuration and make it the instance's; what runs is not touched.
 
         Raises:
-            InvalidRequest: haproxy refuses it; the details are haproxy's own words.
+            InvalidRequest: it is refused; the details have lines and reasons, haproxy's own words
+                where it is haproxy that refuses. Nothing has changed.
         """
         instance = self._layout.instance(instance_id)
-        if b"\0" in configuration:
-            raise InvalidRequest("Invalid request", "the configuration has a NUL byte")
         mended = mend.configuration(configuration)
-        parsed = text.parse(mended.content.decode(errors="replace"), render.KEYWORDS)
-        addition = render.addition(parsed, self._group).encode()
-        peer = peer_name(amphora_id)
-        with (
-            self._locks[instance_id],
-            files.Staged(instance.configuration, mended.content, files.PRIVATE) as staged,
-            files.Staged(instance.addition, addition, files.PRIVATE) as staged_addition,
-        ):
-            checked = self._haproxy.check((staged.path, staged_addition.path), peer)
-            if not checked.succeeded:
-                files.write(instance.rejected, configuration)
-                words = checked.output.replace(str(staged.path), str(instance.configuration))
-                raise InvalidRequest("Invalid request", words.strip())
-            # A kill between these leaves an addition that is mended when the agent starts.
+        content = mended.content.decode(errors="surrogateescape")
+        addition = self._addition(content)
+        with self._changing(instance, by, Operation.UPLOAD) as record, ExitStack() as stages:
+            record.words = [f"{len(configuration)} bytes"]
+            staged_addition = None
             if not files.has(instance.addition, addition):
-                staged_addition.commit()
-            files.provide(instance.peer, peer.encode())
-            staged.commit()
+                staged_addition = files.Staged(instance.addition, addition, files.PRIVATE)
+                stages.enter_context(staged_addition)
+            candidate = Candidate(
+                content,
+                staged_addition.path if staged_addition else instance.addition,
+                peer_name(amphora_id),
+            )
+            try:
+                verdict = self._acceptance.require(instance, candidate)
+            except InvalidRequest:
+                files.write(instance.rejected, configuration)
+                raise
+            files.provide(instance.peer, candidate.peer.encode())
+            if verdict.proof is not Proof.SAME:
+                # A kill between these leaves an addition that is mended when the agent starts.
+                if staged_addition:
+                    staged_addition.commit()
+                files.write(instance.configuration, mended.content)
+            self._acceptance.committed(instance, verdict)
+            record.words = [f"{len(configuration)} bytes; {verdict.proof.value}"]
         _log(mended, instance_id, instance.configuration.name)
-        logger.info("instance=%s change=upload bytes=%d", instance_id, len(configuration))
 
     def configuration(self, instance_id: ObjectId) -> bytes:
         """The configuration as it was sent.
@@ -138,21 +164,119 @@ class Instances:
     def haproxy_version(self) -> str:
         return self._haproxy.capabilities().version
 
+    # History
+
+    def overview(self) -> list[InstanceStatus]:
+        """Every instance, sorted by id."""
+        return [
+            InstanceStatus(
+                id=instance.id,
+                state=self._status(instance),
+                generation=self._generations.newest(instance),
+                pending=self._generations.pending(instance),
+            )
+            for instance in self._layout.instances()
+        ]
+
+    def details(self, instance_id: ObjectId) -> InstanceDetails:
+        """An instance with its processes.
+
+        Raises:
+            NotFound
+        """
+        instance = self._existing(instance_id)
+        current, leaving = _lives(instance)
+        return InstanceDetails(
+            id=instance.id,
+            state=self._status(instance),
+            generation=self._generations.newest(instance),
+            pending=self._generations.pending(instance),
+            generations=tuple(self._generations.numbers(instance)),
+            current=current,
+            leaving=leaving,
+        )
+
+    def changes(self, instance_id: ObjectId, most: int = MOST_ENTRIES) -> list[Entry]:
+        """What was done to an instance, the newest first; also to one that has never been
+        accepted.
+
+        Raises:
+            NotFound
+        """
+        instance = self._layout.instance(instance_id)
+        if not instance.directory.is_dir():
+            raise _unknown(instance_id)
+        return self._journal.entries(instance, most)
+
+    def rollback(
+        self, instance_id: ObjectId, generation: int | None = None, by: Caller = AGENT
+    ) -> str:
+        """Go back to a generation, by default the one before the present one; say what was done.
+
+        What is committed and has not come up yet is dropped, and kept for a person to read.
+
+        Raises:
+            NotFound: no such instance or generation.
+            OperationFailed: it did not come up any more; everything is as it was.
+        """
+        instance = self._layout.instance(instance_id)
+        with self._changing(instance, by, Operation.ROLLBACK) as record:
+            self._existing(instance_id)
+            if generation is None:
+                generation = self._generations.before(instance)
+            wanted = self._generations.content(instance, generation)
+            before = generations.committed(instance)
+            record.words = [f"back to generation {generation}"]
+            try:
+                generations.bring_certificates(instance, wanted)
+                self._require_good(instance, generation)
+                if self._generations.waits(instance):
+                    record.words.append("the configuration that waited for a reload is dropped")
+                    files.keep_as(instance.configuration, instance.rejected)
+                generations.commit(instance, wanted)
+                if not self._activation.runs(instance):
+                    record.words.append("it does not run, and was not started")
+                    return f"Generation {generation} is committed; it does not run"
+                self._activate(instance, record)
+            except BaseException:  # also an end by force: nothing may stay half-way
+                generations.bring_certificates(instance, before)
+                generations.commit(instance, before)
+                raise
+        return f"Back to generation {generation}, which is now generation {record.generation}"
+
+    def _require_good(self, instance: InstanceLayout, generation: int) -> None:
+        """See that haproxy still takes a generation, whose certificates are in place.
+
+        Raises:
+            OperationFailed
+        """
+        configuration, addition, peer = self._generations.texts(instance, generation)
+        checked = self._haproxy.check(
+            configuration.read_bytes(), instance.configuration, addition, peer.read_text()
+        )
+        if not checked.succeeded:
+            raise OperationFailed("Cannot go back", checked.output.strip())
+
     # Life
 
-    def start(self, instance_id: ObjectId) -> str:
+    def start(self, instance_id: ObjectId, by: Caller = AGENT) -> str:
         """Start an instance, unless it runs; return the sentence for the controller.
 
         Raises:
             NotFound, OperationFailed
         """
-        with self._locks[instance_id]:
-            instance = self._existing(instance_id)
-            if not self._activation.runs(instance):
+        instance = self._layout.instance(instance_id)
+        with self._changing(instance, by, Operation.START) as record:
+            self._existing(instance_id)
+            if self._activation.runs(instance):
+                record.plan = "nothing"
+            else:
+                record.plan = "start"
                 self._activation.start(instance)
+                record.generation = self._remember(instance)
         return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
 
-    def reload(self, instance_id: ObjectId) -> str:
+    def reload(self, instance_id: ObjectId, by: Caller = AGENT) -> str:
         """Make the instance run what is committed; return the sentence for the controller.
 
         Raises:
@@ -160,51 +284,61 @@ class Instances:
             OperationFailed: it did not come up; the details are haproxy's own words, the last
                 good configuration is back in place, and what ran before still serves.
         """
-        started = self._clock()
-        with self._locks[instance_id]:
-            instance = self._existing(instance_id)
-            decided = plan(running=self._activation.runs(instance))
-            logger.info(
-                "instance=%s plan=%s why=%r", instance_id, decided.step.value, decided.reason
-            )
-            if decided.step is Step.START:
-                self._activation.start(instance)
-                answer = f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
-            else:
-                self._activation.reload(instance)
-                answer = f"Listener {instance_id} reloaded"
-        milliseconds = (self._clock() - started) * 1000
-        logger.info("instance=%s change=%s ms=%.0f", instance_id, decided.step.value, milliseconds)
-        return answer
+        instance = self._layout.instance(instance_id)
+        with self._changing(instance, by, Operation.RELOAD) as record:
+            self._existing(instance_id)
+            outcome = self._activate(instance, record)
+        if outcome.done is Step.START:
+            return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
+        return f"Listener {instance_id} reloaded"
 
-    def stop(self, instance_id: ObjectId) -> str:
+    def _activate(self, instance: InstanceLayout, record: Record) -> Outcome:
+        """Make it run what is committed, and keep that as a generation."""
+        outcome = self._activation.activate(instance)
+        record.plan = outcome.plan.step.value
+        record.reasons = list(outcome.plan.reasons)
+        record.words += outcome.plan.words
+        record.fell_back = outcome.fell_back
+        record.generation = self._remember(instance)
+        return outcome
+
+    def _remember(self, instance: InstanceLayout) -> int | None:
+        """The number of the generation that came up; None when the disk takes no more: it serves
+        all the same."""
+        try:
+            return self._generations.remember(instance)
+        except OSError as error:
+            logger.warning("instance=%s cannot be kept as a generation: %s", instance.id, error)
+            return None
+
+    def stop(self, instance_id: ObjectId, by: Caller = AGENT) -> str:
         """Stop an instance until it is started again; return the sentence for the controller."""
-        with self._locks[instance_id]:
-            instance = self._existing(instance_id)
+        instance = self._layout.instance(instance_id)
+        with self._changing(instance, by, Operation.STOP):
+            self._existing(instance_id)
             self._supervisor.stop(process_name(instance))
             # Without it whoever asks knows at once that nobody will answer.
             instance.master_socket.unlink(missing_ok=True)
         return f"Listener {instance_id} stopped"
 
-    def delete(self, instance_id: ObjectId) -> None:
-        """Stop an instance and remove all its files. Nothing happens when there is none."""
+    def delete(self, instance_id: ObjectId, by: Caller = AGENT) -> None:
+        """Stop an instance and remove all its files, its journal and generations (keys are in them)
+        too. Nothing happens when there is none."""
         instance = self._layout.instance(instance_id)
-        with self._locks[instance_id]:
+        with self._changing(instance, by, Operation.DELETE):
             self._supervisor.forget(process_name(instance))
             for socket in (instance.stats_socket, instance.master_socket):
                 socket.unlink(missing_ok=True)
             files.remove_tree(instance.certificates)
             files.remove_tree(instance.directory)
-        logger.info("instance=%s change=delete", instance_id)
+            self._acceptance.forget(instance_id)
 
     def adopt(self) -> None:
         """Bring what an earlier agent left into order; before anything else is called."""
         files.sweep(self._layout.base)
         files.sweep(self._layout.certificates)
         for instance in self._layout.instances():
-            parsed = text.parse(_text(instance.configuration), render.KEYWORDS)
-            addition = render.addition(parsed, self._group).encode()
-            files.provide(instance.addition, addition)
+            files.provide(instance.addition, self._addition(_text(instance.configuration)))
         files.provide(self._layout.ping_wrapper, render.ping_wrapper().encode(), files.PROGRAM)
         self._supervisor.adopt()
 
@@ -214,10 +348,19 @@ class Instances:
 
     # Certificates
 
-    def put_certificate(self, instance_id: ObjectId, name: CertificateName, data: bytes) -> None:
-        """Store a certificate file of an instance; haproxy reads it at the next reload."""
+    def put_certificate(
+        self, instance_id: ObjectId, name: CertificateName, data: bytes, by: Caller = AGENT
+    ) -> None:
+        """Store a certificate file of an instance; haproxy reads it at the next reload.
+
+        Raises:
+            InvalidRequest: it is a list of certificates that names files of others.
+        """
         mended = mend.certificate(data)
-        with self._locks[instance_id]:
+        instance = self._layout.instance(instance_id)
+        with self._changing(instance, by, Operation.CERTIFICATE_PUT) as record:
+            record.words = [name]
+            self._require_own_files(instance, name, mended.content)
             files.make_private_directory(self._layout.certificates / instance_id)
             files.write(self._layout.certificate(instance_id, name), mended.content)
         _log(mended, instance_id, name)
@@ -237,15 +380,66 @@ class Instances:
         sent = mend.certificate_as_sent(data)
         return hashlib.md5(sent, usedforsecurity=False).hexdigest()
 
-    def delete_certificate(self, instance_id: ObjectId, name: CertificateName) -> None:
+    def delete_certificate(
+        self, instance_id: ObjectId, name: CertificateName, by: Caller = AGENT
+    ) -> None:
         """Remove a certificate file; nothing happens when there is none."""
-        with self._locks[instance_id]:
-            files.remove(self._layout.certificate(instance_id, name))
+        instance = self._layout.instance(instance_id)
+        with self._changing(instance, by, Operation.CERTIFICATE_DELETE) as record:
+            record.words = [name]
+            record.kept = files.remove(self._layout.certificate(instance_id, name))
+
+    def _require_own_files(
+        self, instance: InstanceLayout, name: CertificateName, content: bytes
+    ) -> None:
+        """What has no PEM block may be a crt-list, and that names files, too."""
+        if b"-----BEGIN " in content or b"/" not in content:
+            return
+        listed = content.decode(errors="surrogateescape")
+        found = crt_list_violations(name, listed, self._bounds(instance))
+        if found:
+            details = "\n".join(f"[{name}:{each.line}] : {each.reason}" for each in found)
+            raise InvalidRequest("Invalid request", details)
+
+    @contextlib.contextmanager
+    def _changing(
+        self, instance: InstanceLayout, by: Caller, operation: Operation
+    ) -> Iterator[Record]:
+        """The lock of an instance, with commands too, and its journal."""
+        files.make_directory(self._layout.instance_locks)
+        lock = self._layout.instance_locks / f"{instance.id}.lock"
+        with files.locked(lock):
+            try:
+                with self._journal.change(instance, by, operation) as record:
+                    yield record
+            finally:
+                if not instance.directory.exists():  # any more, or at all
+                    lock.unlink()
+
+    def _addition(self, configuration: str) -> bytes:
+        """What the agent adds to a configuration."""
+        # Most have no such word anywhere.
+        any_said = any(keyword in configuration for keyword in render.KEYWORDS)
+        parsed = text.parse(configuration if any_said else "", render.KEYWORDS)
+        return render.addition(parsed, self._group).encode()
+
+    def _bounds(self, instance: InstanceLayout) -> Bounds:
+        return Bounds(
+            base=str(self._layout.base),
+            directory=str(instance.directory),
+            certificates=str(instance.certificates),
+            stats_socket=str(instance.stats_socket),
+            state_file=str(instance.state),
+            pid_file=str(instance.pid_file),
+            ping_wrapper=str(self._layout.ping_wrapper),
+            agent_port=self._agent_port,
+            group=self._group,
+        )
 
     def _existing(self, instance_id: ObjectId) -> InstanceLayout:
         instance = self._layout.instance(instance_id)
         if not instance.configuration.is_file():
-            raise NotFound("Loadbalancer Not Found", f"No loadbalancer with UUID: {instance_id}")
+            raise _unknown(instance_id)
         return instance
 
     def _status(self, instance: InstanceLayout) -> str:
@@ -266,6 +460,22 @@ def peer_name(amphora_id: str) -> str:
     digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
     name = b64encode(digest, b"_-").decode().rstrip("=")
     return f"x{name[1:]}" if name.startswith("-") else name
+
+
+def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]:
+    """The worker that serves, and those that leave."""
+    try:
+        reply = master_of(instance).command("show proc", timeout=_ANSWER)
+        known, now = workers.lives(reply), workers.parse(reply)
+    except OperationFailed as error:
+        logger.info("instance=%s workers unknown: %s", instance.id, error)
+        return None, ()
+    current = None if now.current is None else known.get(now.current)
+    return current, tuple(known[pid] for pid in now.leaving if pid in known)
+
+
+def _unknown(instance_id: ObjectId) -> NotFound:
+    return NotFound("Loadbalancer Not Found", f"No loadbalancer with UUID: {instance_id}")
 
 
 def _log(mended: Mended, instance_id: ObjectId, file: str) -> None:

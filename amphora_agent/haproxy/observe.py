@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 #: haproxy's types of statistics: 1 is frontends, which is where a listener counts.
 _FRONTENDS = "-1 1 -1"
+#: The status of a member that takes no requests, by command or configuration.
+MAINTENANCE = "MAINT"
 #: Seconds between tries while a master of haproxy 2.6 executes itself anew.
 _RETRY_PAUSE = 0.02
 
@@ -95,7 +97,8 @@ class Observer:
         Raises:
             OperationFailed: it does not say.
         """
-        return self._read_workers(instance, timeout)[0].pools
+        current, _ = self._read_workers(instance, timeout)
+        return self._without_left_over(instance, current).pools
 
     def _read_instance(self, instance: InstanceLayout, timeout: float) -> InstanceReading:
         expected = tuple(listener.id for listener in self._listeners.of(instance.configuration))
@@ -104,6 +107,7 @@ class Observer:
         leaving: list[WorkerReading] = []
         try:
             current, leaving = self._read_workers(instance, timeout)
+            current = self._without_left_over(instance, current)
         except NotListening:
             logger.warning("%s: haproxy is not running", instance.id)
         except OperationFailed as error:
@@ -119,6 +123,25 @@ class Observer:
         self._last[instance.id] = current
         replaced.pop(current.worker, None)
         return InstanceReading(expected, current, tuple(replaced.values()))
+
+    def _without_left_over(self, instance: InstanceLayout, reading: WorkerReading) -> WorkerReading:
+        """The reading without members that have been removed and that haproxy still has, in
+        maintenance; a pool that has no others is as healthy as haproxy calls an empty one."""
+        doubtful = [
+            name for name, pool in reading.pools.items() if MAINTENANCE in pool.members.values()
+        ]
+        if not doubtful:
+            return reading
+        configured, pools = self._pools.of(instance.configuration), dict(reading.pools)
+        for name in doubtful:
+            known = frozenset(configured.get(name, ()))
+            members = {
+                member: status
+                for member, status in pools[name].members.items()
+                if member in known or status != MAINTENANCE
+            }
+            pools[name] = PoolReading(pools[name].status if members else "UP", members)
+        return reading._replace(pools=pools)
 
     def _read_workers(
         self, instance: InstanceLayout, timeout: float

@@ -2,7 +2,6 @@
 
 import re
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from amphora_agent import files
@@ -14,6 +13,8 @@ from amphora_agent.processes.command import Completed, run
 
 #: Seconds for `haproxy -c`; the controller waits 60 for its answer.
 _CHECK_PATIENCE = 45.0
+#: By this name haproxy reads a configuration that is in no file.
+_INPUT = "/dev/stdin"
 
 
 class Haproxy:
@@ -27,7 +28,7 @@ class Haproxy:
 
     def capabilities(self) -> Capabilities:
         """Those of the installed version; asked once for each program file."""
-        signature = files.signature(self._program)
+        signature = self.installed()
         with self._lock:
             if self._known is None or self._known[0] != signature:
                 output = run((str(self._program), "-v"), timeout=10).output
@@ -37,14 +38,20 @@ class Haproxy:
                 self._known = signature, capabilities.of_version(found[1])
             return self._known[1]
 
-    def check(self, configurations: Sequence[Path], peer: str) -> Completed:
-        """Let haproxy check a configuration of several files, loading nothing into service."""
+    def installed(self) -> object:
+        """A value that changes when another program is installed."""
+        return files.signature(self._program)
+
+    def check(self, configuration: bytes, name: Path, addition: Path, peer: str) -> Completed:
+        """Let haproxy check a configuration, with the file `addition`, loading nothing into
+        service. In what haproxy says, the configuration is called `name`."""
         if not self._check_addition.exists():
             files.write(self._check_addition, render.check_addition().encode())
-        arguments = [str(self._program), "-c"]
-        for configuration in (*configurations, self._check_addition):
-            arguments += ("-f", str(configuration))
-        return run((*arguments, "-L", peer), timeout=_CHECK_PATIENCE)
+        arguments = [str(self._program), "-c", "-f", _INPUT]
+        for more in (addition, self._check_addition):
+            arguments += ("-f", str(more))
+        checked = run((*arguments, "-L", peer), timeout=_CHECK_PATIENCE, input=configuration)
+        return Completed(checked.status, checked.output.replace(_INPUT, str(name)))
 
     def command(self, instance: InstanceLayout, peer: str, *, notify: bool) -> tuple[str, ...]:
         """The command line that runs an instance in master-worker mode, in the foreground.

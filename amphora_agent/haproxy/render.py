@@ -3,8 +3,14 @@
 from amphora_agent import templates
 from amphora_agent.haproxy.text import Config
 
-#: What of a configuration must be parsed for `addition`.
-KEYWORDS = frozenset({"group"})
+#: How long a worker that was replaced may serve its last connections, and how many further reloads
+#: it may see: then haproxy ends it (docs/decisions/0017-bounded-old-workers.md).
+_HARD_STOP_AFTER = "1h"
+_MOST_RELOADS = 5
+
+#: What of a configuration must be parsed for `addition`; one that has none of these words anywhere
+#: need not be.
+KEYWORDS = frozenset({"group", "hard-stop-after", "mworker-max-reloads"})
 
 _FOLDER = "haproxy_templates"
 
@@ -12,11 +18,22 @@ _FOLDER = "haproxy_templates"
 def addition(config: Config, group: str) -> str:
     """The second configuration file of an instance.
 
-    The group is the agent's to add, since only the amphora knows its name (WIRE §3); a
-    controller old enough to send one is left its own.
+    The group is the agent's to add, since only the amphora knows its name (WIRE §3). What the
+    controller's text says itself is left to it: haproxy would take what it reads last.
     """
-    has_group = any(section.first("group") for section in config.of_kind("global"))
-    return templates.render(_FOLDER, "agent.cfg.j2", group=None if has_group else group)
+    said = {
+        directive.words[0]
+        for section in config.of_kind("global")
+        for directive in section.directives
+    }
+    return templates.render(
+        _FOLDER,
+        "agent.cfg.j2",
+        said=said,
+        group=group,
+        hard_stop_after=_HARD_STOP_AFTER,
+        most_reloads=_MOST_RELOADS,
+    )
 
 
 def check_addition() -> str:

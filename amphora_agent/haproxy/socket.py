@@ -12,6 +12,10 @@ from pathlib import Path
 
 from amphora_agent.errors import OperationFailed
 
+#: Bytes of a command with its payload. haproxy takes what fits into one of its buffers
+#: (`tune.bufsize`, 16384) and drops more, 2.6 without a word.
+LARGEST = 16000
+
 
 class NotListening(OperationFailed):
     """Nobody listens at the socket: haproxy is down, or its master is just starting again."""
@@ -40,17 +44,16 @@ class MasterSocket:
                 return False
             return True
 
-    def command(self, text: str, *, timeout: float) -> str:
+    def command(self, text: str, payload: str = "", *, timeout: float) -> str:
         """Send one command and return the whole reply, without the newlines around it.
 
-        `timeout` in seconds is for all of it. `text` comes from the agent alone: it must not
-        hold what separates commands.
+        `payload` is lines that follow the command after `<<`. `timeout` in seconds is for all.
 
         Raises:
             NotListening, NoAnswer
+            ValueError: this is not one command to haproxy, or it is too large for it.
         """
-        if "\n" in text or ";" in text:
-            raise ValueError(f"not one command: {text!r}")
+        request = _request(text, payload)
         deadline = self._clock() + timeout
         pieces: list[bytes] = []
         with socket.socket(socket.AF_UNIX) as connection:
@@ -62,7 +65,7 @@ class MasterSocket:
             except OSError as error:
                 raise NotListening("haproxy is not running", f"{self.path}: {error}") from error
             try:
-                connection.sendall(text.encode() + b"\n")
+                connection.sendall(request)
                 # Half-closed: the master ends the connection after its reply. A master that is
                 # executing itself anew may have hung up already.
                 with contextlib.suppress(OSError):
@@ -83,3 +86,20 @@ class MasterSocket:
 
     def _no_answer(self, text: str, timeout: float) -> NoAnswer:
         return NoAnswer("haproxy does not answer", f"{text!r}: nothing within {timeout:.1f} s")
+
+
+def _request(text: str, payload: str) -> bytes:
+    if any(separator in text for separator in "\n\r;\0") or not text:
+        raise ValueError(f"not one command: {text!r}")
+    if payload:
+        # After a blank line haproxy takes the next one for a command. What is wrong is not shown:
+        # it may be a key.
+        if "\0" in payload or not all(line.strip() for line in payload[:-1].split("\n")):
+            raise ValueError(f"the payload of {text!r} has a blank line")
+        if not payload.endswith("\n"):
+            raise ValueError(f"the last line of the payload of {text!r} does not end")
+        text = f"{text} <<\n{payload}"
+    request = f"{text}\n".encode(errors="surrogateescape")
+    if len(request) > LARGEST:
+        raise ValueError(f"too large for haproxy: {len(request)} bytes")
+    return request

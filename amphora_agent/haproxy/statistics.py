@@ -44,6 +44,10 @@ def parse(csv: str, worker: str) -> WorkerReading:
                 status = "DRAIN"  # as Octavia has it: weight 0 takes no new connections
             elif " (" in status:
                 status = status.partition(" (")[0]  # "MAINT (via other/server)" is MAINT
+            elif status == "NOLB":
+                # A new member before its first check: the controller keeps what it knows of one
+                # that is RESTARTING.
+                status = "RESTARTING"
             of_pool = members.get(proxy)
             if of_pool is None:
                 of_pool = members[proxy] = {}

@@ -4,6 +4,7 @@ import re
 from typing import NamedTuple
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.model.instances import Worker
 
 
 class Workers(NamedTuple):
@@ -21,6 +22,10 @@ class Workers(NamedTuple):
 
 _MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+)(?: \[failed: (?P<failed>\d+)\])?")
 _WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
+_LIFE = re.compile(
+    r"(?P<pid>\d+)\s+worker\s+(?P<reloads>\d+)\s+"
+    r"(?P<days>\d+)d(?P<hours>\d+)h(?P<minutes>\d+)m(?P<seconds>\d+)s"
+)
 
 
 def parse(reply: str) -> Workers:
@@ -50,3 +55,13 @@ def parse(reply: str) -> Workers:
         current=current[0] if current else None,
         leaving=tuple(leaving),
     )
+
+
+def lives(reply: str) -> dict[int, Worker]:
+    """The workers in a reply to `show proc`, by pid: those that serve, and those that leave."""
+    found = {}
+    for row in _LIFE.finditer(reply):
+        pid, reloads, days, hours, minutes, seconds = map(int, row.groups())
+        uptime = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        found[pid] = Worker(pid=pid, reloads=reloads, uptime=uptime)
+    return found

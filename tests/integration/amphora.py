@@ -132,11 +132,13 @@ class Amphora:
     def files(self) -> dict[str, tuple[str, str]]:
         """Every file of the agent by its path, as (mode, digest), and every directory.
 
-        Left out is what changes by itself: logs, sockets, and what heartbeats remember.
+        Left out is what changes by itself: logs, journals, sockets, what heartbeats remember.
         """
         top = self.agent.directory
         found = {}
         for path in sorted(top.rglob("*")):
+            if path.name.startswith("journal.jsonl"):
+                continue
             if path.suffix == ".log" or {"heartbeat", "final-counters"} & set(path.parts):
                 continue
             mode = path.lstat().st_mode

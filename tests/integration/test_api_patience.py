@@ -269,7 +269,7 @@ def test_a_check_that_takes_long_delays_neither_readers_nor_other_load_balancers
 ) -> None:
     checked, other = slow.new_balancer(), slow.new_balancer()
     target = f"/1.0/loadbalancer/{slow.agent.amphora_id}/{checked.id}/haproxy"
-    with slow_haproxy.held(f"-c -f {checked.directory}"):
+    with slow_haproxy.held(f"-c -f /dev/stdin -f {checked.directory}"):
         upload = Later(slow, "PUT", target, checked.text().encode())
         slow_haproxy.await_one()
         assert slow.api.info()
@@ -289,7 +289,7 @@ def test_changes_of_one_load_balancer_follow_one_another(
     made.push()
     target = f"/1.0/loadbalancer/{slow.agent.amphora_id}/{made.id}/haproxy"
     last = made.text()
-    with slow_haproxy.held(f"-c -f {made.directory}"):
+    with slow_haproxy.held(f"-c -f /dev/stdin -f {made.directory}"):
         upload = Later(slow, "PUT", target, last.encode())
         slow_haproxy.await_one()
         reload = Later(slow, "PUT", f"/1.0/loadbalancer/{made.id}/reload")

@@ -46,7 +46,7 @@ def refused(answer: Answer) -> Any:
 UNKNOWN = [
     ("GET", "/1.0"),
     ("GET", "/1.0/"),
-    ("GET", "/2.0/info"),
+    ("GET", "/3.0/info"),
     ("GET", "/0.6/info"),
     ("GET", "/1.0/nonsense"),
     ("GET", "/1.0//info"),

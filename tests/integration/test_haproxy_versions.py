@@ -174,13 +174,11 @@ _DOWN = "0"
 HTTP = http_listener("http", port=80, members=ALL_MEMBERS)
 
 
-def test_its_version_is_told_and_decides_how_reloads_are_judged(
-    amphora: Amphora, tmp_path: Path
-) -> None:
+def test_its_version_is_told_and_decides_what_it_can_do(amphora: Amphora, tmp_path: Path) -> None:
     assert amphora.api.info()["haproxy_version"].startswith(f"{amphora.series}.")
     can = Haproxy(amphora.program, tmp_path).capabilities()
     assert can.version == amphora.api.info()["haproxy_version"]
-    assert can.synchronous_reload is (amphora.series != "2.6")
+    assert can.delete_servers is (amphora.series != "2.6")
 
 
 def test_the_first_reload_starts_it(balancer: LoadBalancer, outside: Namespace) -> None:

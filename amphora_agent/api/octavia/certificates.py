@@ -3,6 +3,7 @@
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
+from amphora_agent.api.caller import caller
 from amphora_agent.api.octavia.body import LARGEST_CERTIFICATE, OK, body, etag
 from amphora_agent.api.services import Services
 from amphora_agent.layout import certificate_name, object_id
@@ -18,7 +19,7 @@ def certificates(services: Services) -> Blueprint:
     def put(lb_id: str, filename: str) -> ResponseReturnValue:
         instance, name = object_id(lb_id), certificate_name(filename)
         data = body(LARGEST_CERTIFICATE)
-        instances.put_certificate(instance, name, data)
+        instances.put_certificate(instance, name, data, by=caller())
         return OK, 200, etag(data)
 
     @routes.get(route)
@@ -28,7 +29,8 @@ def certificates(services: Services) -> Blueprint:
 
     @routes.delete(route)
     def delete(lb_id: str, filename: str) -> ResponseReturnValue:
-        instances.delete_certificate(object_id(lb_id), certificate_name(filename))
+        which, name = object_id(lb_id), certificate_name(filename)
+        instances.delete_certificate(which, name, by=caller())
         return OK
 
     return routes

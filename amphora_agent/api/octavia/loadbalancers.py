@@ -1,23 +1,27 @@
 """Load balancers: their configuration, and their life, which UDP and SCTP listeners share."""
 
+from collections.abc import Callable
+from functools import partial
+
 from flask import Blueprint, Response
 from flask.typing import ResponseReturnValue
 
+from amphora_agent.api.caller import caller
 from amphora_agent.api.octavia.body import LARGEST_CONFIGURATION, OK, body, etag
 from amphora_agent.api.services import Services
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.layout import object_id
+from amphora_agent.layout import ObjectId, object_id
 
 
 def loadbalancers(services: Services) -> Blueprint:
     routes = Blueprint("loadbalancers", __name__)
-    instances = services.instances
+    instances, lvs = services.instances, services.lvs
 
     @routes.put("/1.0/loadbalancer/<amphora_id>/<lb_id>/haproxy")
     def upload(amphora_id: str, lb_id: str) -> ResponseReturnValue:
         amphora, instance = object_id(amphora_id), object_id(lb_id)
         data = body(LARGEST_CONFIGURATION)
-        instances.upload(instance, amphora, data)
+        instances.upload(instance, amphora, data, by=caller())
         return OK, 202, etag(data)
 
     @routes.get("/1.0/loadbalancer/<lb_id>/haproxy")
@@ -28,8 +32,12 @@ def loadbalancers(services: Services) -> Blueprint:
     @routes.put("/1.0/loadbalancer/<lb_id>/<action>")
     def act(lb_id: str, action: str) -> ResponseReturnValue:
         which = object_id(lb_id)
-        holder = services.lvs if services.lvs.holds(which) else instances
-        actions = {"start": holder.start, "stop": holder.stop, "reload": holder.reload}
+        actions: dict[str, Callable[[ObjectId], str]]
+        if lvs.holds(which):
+            actions = {"start": lvs.start, "stop": lvs.stop, "reload": lvs.reload}
+        else:
+            ours = {"start": instances.start, "stop": instances.stop, "reload": instances.reload}
+            actions = {name: partial(act, by=caller()) for name, act in ours.items()}
         if action not in actions:
             raise InvalidRequest("Invalid Request", f"Unknown action: {action}")
         details = actions[action](which)
@@ -40,7 +48,10 @@ def loadbalancers(services: Services) -> Blueprint:
     @routes.delete("/1.0/listeners/<object_>")
     def delete(object_: str) -> ResponseReturnValue:
         which = object_id(object_)
-        (services.lvs if services.lvs.holds(which) else instances).delete(which)
+        if lvs.holds(which):
+            lvs.delete(which)
+        else:
+            instances.delete(which, by=caller())
         return OK
 
     return routes

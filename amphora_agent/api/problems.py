@@ -1,0 +1,24 @@
+"""What an error looks like below `/2.0`: problem details (RFC 9457)."""
+
+import http
+import json
+
+from flask import Response, request
+
+_ROOT = "/2.0"
+
+
+def concern() -> bool:
+    """Whether the present request is one whose errors are problem details."""
+    return request.path == _ROOT or request.path.startswith(f"{_ROOT}/")
+
+
+def problem(status: int, detail: str) -> Response:
+    """An answer that says what is wrong. The type is the status alone, as `about:blank` says."""
+    body = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    return Response(json.dumps(body), status, content_type="application/problem+json")

@@ -1,0 +1,96 @@
+"""Workers that were replaced are bounded, in number and in time, with every version of haproxy."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from lab.backend import Backend
+from lab.waiting import until
+from tests.integration.amphora import VIP, Amphora
+from tests.integration.runtime import Changing, amphora, member
+
+__all__ = ["amphora"]  # of each version of haproxy
+
+#: What the agent adds: docs/decisions/0017-bounded-old-workers.md.
+MOST_RELOADS = 5
+
+
+@pytest.fixture
+def balancer(amphora: Amphora, webs: dict[str, Backend]) -> Iterator[Changing]:
+    made = Changing(amphora, 10960)
+    made.push()
+    yield made
+    made.delete()
+
+
+def busy(balancer: Changing) -> socket.socket:
+    """A connection that its worker cannot leave behind: a request that does not end."""
+    connection = balancer.amphora.namespace.connect(VIP, balancer.port)
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: site\r\nContent-Length: 9\r\n\r\n")
+    until(lambda: sessions(balancer) > 0, "it is taken")
+    return connection
+
+
+def sessions(balancer: Changing) -> int:
+    header, row = balancer.ask(f"@1 show stat {balancer.listener.id} 1 -1").splitlines()[:2]
+    return int(row.split(",")[header.split(",").index("scur")])
+
+
+def replaced(balancer: Changing) -> None:
+    worker = balancer.current()
+    balancer.timeout += 1
+    balancer.push()
+    assert balancer.done() == "reload"
+    assert balancer.current() != worker
+
+
+def test_as_many_as_the_agent_allows_stay_for_their_connections(balancer: Changing) -> None:
+    with ExitStack() as ending:
+        first = balancer.current()
+        for _ in range(MOST_RELOADS):
+            ending.enter_context(busy(balancer))
+            replaced(balancer)
+        assert len(balancer.workers().leaving) == MOST_RELOADS
+        assert first in balancer.workers().leaving
+        for _ in range(2):
+            ending.enter_context(busy(balancer))
+            replaced(balancer)
+        until(lambda: len(balancer.workers().leaving) == MOST_RELOADS, "the oldest have gone")
+        assert first not in balancer.workers().leaving
+        assert "hard-stop-after" in addition(balancer)
+
+
+def test_what_the_text_says_of_them_counts(balancer: Changing) -> None:
+    own = balancer.text().replace("    daemon\n", "    daemon\n    hard-stop-after 500ms\n")
+    balancer.amphora.api.upload_haproxy(balancer.id, own)
+    balancer.reload()
+    assert "hard-stop-after" not in addition(balancer)
+    worker = balancer.current()
+    with busy(balancer):
+        balancer.amphora.api.upload_haproxy(balancer.id, own.replace("500ms", "501ms"))
+        balancer.reload()
+        assert balancer.done() == "reload"
+        assert balancer.workers().leaving == (worker,)
+        until(lambda: balancer.workers().leaving == (), "its time is over")
+
+
+def test_what_an_upgraded_agent_adds_waits_for_the_next_change(balancer: Changing) -> None:
+    worker, agent = balancer.current(), balancer.amphora.agent
+    agent.kill()
+    for directory in (balancer.directory, balancer.directory / "last-good"):
+        (directory / "agent.cfg").write_text("global\n    group nogroup\n")
+    agent.start()
+    assert "hard-stop-after" in addition(balancer)
+    assert balancer.current() == worker
+    balancer.members[0] = member(1, weight=2)
+    balancer.push()
+    assert balancer.done() == "reload"
+    balancer.members[0] = member(1, weight=3)
+    balancer.push()
+    assert balancer.done() == "runtime"
+
+
+def addition(balancer: Changing) -> str:
+    return (balancer.directory / "agent.cfg").read_text()
