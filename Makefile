@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 # Releases of Octavia whose controller drives the agent in tests/conformance; 19 and 3, the newest and the
 # last that speaks API 0.5 alone and has UDP, run everything, the others what differs between them.
 RELEASES := 19 14 10 3 2
-DIFFERING := agent certificates heartbeats legacy listeners lvs_text pairs tls
+DIFFERING := agent certificates heartbeats legacy listeners lvs_text pairs rendered_texts tls
 
 # What runs the agent, what its demo uses, and what only its tests do.
 DEMO_PACKAGES := haproxy nftables udhcpc iproute2 curl procps ca-certificates python3 python3-venv
@@ -29,7 +29,7 @@ demo: $(VENV)/demo  ## Show the agent at work: plug, push, balance, heartbeats (
 	@$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: lint unit integration systemd conformance  ## Everything: style, types, import rules, all tests
+test: lint unit fuzz-brief integration systemd conformance  ## Everything: style, types, import rules, all tests
 
 .PHONY: lint
 lint: $(VENV)/test  ## Style, types, import rules
@@ -45,6 +45,14 @@ unit: $(VENV)/test  ## What needs no root
 .PHONY: integration
 integration: $(VENV)/test  ## The agent with real haproxy, namespaces, TLS
 	$(BIN)/python -m pytest tests/lab tests/integration
+
+.PHONY: fuzz
+fuzz: $(VENV)/test  ## The parser, the policy and every URL for ten minutes (FUZZ_SEED=n: again)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-600} $(BIN)/python -m pytest tests/fuzz
+
+.PHONY: fuzz-brief
+fuzz-brief: $(VENV)/test  ## The same for half a minute
+	FUZZ_SECONDS=30 $(BIN)/python -m pytest tests/fuzz
 
 .PHONY: systemd
 systemd: $(VENV)/test  ## The installed wheel in a booted systemd

@@ -74,6 +74,18 @@ def write(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
         staged.commit()
 
 
+def note(destination: Path, data: bytes) -> None:
+    """Replace `destination` with `data` at one instant, for whoever reads it before the machine
+    ends: it is not synced. Raises as `write`."""
+    path = destination.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+    try:
+        path.write_bytes(data)
+        path.chmod(PRIVATE)
+        os.replace(path, destination)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def provide(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
     """See that `destination` has `data`; one that has is not touched. Raises as `write`."""
     if not has(destination, data):

@@ -27,7 +27,7 @@ VIP = "127.0.0.1"
 _HEARTBEAT_INTERVAL = 10
 
 #: Where the members of every pool answer; each has an address of its own.
-_MEMBER_PORT = 8080
+MEMBER_PORT = 8080
 
 _ORIGIN = f"""\
 global
@@ -38,7 +38,7 @@ defaults
     timeout server 60s
     timeout connect 5s
 frontend origin
-    bind 0.0.0.0:{_MEMBER_PORT}
+    bind 0.0.0.0:{MEMBER_PORT}
     http-request return status 200
 """
 
@@ -46,7 +46,7 @@ frontend origin
 _MONITOR = HealthMonitor(type="HTTP", delay=60, timeout=5, fall=2, rise=2)
 
 #: Connections that all listeners together may have: haproxy wants two descriptors for each.
-_MOST_CONNECTIONS = 4000
+_MOST_CONNECTIONS = 2000
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Balancer:
             tuple(
                 many_listeners(
                     listeners,
-                    members=[(f"127.0.1.{n + 1}", _MEMBER_PORT) for n in range(members)],
+                    members=[(f"127.0.1.{n + 1}", MEMBER_PORT) for n in range(members)],
                     monitor=_MONITOR if monitored else None,
-                    connection_limit=max(2, min(100, _MOST_CONNECTIONS // listeners)),
+                    connection_limit=max(1, min(100, _MOST_CONNECTIONS // listeners)),
                 )
             ),
         )

@@ -1,10 +1,13 @@
-"""A change of an existing load balancer, beside what haproxy alone needs for it.
+"""A change that only a reload can make, beside what haproxy alone needs for it.
+
+Those that need none are in benchmarks.runtime.
 
 The agent's side is what the controller does: over one TLS session it asks for `/`, `/1.0/info` and
 `/1.0/details`, uploads the configuration and asks for the reload. The floor is `haproxy -c` and a
 reload through the master socket, of the same text, waited for until the new worker answers. All
-take turns. Each change is another weight of one member. All times are wall time in milliseconds,
-as the one who waits sees them; the client's own work is in the agent's.
+take turns. Each change is another timeout of one listener and another weight of one member. All
+times are wall time in milliseconds, as the one who waits sees them; the client's own work is in the
+agent's.
 
 Members with health checks keep their states in the agent's reload, not in the floor's: what a bare
 reload with `show servers state` before it takes stands beside.
@@ -53,7 +56,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
                 rows.append(_compare(bed, balancer, runs) | {"monitored": _yes(monitored)})
     return Section(
         "changes",
-        "Change of an existing load balancer (medians of wall time)",
+        "Change that needs a reload (medians of wall time)",
         _COLUMNS,
         tuple(rows),
         notes=(
@@ -62,7 +65,8 @@ def measure(haproxy: Path, scale: Scale) -> Section:
             "does; not in the floor",
             "PUTs: over one TLS session; the GETs that the controller sends first stand apart",
             "of the fastest: the same ratio of the shortest times, which other work disturbs least",
-            "each run changes the weight of one member; members answer their health checks",
+            "each run changes a timeout and the weight of one member",
+            "members answer their health checks",
         ),
     )
 
@@ -98,15 +102,20 @@ def _compare(bed: Bed, balancer: Balancer, runs: int) -> dict[str, Any]:
     }
 
 
+def _text(balancer: Balancer, base_path: Path, weight: int) -> str:
+    text = balancer.text(base_path, weight=weight)
+    return text.replace("timeout client 50000", f"timeout client {50000 + weight}", 1)
+
+
 def _floor(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
-    bare.configuration.write_text(balancer.text(bare.directory, weight=weight))
+    bare.configuration.write_text(_text(balancer, bare.directory, weight))
     check = _seconds(bare.check)
     reload = _seconds(bare.reload)
     return {"check": check, "bare_reload": reload, "floor": check + reload}
 
 
 def _keeping(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
-    bare.configuration.write_text(balancer.text(bare.directory, weight=weight))
+    bare.configuration.write_text(_text(balancer, bare.directory, weight))
     state = bare.directory / balancer.id / "servers-state"
     state.parent.mkdir(exist_ok=True)
 
@@ -121,7 +130,7 @@ def _keeping(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> di
 
 def _agent(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
     controller = bed.controller
-    text = balancer.text(bed.agent.base_path, weight=weight)
+    text = _text(balancer, bed.agent.base_path, weight)
 
     def ask_first() -> None:
         controller.api_version()

@@ -9,12 +9,17 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Scale:
     """`change_runs`: listeners of a load balancer -> pairs of runs. `heartbeat_sizes`: listeners
-    of the heartbeats. `failover_cases`: so many of them, and 20 reloads. `rest`: seconds for the
-    last request's threads and for old workers to come to rest before memory is looked at. The
-    others are sizes and numbers of repetitions."""
+    of the heartbeats. `runtime_runs`: listeners of a load balancer -> runs of each change at run
+    time. `failover_cases`: so many of them, and 20 reloads. `model_runs`: listeners of a load
+    balancer -> runs of each process model; `model_seconds`: of its traffic; `model_watch`: seconds
+    without. `rest`: seconds for the last request's threads and for old workers to come to rest
+    before memory is looked at. The others are sizes and numbers of
+    repetitions."""
 
     change_runs: Mapping[int, int]
     change_members: int
+    runtime_runs: Mapping[int, int]
+    runtime_members: int
     starts: int
     rest: float
     requests: int
@@ -28,11 +33,17 @@ class Scale:
     metrics_runs: int
     failover_cases: int
     failover_runs: int
+    model_runs: Mapping[int, int]
+    model_members: int
+    model_seconds: float
+    model_watch: float
 
 
 FULL = Scale(
     change_runs={1: 25, 100: 21, 500: 15},
     change_members=10,
+    runtime_runs={1: 15, 10: 15, 100: 11, 500: 9, 2000: 7},
+    runtime_members=4,
     starts=9,
     rest=2.0,
     requests=500,
@@ -46,12 +57,18 @@ FULL = Scale(
     metrics_runs=9,
     failover_cases=8,
     failover_runs=3,
+    model_runs={1: 5, 10: 5, 50: 3, 200: 3},
+    model_members=4,
+    model_seconds=3.0,
+    model_watch=10.0,
 )
 
 #: Everything once, so that it is known to run; its figures mean nothing.
 QUICK = Scale(
     change_runs={1: 1, 5: 1},
     change_members=2,
+    runtime_runs={1: 1, 5: 1},
+    runtime_members=2,
     starts=1,
     rest=0.1,
     requests=3,
@@ -65,4 +82,8 @@ QUICK = Scale(
     metrics_runs=1,
     failover_cases=1,
     failover_runs=1,
+    model_runs={1: 1, 6: 1},
+    model_members=2,
+    model_seconds=0.3,
+    model_watch=0.5,
 )

@@ -6,9 +6,10 @@ the worker are judged by reading back; whatever is in doubt ends in a reload. Th
 are ahead of the process all the while: should it die, it comes back with what is wanted.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from amphora_agent.haproxy import (
     workers,
 )
 from amphora_agent.haproxy.change import Change
-from amphora_agent.haproxy.observe import keep_final_counters
+from amphora_agent.haproxy.observe import keeping_final_counters
 from amphora_agent.haproxy.plan import Plan, Step, plan
 from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.haproxy.running import Loaded, Record
@@ -243,10 +244,12 @@ class Activation:
         try:
             self._require_ports(instance, situation)
             self._save_state(instance, situation)
-            reply = socket.command("reload", timeout=_PATIENCE)
-            if reply.startswith("Success=0"):
-                raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
-            now = self._await_worker(instance, after=before)
+            with self._keeping_counters(instance, before) as keep_counters:
+                reply = socket.command("reload", timeout=_PATIENCE)
+                if reply.startswith("Success=0"):
+                    raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
+                now = self._await_worker(instance, after=before)
+                keep_counters()
         except OperationFailed as error:
             words = self._supervisor.output(name, mark).strip()
             self._restore(instance)
@@ -270,7 +273,7 @@ class Activation:
                 raise _ReloadRefused(error.message, error.details) from error
 
     def _save_state(self, instance: InstanceLayout, situation: _Situation) -> None:
-        """What must come through a reload: the members' states, and the counters so far.
+        """What must come through a reload: the members' states.
 
         A worker that cannot tell them any more is all the more in need of a reload.
         """
@@ -283,10 +286,24 @@ class Activation:
             if server_state.may_be_read(situation.wanted[instance.configuration.name]):
                 state = self._state(instance, situation)
             files.write(instance.state, state.encode(errors="surrogateescape"))
-            keep_final_counters(instance, pid, timeout=_ANSWER)
         except OperationFailed as error:
             files.remove(instance.state)
             logger.warning("instance=%s nothing saved for the reload: %s", instance.id, error)
+
+    @contextlib.contextmanager
+    def _keeping_counters(
+        self, instance: InstanceLayout, before: Workers
+    ) -> Iterator[Callable[[], None]]:
+        """The function given is to be called when the successor serves."""
+        with contextlib.ExitStack() as held:
+            keep: Callable[[], None] = lambda: None  # noqa: E731
+            if before.current is not None:
+                keeping = keeping_final_counters(instance, before.current, timeout=_ANSWER)
+                try:
+                    keep = held.enter_context(keeping)
+                except OperationFailed as error:
+                    logger.warning("instance=%s counters not kept: %s", instance.id, error)
+            yield keep
 
     def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
         command = f"@!{situation.workers.current} show servers state"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from amphora_agent import files
-from amphora_agent.errors import InvalidRequest, NotFound, OperationFailed
-from amphora_agent.haproxy import generations, mend, render, text, workers
+from amphora_agent.errors import AgentError, InvalidRequest, NotFound, OperationFailed
+from amphora_agent.haproxy import generations, mend, render, running, text, workers
 from amphora_agent.haproxy.acceptance import Acceptance, Candidate, Proof
 from amphora_agent.haproxy.activation import Activation, Outcome, master_of, process_name
 from amphora_agent.haproxy.generations import Generations
@@ -329,6 +329,8 @@ class Instances:
             self._supervisor.forget(process_name(instance))
             for socket in (instance.stats_socket, instance.master_socket):
                 socket.unlink(missing_ok=True)
+            # Without it there is no load balancer, whatever a kill leaves of the rest.
+            files.remove(instance.configuration)
             files.remove_tree(instance.certificates)
             files.remove_tree(instance.directory)
             self._acceptance.forget(instance_id)
@@ -337,14 +339,24 @@ class Instances:
         """Bring what an earlier agent left into order; before anything else is called."""
         files.sweep(self._layout.base)
         files.sweep(self._layout.certificates)
+        files.sweep(self._layout.run)
         for instance in self._layout.instances():
             files.provide(instance.addition, self._addition(_text(instance.configuration)))
         files.provide(self._layout.ping_wrapper, render.ping_wrapper().encode(), files.PROGRAM)
         self._supervisor.adopt()
 
     def resume(self) -> None:
-        """Bring back to life what should run and does not."""
+        """Bring back to life what should run and does not, and end what a kill has interrupted."""
         self._supervisor.resume()
+        for instance in self._layout.instances():
+            if running.interrupted(instance):
+                # Raised for one, it must not keep the others from it; the journal has it.
+                with (
+                    contextlib.suppress(AgentError),
+                    self._changing(instance, AGENT, Operation.RELOAD) as record,
+                ):
+                    if self._activation.runs(instance):
+                        self._activate(instance, record)
 
     # Certificates
 

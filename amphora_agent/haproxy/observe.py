@@ -1,21 +1,22 @@
 """What the instances say about themselves, each within a deadline.
 
-A worker's counters die with it. So the agent reads them once more before it asks for a reload
-(`keep_final_counters`), and the reader takes that last word for as long as nothing newer is
-known: nothing that a replaced worker counted before the reload is lost, and what it counts while
-its last connections drain is read from it directly.
+A worker's counters die with it. So the agent reads them once more around a reload
+(`keeping_final_counters`), and the reader takes that last word for as long as nothing newer is
+known: no connection that a replaced worker accepted is lost, and what it counts while its last
+connections drain is read from it directly.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy import listeners, statistics, text, workers
-from amphora_agent.haproxy.socket import MasterSocket, NotListening
+from amphora_agent.haproxy.socket import Conversation, MasterSocket, NotListening
 from amphora_agent.haproxy.text import Config
 from amphora_agent.haproxy.workers import Workers
 from amphora_agent.layout import InstanceLayout, Layout
@@ -32,6 +33,8 @@ _FRONTENDS = "-1 1 -1"
 MAINTENANCE = "MAINT"
 #: Seconds between tries while a master of haproxy 2.6 executes itself anew.
 _RETRY_PAUSE = 0.02
+#: How often a worker that was replaced is asked whether it listens no more.
+_LOOKS = 50
 
 
 class Index(Generic[T]):
@@ -188,12 +191,39 @@ def worker_name(pid: int) -> str:
     return f"{pid}-{started.rpartition(':')[2]}"
 
 
-def keep_final_counters(instance: InstanceLayout, pid: int, *, timeout: float) -> None:
-    """Write down what a worker has counted, just before it is asked to leave."""
-    socket = MasterSocket(instance.master_socket)
-    name = worker_name(pid)
-    reply = socket.command(f"@!{pid} show stat {_FRONTENDS}", timeout=timeout)
-    files.write(instance.final_counters / name, reply.encode())
+@contextlib.contextmanager
+def keeping_final_counters(
+    instance: InstanceLayout, pid: int, *, timeout: float
+) -> Iterator[Callable[[], None]]:
+    """Around the replacement of a worker: its counters are written down before, and again by the
+    function given, which is to be called when its successor serves.
+
+    What it counts in between would be lost if it left before it is read the next time; so it is
+    held by a connection until it has stopped listening, and has said how many came.
+    """
+    path = instance.final_counters / worker_name(pid)
+    question = f"show stat {_FRONTENDS}"
+    reply = MasterSocket(instance.master_socket).command(f"@!{pid} {question}", timeout=timeout)
+    files.write(path, reply.encode())
+    try:
+        conversation = Conversation(instance.stats_socket, timeout=timeout)
+    except OperationFailed as error:
+        logger.info("instance=%s its worker is not held: %s", instance.id, error)
+        yield lambda: None
+        return
+    with conversation:
+
+        def keep() -> None:
+            try:
+                for _ in range(_LOOKS):
+                    if "Stopping: 1" in conversation.ask("show info"):
+                        break
+                    time.sleep(_RETRY_PAUSE)
+                files.write(path, conversation.ask(question).encode())
+            except OperationFailed as error:
+                logger.info("instance=%s its worker has left: %s", instance.id, error)
+
+        yield keep
 
 
 def _final_counters(instance: InstanceLayout) -> list[WorkerReading]:

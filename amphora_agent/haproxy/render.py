@@ -6,7 +6,7 @@ from amphora_agent.haproxy.text import Config
 #: How long a worker that was replaced may serve its last connections, and how many further reloads
 #: it may see: then haproxy ends it (docs/decisions/0017-bounded-old-workers.md).
 _HARD_STOP_AFTER = "1h"
-_MOST_RELOADS = 5
+_MOST_RELOADS = 50
 
 #: What of a configuration must be parsed for `addition`; one that has none of these words anywhere
 #: need not be.

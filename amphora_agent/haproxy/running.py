@@ -95,6 +95,12 @@ def file_changes(instance: InstanceLayout) -> list[FileChange]:
     return changes
 
 
+def interrupted(instance: InstanceLayout) -> bool:
+    """Whether a change began and did not come to its end."""
+    record = _read(instance)
+    return record is not None and record.pending is not None
+
+
 def begin(instance: InstanceLayout, record: Record, touched: tuple[str, ...]) -> None:
     """Note that a change of these servers begins."""
     _write(instance, msgspec.structs.replace(record, pending=touched))
@@ -144,4 +150,5 @@ def _read(instance: InstanceLayout) -> Record | None:
 
 
 def _write(instance: InstanceLayout, record: Record) -> None:
-    files.write(instance.last_good / _RECORD, msgspec.json.encode(record))
+    # It speaks of a process, which does not survive a power cut either.
+    files.note(instance.last_good / _RECORD, msgspec.json.encode(record))

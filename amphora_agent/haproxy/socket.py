@@ -88,6 +88,53 @@ class MasterSocket:
         return NoAnswer("haproxy does not answer", f"{text!r}: nothing within {timeout:.1f} s")
 
 
+class Conversation:
+    """Questions to the one process that accepts the connection, whoever listens there later. It
+    does not leave before this is closed.
+
+    Raises, as `ask` does:
+        NotListening, NoAnswer
+    """
+
+    _PROMPT = b"\n> "
+
+    def __init__(self, path: Path, *, timeout: float) -> None:
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.settimeout(timeout)
+        try:
+            self._connection.connect(str(path))
+            self.ask("prompt")
+        except OSError as error:
+            self.close()
+            raise NotListening("haproxy is not running", f"{path}: {error}") from error
+        except NoAnswer:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Conversation":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def ask(self, text: str) -> str:
+        """The reply to one command, without the newlines around it."""
+        reply = b""
+        try:
+            self._connection.sendall(_request(text, ""))
+            while not reply.endswith(self._PROMPT):
+                piece = self._connection.recv(1 << 18)
+                if not piece:
+                    raise NoAnswer(f"haproxy hung up on {text!r}")
+                reply += piece
+        except OSError as error:
+            raise NoAnswer(f"no answer to {text!r}", str(error)) from error
+        return reply.removesuffix(self._PROMPT).decode(errors="replace").strip("\n")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 def _request(text: str, payload: str) -> bytes:
     if any(separator in text for separator in "\n\r;\0") or not text:
         raise ValueError(f"not one command: {text!r}")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
     *("boot", "starting", "memory", "answers", "heartbeats", "capacity", "metrics", "changes"),
-    "failover",
+    *("runtime", "failover", "process_model"),
 }
 
 
@@ -44,3 +44,7 @@ def test_everything_is_measured_and_written_down(tmp_path: Path) -> None:
     changes = figures["sections"]["changes"]["rows"]
     assert {row["monitored"] for row in changes} == {"yes", "no"}
     assert all(row["floor_ms"] and row["change_ms"] for row in changes)
+    at_run_time = figures["sections"]["runtime"]["rows"]
+    assert len({row["what"] for row in at_run_time}) == 4
+    # These are no matter of time.
+    assert all((row["processes"], row["plain_processes"]) == (0, 2) for row in at_run_time)

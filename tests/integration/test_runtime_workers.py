@@ -14,7 +14,7 @@ from tests.integration.runtime import Changing, amphora, member
 __all__ = ["amphora"]  # of each version of haproxy
 
 #: What the agent adds: docs/decisions/0017-bounded-old-workers.md.
-MOST_RELOADS = 5
+MOST_RELOADS = 50
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_old_workers_are_bounded() -> None:
     assert said("global\n    daemon\n") == {
         "group": ("nogroup",),
         "hard-stop-after": ("1h",),
-        "mworker-max-reloads": ("5",),
+        "mworker-max-reloads": ("50",),
     }
 
 

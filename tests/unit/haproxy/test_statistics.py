@@ -91,7 +91,7 @@ def test_a_backend_is_a_pool_with_its_servers_as_members() -> None:
         ("MAINT (via p2/m9)", "1", "MAINT"),
         ("MAINT (resolution)", "1", "MAINT"),
         ("DRAIN", "1", "DRAIN"),
-        ("NOLB", "1", "NOLB"),
+        ("NOLB", "1", "RESTARTING"),
         ("no check", "1", "no check"),
         ("UP 1/3", "1", "UP 1/3"),
         ("DOWN 1/2", "1", "DOWN 1/2"),
