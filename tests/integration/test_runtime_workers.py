@@ -2,10 +2,12 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
 import pytest
 
+from amphora_agent.client import AmphoraClient
 from lab.backend import Backend
 from lab.waiting import until
 from tests.integration.amphora import VIP, Amphora
@@ -90,6 +92,25 @@ def test_what_an_upgraded_agent_adds_waits_for_the_next_change(balancer: Changin
     balancer.members[0] = member(1, weight=3)
     balancer.push()
     assert balancer.done() == "runtime"
+
+
+def test_reloads_that_are_asked_for_at_once_are_one(balancer: Changing) -> None:
+    """Each takes up all that is committed by then, and the others find nothing to do."""
+    reloads = balancer.workers().reloads
+    balancer.timeout += 1
+    balancer.amphora.api.upload_haproxy(balancer.id, balancer.text())
+
+    def reload(_: int) -> None:
+        agent = balancer.amphora.agent
+        controller = agent.pki.controller_pem
+        with closing(
+            AmphoraClient(agent.url, agent.amphora_id, controller, agent.pki.server_ca)
+        ) as api:
+            api.reload(balancer.id)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(reload, range(20)))
+    assert balancer.workers().reloads == reloads + 1
 
 
 def addition(balancer: Changing) -> str:
