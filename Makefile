@@ -11,7 +11,8 @@ BIN := $(VENV)/bin
 # Releases of Octavia whose controller drives the agent in tests/conformance; 19 and 3, the newest and the
 # last that speaks API 0.5 alone and has UDP, run everything, the others what differs between them.
 RELEASES := 19 14 10 3 2
-DIFFERING := agent certificates heartbeats legacy listeners lvs_text pairs rendered_texts tls
+DIFFERING := agent certificates heartbeats legacy listeners lvs_text pairs provider_models \
+    rendered_texts tls
 
 # What runs the agent, what its demo uses, and what only its tests do.
 DEMO_PACKAGES := haproxy nftables udhcpc iproute2 curl procps ca-certificates python3 python3-venv

@@ -1,17 +1,30 @@
 """Templates: `haproxy_templates/` and `systemd/`, top level in the source, beside the code once
 installed."""
 
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 
 _HERE = Path(__file__).resolve().parent
 
 
-def render(folder: str, name: str, **values: object) -> str:
-    """The text of template `name` of `folder` with `values`; a missing value is an error."""
-    return _environment(folder).get_template(name).render(**values)
+def render(
+    folder: str,
+    name: str,
+    *,
+    filters: Mapping[str, Callable[..., str]] = MappingProxyType({}),
+    **values: object,
+) -> str:
+    """The text of template `name` of `folder` with `values`; a missing value is an error.
+
+    `filters` are the functions that the template can apply to values: the same ones at each call.
+    """
+    environment = _environment(folder)
+    environment.filters.update(filters)
+    return environment.get_template(name).render(**values)
 
 
 def directory(folder: str) -> Path:

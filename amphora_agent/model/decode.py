@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.model import addressing
+from amphora_agent.model import addressing, wording
 
 T = TypeVar("T")
 
@@ -29,12 +29,12 @@ def decode(body: bytes, as_type: type[T]) -> T:
 
     Raises:
         InvalidRequest: not JSON, a key is missing, a value is of the wrong type or range. The
-            details name the place: "Expected `int`, got `str` - at `$.fixed_ips[0].mtu`".
+            details name the place: "fixed_ips[0].mtu: Expected `int`, got `str`".
     """
     try:
         value: T = _decoder(cast(Any, as_type)).decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest("Invalid request", str(error)) from None
+        raise InvalidRequest("Invalid request", wording.explain(error, as_type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("Invalid request", f"not JSON: {error}") from None
     return value

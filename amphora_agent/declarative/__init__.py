@@ -1,0 +1,1 @@
+"""Load balancers as Octavia models them, and what haproxy and keepalived must be told for it."""
