@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +24,8 @@ from benchmarks import (
     machine,
     memory,
     metrics,
+    process_model,
+    runtime,
     starting,
 )
 from benchmarks.report import Section
@@ -39,7 +41,13 @@ _SECTIONS: dict[str, Callable[[Path, Scale], Section]] = {
     "capacity": capacity.measure,
     "metrics": metrics.measure,
     "changes": changes.measure,
+    "runtime": runtime.measure,
     "failover": failover.measure,
+    "process_model": process_model.measure,
+}
+#: What is drawn of a section: SVG by file name.
+_PLOTS: dict[str, Callable[[Section], Mapping[str, str]]] = {
+    "process_model": process_model.plots,
 }
 
 
@@ -53,8 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="see that everything runs; the figures mean nothing"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here as well")
+    parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="write plots here as well")
     parser.add_argument(
-        "--only", nargs="+", choices=tuple(_SECTIONS), metavar="NAME", help="only these sections"
+        "names",
+        nargs="*",
+        type=_section,
+        metavar="NAME",
+        help=f"only these: {', '.join(_SECTIONS)}",
     )
     parser.add_argument(
         "--haproxy", default="haproxy", metavar="PROGRAM", help="another than that on the PATH"
@@ -77,10 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {value}")
     sections = []
     for name, measure in _SECTIONS.items():
-        if given.only is None or name in given.only:
+        if not given.names or name in given.names:
             section = measure(haproxy, QUICK if given.quick else FULL)
             sections.append(section)
             print(f"\n{section.text()}", flush=True)
+            if given.plots is not None and name in _PLOTS:
+                given.plots.mkdir(parents=True, exist_ok=True)
+                for file, text in _PLOTS[name](section).items():
+                    (given.plots / file).write_text(text)
     seconds = time.monotonic() - begun
     print(f"{seconds:.0f} s in all")
     if given.json is not None:
@@ -92,6 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         given.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0
+
+
+def _section(name: str) -> str:
+    if name not in _SECTIONS:
+        raise argparse.ArgumentTypeError(f"there is no {name}")
+    return name
 
 
 def _end(number: int, frame: FrameType | None) -> None:
