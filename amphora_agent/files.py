@@ -12,11 +12,13 @@ import contextlib
 import fcntl
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 _STAGE_PREFIX = ".stage-"
 _numbers = itertools.count()
+#: Bytes that are compared at once.
+_BLOCK = 1 << 18
 
 #: Secrets and configuration: for the agent alone.
 PRIVATE = 0o600
@@ -168,6 +170,52 @@ def staged_directory(destination: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A new directory for the agent alone, gone after the block unless it was renamed."""
+    path = parent / f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}"
+    remove_tree(path)  # of an earlier process with this id
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        remove_tree(path)
+
+
+def fill(path: Path, data: bytes, *, sync: bool) -> None:
+    """Make a new file, for the agent alone, in a directory that nobody knows yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    with open(descriptor, "wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(descriptor)
+
+
+def sync_everything() -> None:
+    """Have all that was written by now on disk: for many files this costs less than each."""
+    os.sync()
+
+
+def publish(directory: Path, name: Path) -> None:
+    """Give a new directory its name, which is not taken; its files are on disk already."""
+    _sync_directory(directory)
+    os.rename(directory, name)
+    _sync_directory(name.parent)
+
+
+def point(name: Path, target: str) -> None:
+    """Make a symbolic link, or let one that is there lead elsewhere, at one instant."""
+    with contextlib.suppress(OSError):
+        if os.readlink(name) == target:
+            return
+    temporary = name.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+    temporary.unlink(missing_ok=True)
+    os.symlink(target, temporary)
+    os.replace(temporary, name)
+    _sync_directory(name.parent)
+
+
 def link(source: Path, copy: Path) -> None:
     """Give the present content of `source` a second name, which is not taken yet."""
     os.link(source, copy)
@@ -178,9 +226,45 @@ def refer(name: Path, target: str) -> None:
     os.symlink(target, name)
 
 
+def below(directory: Path) -> dict[str, Path]:
+    """Every file below a directory by its path in there."""
+    found: dict[str, Path] = {}
+    top = str(directory)
+    for path, _, names in os.walk(top):
+        inside = path[len(top) + 1 :]
+        found |= {f"{inside}/{name}" if inside else name: Path(path, name) for name in names}
+    return found
+
+
 def inodes(directory: Path) -> dict[str, int]:
     """The regular files of a directory by name; none when it is not there."""
     return {entry.name: entry.inode() for entry in _regular_files(directory)}
+
+
+def sizes(directory: Path, besides: Container[int] = ()) -> dict[int, int]:
+    """The sizes of the regular files of a directory by inode, without those known already."""
+    return {
+        entry.inode(): entry.stat(follow_symlinks=False).st_size
+        for entry in _regular_files(directory)
+        if entry.inode() not in besides
+    }
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files are the same, or have the same bytes; False when one is missing."""
+    try:
+        now, then = one.stat(), other.stat()
+        if os.path.samestat(now, then):
+            return True
+        if now.st_size != then.st_size:
+            return False
+        with one.open("rb", buffering=0) as first, other.open("rb", buffering=0) as second:
+            while (block := first.read(_BLOCK)) == second.read(_BLOCK):
+                if not block:
+                    return True
+        return False
+    except FileNotFoundError:
+        return False
 
 
 def make_directory(path: Path) -> None:
@@ -247,16 +331,22 @@ def cap(path: Path, limit: int) -> None:
 
 
 def sweep(directory: Path) -> None:
-    """Remove temporary files that a killed agent left below `directory`.
+    """Remove temporary files and directories that a killed agent left below `directory`.
 
     Those of processes that live are being written: another part of the agent is at work. (An id
     that is used again protects a stray file until the next sweep.)
     """
-    for root, _, names in os.walk(directory):
-        for name in names:
-            maker = name.removeprefix(_STAGE_PREFIX).partition("-")[0]
-            if name.startswith(_STAGE_PREFIX) and not Path("/proc", maker).exists():
-                Path(root, name).unlink(missing_ok=True)
+    for root, directories, names in os.walk(directory):
+        for name in filter(_is_stray, names):
+            Path(root, name).unlink(missing_ok=True)
+        for name in filter(_is_stray, directories):
+            remove_tree(Path(root, name))
+        directories[:] = [name for name in directories if not name.startswith(_STAGE_PREFIX)]
+
+
+def _is_stray(name: str) -> bool:
+    maker = name.removeprefix(_STAGE_PREFIX).partition("-")[0]
+    return name.startswith(_STAGE_PREFIX) and not Path("/proc", maker).exists()
 
 
 def signature(path: Path) -> tuple[int, int, int] | None:
@@ -274,15 +364,17 @@ def _is_named(descriptor: int, path: Path) -> bool:
     return False
 
 
-def _regular_files(directory: Path) -> Iterator["os.DirEntry[str]"]:
+def _regular_files(directory: Path) -> list["os.DirEntry[str]"]:
     try:
         entries = os.scandir(directory)
     except FileNotFoundError:
-        return
+        return []
     with entries:
-        for entry in entries:
-            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(_STAGE_PREFIX):
-                yield entry
+        return [
+            entry
+            for entry in entries
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(_STAGE_PREFIX)
+        ]
 
 
 def _sync_directory(path: Path) -> None:

@@ -25,7 +25,7 @@ from amphora_agent.haproxy import statistics
 from amphora_agent.model.declared import ProcessModel
 from amphora_agent.processes.embedded import EmbeddedSupervisor
 from benchmarks import bare, fleet
-from benchmarks.bare import BareHaproxy
+from benchmarks.bare import BareHaproxy, private_copy
 from benchmarks.fleet import VIP, Fleet, Site, cpu_seconds, pss
 from benchmarks.plot import Plot, Series
 from benchmarks.report import Column, Section, median, milliseconds
@@ -128,7 +128,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
         supervisor.resume()
         socket_path = directory / "origin.stats"
         credentials = Authority.create("authority of the site", key="ec").issue("site", key="ec")
-        program = _copy(haproxy, directory)
+        program = private_copy(haproxy, directory)
         bed = _Bed(program, directory, namespace, supervisor, socket_path, credentials)
         with BareHaproxy(haproxy, directory / "origin", namespace, "origin") as origin:
             origin.start(_ORIGIN.format(socket=socket_path))
@@ -333,14 +333,6 @@ def _listens(port: int) -> bool:
     except ConnectionError:
         return False
     return True
-
-
-def _copy(haproxy: Path, directory: Path) -> Path:
-    copy = Path(shutil.copy2(haproxy, directory / "haproxy"))
-    libraries = haproxy.resolve().with_name("lib")
-    if libraries.is_dir():  # a program that looks for them beside itself (lab.haproxies)
-        (directory / libraries.name).symlink_to(libraries)
-    return copy
 
 
 def _milliseconds(action: Callable[[], object]) -> float:

@@ -14,7 +14,6 @@ and each reload that the master counts is a new worker.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amphora_agent.haproxy import workers
-from benchmarks.bare import BareHaproxy, ask
+from benchmarks.bare import BareHaproxy, ask, private_copy
 from benchmarks.bed import MEMBER_PORT, VIP, Balancer, Bed, make_bed
 from benchmarks.execs import Executions
 from benchmarks.report import Column, Section, median, milliseconds
@@ -200,7 +199,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
     rows: list[dict[str, Any]] = []
     # A copy, so that no haproxy of somebody else is counted.
     with Lab(f"copy-{os.getpid()}") as lab:
-        program = _copy(haproxy, lab.directory())
+        program = private_copy(haproxy, lab.directory())
         with Executions(program) as executions, make_bed(program) as bed:
             for listeners, runs in scale.runtime_runs.items():
                 balancer = Balancer.of(listeners, scale.runtime_members, monitored=True)
@@ -347,14 +346,6 @@ _KINDS = (
 def _sites() -> tuple[Credentials, Credentials]:
     authority = Authority.create("authority of the site", key="ec")
     return authority.issue("site", key="ec"), authority.issue("site", key="ec")
-
-
-def _copy(haproxy: Path, directory: Path) -> Path:
-    copy = Path(shutil.copy2(haproxy, directory / "haproxy"))
-    libraries = haproxy.resolve().with_name("lib")
-    if libraries.is_dir():  # a program that looks for them beside itself (lab.haproxies)
-        (directory / libraries.name).symlink_to(libraries)
-    return copy
 
 
 def _seconds(action: Callable[[], object]) -> float:

@@ -7,23 +7,28 @@ without the memory of a start. What is doubtful is checked whole.
 
 import enum
 import logging
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from amphora_agent import files
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.haproxy import preflight
+from amphora_agent.haproxy import preflight, running, signs
 from amphora_agent.haproxy.difference import Difference, difference
 from amphora_agent.haproxy.headroom import Headroom
-from amphora_agent.haproxy.plan import Step, plan
+from amphora_agent.haproxy.plan import Plan, Step, plan
 from amphora_agent.haproxy.policy import Bounds, violations
 from amphora_agent.haproxy.portion import portion
 from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.running import Foreseen
+from amphora_agent.haproxy.signs import Counted
 from amphora_agent.haproxy.text import Block, Texts, blocks
 from amphora_agent.layout import InstanceLayout, ObjectId
+from amphora_agent.processes.command import Completed
 
 logger = logging.getLogger(__name__)
+
+#: A plan of more commands is made anew rather than kept.
+_MOST_COMMANDS = 100
 
 
 class Proof(enum.Enum):
@@ -36,18 +41,25 @@ class Proof(enum.Enum):
 
 
 class Candidate(NamedTuple):
-    """What is to be accepted: the text for haproxy, and the file of what the agent adds to it."""
+    """What is to be accepted: texts by the names of their files, of which `theirs` are the
+    controller's, or made of what it says. `check` lets haproxy check these texts, or as much of
+    them as proves what is new. `committed` are those that are committed, as far as they have been
+    read."""
 
-    configuration: str
-    addition: Path
-    peer: str
+    texts: Texts
+    theirs: Collection[str]
+    check: Callable[[Texts], Completed]
+    committed: Texts = MappingProxyType({})
 
 
 class Verdict(NamedTuple):
-    """`proven`: of all that the configuration has, haproxy has checked everything, by and by."""
+    """`proven`: of all that the configuration has, haproxy has checked everything, by and by.
+    `counts`: of the words of its texts, for the next one. `foreseen`: how it can be carried out."""
 
     proof: Proof
     proven: bool
+    counts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    foreseen: Foreseen | None = None
 
 
 class _Accepted(NamedTuple):
@@ -55,7 +67,7 @@ class _Accepted(NamedTuple):
     the haproxy that checked it."""
 
     files: tuple[object, ...]
-    proven: bool
+    verdict: Verdict
 
 
 class Acceptance:
@@ -76,64 +88,88 @@ class Acceptance:
             InvalidRequest: it may not; the details have lines and reasons.
             OperationFailed: haproxy could not be asked.
         """
-        configuration = candidate.configuration
-        if "\0" in configuration:
+        wanted = candidate.texts
+        if any("\0" in content for content in wanted.values()):
             raise _refusal("the configuration has a NUL byte")
-        name = instance.configuration.name
-        wanted = {name: configuration, instance.addition.name: _text(candidate.addition)}
-        committed = _committed(instance)
+        known = self._known(instance)
+        committed = _committed(instance, candidate.committed)
         change = difference(committed, wanted) if committed else None
-        known = self._accepted.get(instance.id)
-        if known is not None and known.files != self._signatures(instance):
-            known = None
         proven = known is not None and known.proven
+        counts = {name: signs.known(content) for name, content in wanted.items()}
 
-        self._require_policy(instance, wanted, change if known else None)
-        self._require_descriptors(configuration)
+        self._require_policy(instance, candidate, change if known else None)
+        self._require_descriptors(wanted)
         if change == Difference():
-            return Verdict(Proof.SAME, proven)
-        if committed:
-            step = plan(committed, wanted, (), self._haproxy.capabilities()).step
-            if step in (Step.NOTHING, Step.RUNTIME):
-                return Verdict(Proof.UNDERSTOOD, proven)
+            return Verdict(Proof.SAME, proven, counts, known.foreseen if known else None)
+        if committed and change:
+            decided = plan(committed, wanted, (), self._haproxy.capabilities(), change)
+            if decided.step in (Step.NOTHING, Step.RUNTIME):
+                foreseen = self._foreseen(instance, decided)
+                return Verdict(Proof.UNDERSTOOD, proven, counts, foreseen)
         self._require_memory(instance, committed, wanted)
         part = portion(wanted, change) if change and proven else None
-        self._require_check(instance, candidate, part[name] if part else configuration)
-        return Verdict(Proof.PORTION if part else Proof.WHOLE, proven=True)
+        self._require_check(candidate, part or wanted)
+        return Verdict(Proof.PORTION if part else Proof.WHOLE, proven=True, counts=counts)
+
+    def committed_configuration(self, instance: InstanceLayout) -> Counted | None:
+        """What the controller sent last, if it is known which words are in it."""
+        known = self._known(instance)
+        counts = known.counts.get(instance.configuration.name) if known else None
+        if not counts:
+            return None
+        return signs.with_counts(running.text_of(instance.configuration), counts)
 
     def committed(self, instance: InstanceLayout, verdict: Verdict) -> None:
         """Remember the verdict about what is under the instance's names now."""
-        self._accepted[instance.id] = _Accepted(self._signatures(instance), verdict.proven)
+        self._accepted[instance.id] = _Accepted(self._signatures(instance), verdict)
+
+    def foreseen(self, instance: InstanceLayout) -> Foreseen | None:
+        """How the configuration that was accepted last can be carried out, if that is known."""
+        known = self._known(instance)
+        return known.foreseen if known else None
 
     def forget(self, instance_id: ObjectId) -> None:
         self._accepted.pop(instance_id, None)
 
+    def _known(self, instance: InstanceLayout) -> Verdict | None:
+        """The verdict about what is committed."""
+        known = self._accepted.get(instance.id)
+        return known.verdict if known and known.files == self._signatures(instance) else None
+
+    def _foreseen(self, instance: InstanceLayout, decided: Plan) -> Foreseen | None:
+        """A plan that is worth to be kept until the configuration is to run."""
+        if sum(len(change.commands) for change in decided.changes) > _MOST_COMMANDS:
+            return None
+        before = running.signatures(instance.loads)
+        return Foreseen(before, self._haproxy.installed(), decided)
+
     def _signatures(self, instance: InstanceLayout) -> tuple[object, ...]:
         return (
-            files.signature(instance.configuration),
-            files.signature(instance.addition),
+            *running.signatures(instance.loads),
             self._haproxy.installed(),
         )
 
     def _require_policy(
-        self, instance: InstanceLayout, wanted: Texts, change: Difference | None
+        self, instance: InstanceLayout, candidate: Candidate, change: Difference | None
     ) -> None:
         """`change` is the one from a configuration that was within the policy, if there was."""
-        name = instance.configuration.name
+        theirs = candidate.theirs
         if change is None or change.reordered:
-            new: Iterable[Block] = blocks({name: wanted[name]})
+            new: Iterable[Block] = blocks(
+                {name: content for name, content in candidate.texts.items() if name in theirs}
+            )
         else:
             after = (*(block for _, block in change.changed), *change.added)
-            new = (block for block in after if block.file == name)
+            new = (block for block in after if block.file in theirs)
         found = violations(new, self._bounds(instance))
         if found:
-            raise _refusal(
-                "\n".join(f"[{instance.configuration}:{v.line}] : {v.reason}" for v in found)
-            )
+            directory = instance.configuration.parent
+            lines = (f"[{directory / each.file}:{each.line}] : {each.reason}" for each in found)
+            raise _refusal("\n".join(lines))
 
-    def _require_descriptors(self, configuration: str) -> None:
+    def _require_descriptors(self, texts: Texts) -> None:
         limit = self._headroom.descriptors()
-        short = preflight.descriptors(configuration, limit)
+        short = preflight.descriptors(texts, limit)
         if short:
             raise _refusal(
                 f"maxconn {short.connections}: haproxy would need at least {short.least} file"
@@ -143,8 +179,7 @@ class Acceptance:
     def _require_memory(
         self, instance: InstanceLayout, committed: Texts | None, wanted: Texts
     ) -> None:
-        name = instance.configuration.name
-        needed = preflight.tls_cache(wanted[name])
+        needed = preflight.tls_cache(wanted)
         if not needed:
             return
         room = self._headroom.memory()
@@ -153,8 +188,8 @@ class Acceptance:
                 f"tune.ssl.cachesize: a new worker would need {needed >> 20} MiB for its TLS"
                 f" session cache, and {room >> 20} MiB are available"
             )
-        running = committed is not None and instance.master_socket.exists()
-        given_back = preflight.tls_cache(committed[name]) if committed and running else 0
+        runs = committed is not None and instance.master_socket.exists()
+        given_back = preflight.tls_cache(committed) if committed and runs else 0
         if needed > room - needed + given_back:
             logger.warning(
                 "instance=%s the TLS session cache takes %d MiB, and a reload as much again for a"
@@ -163,32 +198,18 @@ class Acceptance:
                 needed >> 20,
             )
 
-    def _require_check(
-        self, instance: InstanceLayout, candidate: Candidate, configuration: str
-    ) -> None:
-        checked = self._haproxy.check(
-            configuration.encode(errors="surrogateescape"),
-            instance.configuration,
-            candidate.addition,
-            candidate.peer,
-        )
+    def _require_check(self, candidate: Candidate, texts: Texts) -> None:
+        checked = candidate.check(texts)
         if not checked.succeeded:
-            words = checked.output.replace(str(candidate.addition), str(instance.addition))
-            raise _refusal(words.strip())
+            raise _refusal(checked.output.strip())
 
 
-def _committed(instance: InstanceLayout) -> Texts | None:
+def _committed(instance: InstanceLayout, read: Texts) -> Texts | None:
+    texts = running.unread(instance.sources)
     try:
-        return {
-            instance.configuration.name: _text(instance.configuration),
-            instance.addition.name: _text(instance.addition),
-        }
+        return {name: read[name] if name in read else texts[name] for name in texts} or None
     except FileNotFoundError:
         return None
-
-
-def _text(file: Path) -> str:
-    return file.read_bytes().decode(errors="surrogateescape")
 
 
 def _refusal(details: str) -> InvalidRequest:

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -28,9 +29,9 @@ from amphora_agent.haproxy import (
 )
 from amphora_agent.haproxy.change import Change
 from amphora_agent.haproxy.observe import keeping_final_counters
-from amphora_agent.haproxy.plan import Plan, Step, plan
+from amphora_agent.haproxy.plan import FileChange, Plan, Step, plan
 from amphora_agent.haproxy.process import Haproxy
-from amphora_agent.haproxy.running import Loaded, Record
+from amphora_agent.haproxy.running import Foreseen, Loaded, Record
 from amphora_agent.haproxy.socket import MasterSocket, NoAnswer, NotListening
 from amphora_agent.haproxy.text import Texts
 from amphora_agent.haproxy.transaction import Refused
@@ -93,8 +94,8 @@ class Activation:
         self._supervisor = supervisor
         self._clock = clock
 
-    def activate(self, instance: InstanceLayout) -> Outcome:
-        """Make it run what is committed.
+    def activate(self, instance: InstanceLayout, foreseen: Foreseen | None = None) -> Outcome:
+        """Make it run what is committed, as `foreseen` when that is still true.
 
         Raises:
             OperationFailed: it did not come up; the last good configuration is committed again,
@@ -105,7 +106,9 @@ class Activation:
             self.start(instance)
             return Outcome(decided)
         situation = self._situation(instance)
-        decided = self._plan(instance, situation)
+        changes = running.file_changes(instance)
+        seen = self._still_true(instance, foreseen) if not changes else None
+        decided = self._plan(situation, changes, seen)
         match decided.step:
             case Step.NOTHING:
                 self._take_for_loaded(instance, situation)
@@ -120,6 +123,18 @@ class Activation:
             case _:
                 self._reload(instance, situation)
         return Outcome(decided)
+
+    def foresee(self, instance: InstanceLayout, wanted: Texts, staged: Path) -> Plan:
+        """What `activate` would do, were these texts, of the directory `staged`, committed for a
+        declared instance. Nothing changes.
+
+        Raises:
+            OperationFailed: haproxy does not answer.
+        """
+        if not self.runs(instance):
+            return plan(None, wanted, (), self._haproxy.capabilities())
+        situation = self._situation(instance, wanted)
+        return self._plan(situation, running.file_changes(instance, staged))
 
     def runs(self, instance: InstanceLayout) -> bool:
         """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
@@ -159,8 +174,8 @@ class Activation:
 
     # What differs
 
-    def _situation(self, instance: InstanceLayout) -> _Situation:
-        """What there is now.
+    def _situation(self, instance: InstanceLayout, wanted: Texts | None = None) -> _Situation:
+        """What there is now; what is wanted is committed, or `wanted`.
 
         Raises:
             OperationFailed: the master does not answer; the last good files are back.
@@ -171,22 +186,28 @@ class Activation:
             self._restore(instance)
             raise OperationFailed("Error reloading haproxy", str(error)) from error
         program = self._haproxy.capabilities().version
-        wanted = running.committed(instance)
+        committed = running.unread(instance.sources)
         loaded = None
         if now.current is not None:
-            loaded = running.loaded(instance, now.current, program, wanted)
-        return _Situation(now, program, loaded, wanted)
+            loaded = running.loaded(instance, now.current, program, committed)
+        return _Situation(now, program, loaded, committed if wanted is None else wanted)
 
-    def _plan(self, instance: InstanceLayout, situation: _Situation) -> Plan:
+    def _still_true(self, instance: InstanceLayout, foreseen: Foreseen | None) -> Plan | None:
+        if foreseen is None or foreseen.program != self._haproxy.installed():
+            return None
+        good = running.signatures(instance.good_sources)
+        return foreseen.plan if foreseen.before == good else None
+
+    def _plan(
+        self, situation: _Situation, changes: Sequence[FileChange], seen: Plan | None = None
+    ) -> Plan:
+        """`seen` is the plan for the texts, if there is one."""
         loaded = situation.loaded
         if loaded is None:
             reason = "it is not known what the worker has loaded"
             return Plan(Step.RELOAD, (reason,))
-        decided = plan(
-            loaded.texts,
-            situation.wanted,
-            running.file_changes(instance),
-            self._haproxy.capabilities(),
+        decided = seen or plan(
+            loaded.texts, situation.wanted, changes, self._haproxy.capabilities()
         )
         if not loaded.doubt:
             return decided
@@ -197,7 +218,9 @@ class Activation:
         """What differs has no effect; should it come to going back, it must not get lost."""
         loaded = situation.loaded
         assert loaded is not None
-        if loaded.record is not None and loaded.texts != situation.wanted:
+        if loaded.record is None:
+            return
+        if loaded.texts != situation.wanted or not running.is_remembered(instance):
             running.remember(instance, loaded.record)
 
     # At run time
@@ -265,8 +288,7 @@ class Activation:
     def _require_ports(self, instance: InstanceLayout, situation: _Situation) -> None:
         """See that haproxy can listen wherever it does not listen yet."""
         if situation.loaded is not None:
-            file = instance.configuration.name
-            new = binds.added(situation.wanted[file], situation.loaded.texts[file])
+            new = binds.added(text.whole(situation.wanted), text.whole(situation.loaded.texts))
             try:
                 ports.require(Namespace(self._layout.namespace), new, self._clock)
             except OperationFailed as error:
@@ -283,7 +305,7 @@ class Activation:
             return
         try:
             state = server_state.NOTHING
-            if server_state.may_be_read(situation.wanted[instance.configuration.name]):
+            if server_state.may_be_read(text.whole(situation.wanted)):
                 state = self._state(instance, situation)
             files.write(instance.state, state.encode(errors="surrogateescape"))
         except OperationFailed as error:
@@ -307,16 +329,16 @@ class Activation:
 
     def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
         command = f"@!{situation.workers.current} show servers state"
-        file, loaded = instance.configuration.name, situation.loaded
+        loaded, whole = situation.loaded, text.whole(situation.wanted)
         # The agent takes as long to read the configuration as haproxy to answer.
         with ThreadPoolExecutor(1) as asking:
             shown = asking.submit(master_of(instance).command, command, timeout=_ANSWER)
-            wanted = text.parse(situation.wanted[file], server_state.KEYWORDS)
+            wanted = text.parse(whole, server_state.KEYWORDS)
             before: server_state.Backends = {}
             touched: frozenset[str] = frozenset()
             # Another worker than the recorded one has never been changed at run time.
             if loaded is not None and loaded.record is not None:
-                before = server_state.differing(loaded.texts[file], situation.wanted[file])
+                before = server_state.differing(text.whole(loaded.texts), whole)
                 touched = frozenset(loaded.record.pending or ())
         return server_state.carry_over(shown.result(), wanted, before, touched)
 
@@ -366,7 +388,7 @@ class Activation:
         raise OperationFailed("haproxy did not come up", f"no new worker in {_PATIENCE:g} s")
 
     def _spec(self, instance: InstanceLayout) -> ProcessSpec:
-        peer = instance.peer.read_text()
+        peer = "" if instance.declared else instance.peer.read_text()
         return ProcessSpec(
             name=process_name(instance),
             description=f"HAProxy of load balancer {instance.id}",

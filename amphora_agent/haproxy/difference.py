@@ -8,10 +8,10 @@ import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from amphora_agent.haproxy import signs
+from amphora_agent.haproxy.signs import common_head, common_tail
 from amphora_agent.haproxy.text import Block, Header, Texts, blocks_of, header_at, headers
 
-#: How much is compared at once, in characters: first in large steps, then in ever smaller ones.
-_STEPS = (1 << 16, 1 << 12, 1 << 8, 1 << 4, 1)
 #: How much is searched for a header at once, backwards.
 _WINDOW = 1 << 12
 #: For so many sections the text is searched for their names; for more, all headers are read.
@@ -19,6 +19,7 @@ _FEW = 8
 #: A word that cannot be written otherwise but with quotes or `\x`.
 _SIMPLE = re.compile(r"[-.:\w]+", re.ASCII)
 _HEXADECIMAL = re.compile(r"\\x")
+_DISGUISES = ('"', "'", "\\x")
 
 #: What a section is known by: kind and name.
 _Key = tuple[str, str]
@@ -80,8 +81,8 @@ def defaults_of(texts: Texts, block: Block) -> Block | None:
 def _of_file(file: str, running: str, wanted: str) -> Difference:
     if running == wanted:
         return Difference()
-    start = _last_header(running, _common_head(running, wanted))
-    tail = _first_header(running, _common_tail(running, wanted, start))
+    start = _last_header(running, common_head(running, wanted))
+    tail = _first_header(running, common_tail(running, wanted, start))
     line = 1 + running.count("\n", 0, start)
     end = len(running) - tail
     before = _by_key(blocks_of(file, running, start, end, line))
@@ -101,26 +102,6 @@ def _of_file(file: str, running: str, wanted: str) -> Difference:
         removed=tuple(before[key][0] for key in parts if key not in after),
         reordered=bool(twice) or _order(before, after) != _order(after, before),
     )
-
-
-def _common_head(one: str, other: str) -> int:
-    """How many characters two texts have in common at the beginning."""
-    common, end = 0, min(len(one), len(other))
-    for step in _STEPS:
-        while common + step <= end and one.startswith(other[common : common + step], common):
-            common += step
-    return common
-
-
-def _common_tail(one: str, other: str, start: int) -> int:
-    """How many characters two texts have in common at the end, behind `start` in both."""
-    common, end = 0, min(len(one), len(other)) - start
-    for step in _STEPS:
-        while common + step <= end and one.endswith(
-            other[len(other) - common - step : len(other) - common], 0, len(one) - common
-        ):
-            common += step
-    return common
 
 
 def _last_header(text: str, head: int) -> int:
@@ -180,16 +161,21 @@ def _headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header
     if not _SIMPLE.fullmatch(word) or _may_disguise(text, start, end):
         yield from headers(text, start, end)
         return
-    while (found := text.find(word, start, end)) >= 0:
+    left = signs.known(text).get(word, len(text))
+    while left > 0 and (found := text.find(word, start, end)) >= 0:
         if header := header_at(text, text.rfind("\n", 0, found) + 1, end):
             yield header
         start = text.find("\n", found, end) + 1
         if not start:
             return
+        left -= text.count(word, found, start)
 
 
 def _may_disguise(text: str, start: int, end: int) -> bool:
     """Whether there may be words in it that are not written as what they are."""
+    counts = signs.known(text)
+    if counts and not any(counts[sign] for sign in _DISGUISES):
+        return False
     return (
         text.find('"', start, end) >= 0
         or text.find("'", start, end) >= 0

@@ -6,6 +6,8 @@ the same certificates refer to the same: a change of a member costs three links,
 listeners there are. Files are replaced by renaming and never rewritten, so a link keeps its
 content; links of keys lie in directories for the agent alone.
 
+Of a declared instance, what is committed is a generation already.
+
 Everything here is called under the instance's lock, except for what only tells numbers.
 """
 
@@ -16,6 +18,7 @@ from typing import NamedTuple
 
 from amphora_agent import files
 from amphora_agent.errors import NotFound
+from amphora_agent.haproxy import running
 from amphora_agent.layout import InstanceLayout
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,8 @@ class Generations:
         return sorted(found)
 
     def newest(self, instance: InstanceLayout) -> int | None:
+        if instance.declared:
+            return _number(instance)
         return max(self.numbers(instance), default=None)
 
     def before(self, instance: InstanceLayout) -> int:
@@ -66,13 +71,17 @@ class Generations:
 
     def pending(self, instance: InstanceLayout) -> bool:
         """Whether what is committed is something else than the newest generation."""
+        if instance.declared:
+            return not running.is_remembered(instance)
         newest = self.numbers(instance)[-1:]
         return not newest or not _is_committed(instance, _directory(instance, newest[0]))
 
     def waits(self, instance: InstanceLayout) -> bool:
         """Whether the configuration that is committed is another than the newest generation's."""
         newest = self.newest(instance)
-        return newest is None or not _same(instance.configuration, self.texts(instance, newest)[0])
+        return newest is None or not files.same(
+            instance.configuration, self.texts(instance, newest)[0]
+        )
 
     def remember(self, instance: InstanceLayout) -> int:
         """Keep what is committed, which has come up; return its number. What came up before,
@@ -81,6 +90,8 @@ class Generations:
         Raises:
             OSError: the disk refused; the generations are as they were.
         """
+        if instance.declared:
+            return _number(instance)
         files.make_private_directory(instance.generations)
         numbers = self.numbers(instance)
         before = _directory(instance, numbers[-1]) if numbers else None
@@ -117,19 +128,19 @@ class Generations:
     def _forget_oldest(self, instance: InstanceLayout, numbers: list[int]) -> None:
         """Remove generations that are too many, or hold too much. What the newest has is committed
         as well: to keep that costs nothing."""
-        held: set[int] = set()
-        looked_at: set[Path] = set()
+        certificates = {n: _certificates_name(_directory(instance, n)) for n in numbers}
+        newest = numbers[-1]
+        held = set(files.inodes(_directory(instance, newest)).values())
+        if len(set(certificates.values())) > 1:  # else nobody need look at so many files
+            held.update(files.inodes(instance.generations / certificates[newest]).values())
+        looked_at = {str(newest), certificates[newest]}
         total = 0
         for age, number in enumerate(reversed(numbers)):
-            generation = _directory(instance, number)
-            for directory in (generation, (generation / _CERTIFICATES).resolve()):
-                if directory in looked_at:
-                    continue
-                looked_at.add(directory)
-                for name, inode in files.inodes(directory).items():
-                    if inode not in held:
-                        held.add(inode)
-                        total += (directory / name).stat().st_size if age else 0
+            for name in {str(number), certificates[number]} - looked_at:
+                looked_at.add(name)
+                found = files.sizes(instance.generations / name, held)
+                held.update(found)
+                total += sum(found.values())
             if age and (age >= self._most or total > self._most_bytes):
                 for old in numbers[: len(numbers) - age]:
                     files.retire_tree(_directory(instance, old))
@@ -171,8 +182,19 @@ def _content(texts: tuple[Path, Path, Path], certificates: Path) -> Content:
     return Content(configuration, addition, peer, held)
 
 
+def _number(instance: InstanceLayout) -> int:
+    """Of what is committed for a declared instance: its files are a generation, or in one."""
+    path = instance.current.resolve()
+    return int(path.name if path.parent.name == "generations" else path.parent.name)
+
+
 def _directory(instance: InstanceLayout, number: int) -> Path:
     return instance.generations / str(number)
+
+
+def _certificates_name(generation: Path) -> str:
+    """The name of the directory that has a generation's certificates."""
+    return (generation / _CERTIFICATES).readlink().name
 
 
 def _is_one(path: Path) -> bool:
@@ -181,23 +203,13 @@ def _is_one(path: Path) -> bool:
 
 def _is_committed(instance: InstanceLayout, kept: Path) -> bool:
     """Whether a generation holds what is committed; bytes are read where the files differ."""
-    if not all(_same(path, kept / path.name) for path in _texts(instance)):
+    if not all(files.same(path, kept / path.name) for path in _texts(instance)):
         return False
     now, then = files.inodes(instance.certificates), files.inodes(kept / _CERTIFICATES)
     return now.keys() == then.keys() and all(
-        inode == then[name] or _same(instance.certificates / name, kept / _CERTIFICATES / name)
+        inode == then[name] or files.same(instance.certificates / name, kept / _CERTIFICATES / name)
         for name, inode in now.items()
     )
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        now, then = one.stat(), other.stat()
-        if (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino):
-            return True
-        return now.st_size == then.st_size and one.read_bytes() == other.read_bytes()
-    except FileNotFoundError:
-        return False
 
 
 def _certificates_of(instance: InstanceLayout, before: Path | None, number: int) -> Path:
@@ -219,7 +231,7 @@ def _tidy(instance: InstanceLayout) -> None:
     """Remove what no generation refers to: of forgotten ones, and of an agent that was killed."""
     entries = list(instance.generations.iterdir())
     kept = {path for path in entries if _is_one(path)}
-    used = {path.name for path in kept} | {(path / _CERTIFICATES).readlink().name for path in kept}
+    used = {path.name for path in kept} | {_certificates_name(path) for path in kept}
     for path in entries:
         if path.name not in used:
             files.remove_tree(path)

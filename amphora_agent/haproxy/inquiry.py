@@ -62,7 +62,7 @@ class Inquiry:
         status = found.columns.index("status")
         if not any(row[status] == MAINTENANCE for row in members):
             return found
-        configured = self._pools.of(instance.configuration)
+        configured = self._pools.of(instance)
         known = {(pool, member) for pool, names in configured.items() for member in names}
         kept = [row for row in members if row[status] != MAINTENANCE or (row[0], row[1]) in known]
         return found._replace(rows={**found.rows, Scope.MEMBER: kept})

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from amphora_agent import files
 from amphora_agent.errors import AgentError, InvalidRequest, NotFound, OperationFailed
-from amphora_agent.haproxy import generations, mend, render, running, text, workers
+from amphora_agent.haproxy import generations, mend, render, running, signs, text, workers
 from amphora_agent.haproxy.acceptance import Acceptance, Candidate, Proof
 from amphora_agent.haproxy.activation import Activation, Outcome, master_of, process_name
 from amphora_agent.haproxy.generations import Generations
@@ -28,11 +28,14 @@ from amphora_agent.haproxy.observe import Observer, listener_index
 from amphora_agent.haproxy.plan import Step
 from amphora_agent.haproxy.policy import Bounds, crt_list_violations
 from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.signs import Counted
 from amphora_agent.haproxy.socket import NoAnswer, NotListening
+from amphora_agent.haproxy.text import Texts
 from amphora_agent.layout import CertificateName, InstanceLayout, Layout, ObjectId
 from amphora_agent.model.changes import AGENT, Caller, Entry, Operation
 from amphora_agent.model.instances import InstanceDetails, InstanceStatus, Worker
 from amphora_agent.model.status import ListenerStatus, PoolReading
+from amphora_agent.processes.command import Completed
 from amphora_agent.processes.supervisor import ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -64,19 +67,19 @@ class Instances:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
-        self._haproxy = haproxy
-        self._supervisor = supervisor
-        self._group = group
+        self.haproxy = haproxy
+        self.supervisor = supervisor
+        self.group = group
         self._agent_port = agent_port
         self._clock = clock
         self._journal = Journal(clock=clock)
         self._generations = Generations()
-        self._activation = Activation(layout, haproxy, supervisor, clock)
+        self.activation = Activation(layout, haproxy, supervisor, clock)
         self._index = listener_index()
         self._observer = Observer(layout, clock)
         # systemd is the one who starts haproxy, or a thread of this process.
-        headroom = Headroom("1" if supervisor.notified else "self")
-        self._acceptance = Acceptance(haproxy, headroom, self._bounds)
+        self.headroom = Headroom("1" if supervisor.notified else "self")
+        self.acceptance = Acceptance(haproxy, self.headroom, self._bounds)
 
     # Configuration
 
@@ -86,42 +89,65 @@ class Instances:
         amphora_id: ObjectId,
         configuration: bytes,
         by: Caller = AGENT,
+        release: Callable[[ObjectId], None] | None = None,
     ) -> None:
-        """Check a configuration and make it the instance's; what runs is not touched.
+        """Check a configuration and make it the instance's; what runs is not touched. When that is
+        a declared one, `release` ends it.
 
         Raises:
             InvalidRequest: it is refused; the details have lines and reasons, haproxy's own words
                 where it is haproxy that refuses. Nothing has changed.
         """
-        instance = self._layout.instance(instance_id)
-        mended = mend.configuration(configuration)
-        content = mended.content.decode(errors="surrogateescape")
-        addition = self._addition(content)
-        with self._changing(instance, by, Operation.UPLOAD) as record, ExitStack() as stages:
+        instance = self._layout.uploaded(instance_id)
+        with self.changing(instance, by, Operation.UPLOAD) as record, ExitStack() as stages:
+            before = self.acceptance.committed_configuration(instance)
+            content = _counted(configuration, before)
+            mended = mend.configuration(configuration, content)
+            if mended.content is not configuration:
+                content = _counted(mended.content, before)
+            addition = self._addition(content)
             record.words = [f"{len(configuration)} bytes"]
             staged_addition = None
             if not files.has(instance.addition, addition):
                 staged_addition = files.Staged(instance.addition, addition, files.PRIVATE)
                 stages.enter_context(staged_addition)
+            peer = peer_name(amphora_id)
+            given = staged_addition.path if staged_addition else instance.addition
+            name = instance.configuration.name
+
+            def check(texts: Texts) -> Completed:
+                configuration = texts[name].encode(errors="surrogateescape")
+                done = self.haproxy.check(configuration, instance.configuration, given, peer)
+                return Completed(
+                    done.status, done.output.replace(str(given), str(instance.addition))
+                )
+
             candidate = Candidate(
-                content,
-                staged_addition.path if staged_addition else instance.addition,
-                peer_name(amphora_id),
+                {name: content, instance.addition.name: addition.decode()},
+                (name,),
+                check,
+                {} if before is None else {name: before},
             )
             try:
-                verdict = self._acceptance.require(instance, candidate)
+                verdict = self.acceptance.require(instance, candidate)
             except InvalidRequest:
                 files.write(instance.rejected, configuration)
                 raise
-            files.provide(instance.peer, candidate.peer.encode())
+            files.provide(instance.peer, peer.encode())
             if verdict.proof is not Proof.SAME:
                 # A kill between these leaves an addition that is mended when the agent starts.
                 if staged_addition:
                     staged_addition.commit()
                 files.write(instance.configuration, mended.content)
-            self._acceptance.committed(instance, verdict)
+            if release is not None and self.is_declared(instance_id):
+                release(instance_id)
+            self.acceptance.committed(instance, verdict)
             record.words = [f"{len(configuration)} bytes; {verdict.proof.value}"]
         _log(mended, instance_id, instance.configuration.name)
+
+    def is_declared(self, instance_id: ObjectId) -> bool:
+        """Whether the agent writes the configuration of this instance."""
+        return self._layout.instance(instance_id).declared
 
     def configuration(self, instance_id: ObjectId) -> bytes:
         """The configuration as it was sent.
@@ -137,7 +163,7 @@ class Instances:
         rows = []
         for instance in self._layout.instances():
             status = self._status(instance)
-            for listener in self._index.of(instance.configuration):
+            for listener in self._index.of(instance):
                 rows.append(ListenerStatus(status, listener.id, listener.type))
         return rows
 
@@ -148,7 +174,7 @@ class Instances:
             NotFound
         """
         instance = self._existing(listener_id)
-        (known,) = self._index.of(instance.configuration)[:1] or (Listener(listener_id, ""),)
+        (known,) = self._index.of(instance)[:1] or (Listener(listener_id, ""),)
         status = ListenerStatus(self._status(instance), known.id, known.type)
         try:
             pools = self._observer.pools(instance, timeout=_ANSWER)
@@ -162,7 +188,7 @@ class Instances:
         return sum(master_of(instance).listening() for instance in self._layout.instances())
 
     def haproxy_version(self) -> str:
-        return self._haproxy.capabilities().version
+        return self.haproxy.capabilities().version
 
     # History
 
@@ -220,7 +246,7 @@ class Instances:
             OperationFailed: it did not come up any more; everything is as it was.
         """
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.ROLLBACK) as record:
+        with self.changing(instance, by, Operation.ROLLBACK) as record:
             self._existing(instance_id)
             if generation is None:
                 generation = self._generations.before(instance)
@@ -234,7 +260,7 @@ class Instances:
                     record.words.append("the configuration that waited for a reload is dropped")
                     files.keep_as(instance.configuration, instance.rejected)
                 generations.commit(instance, wanted)
-                if not self._activation.runs(instance):
+                if not self.activation.runs(instance):
                     record.words.append("it does not run, and was not started")
                     return f"Generation {generation} is committed; it does not run"
                 self._activate(instance, record)
@@ -251,7 +277,7 @@ class Instances:
             OperationFailed
         """
         configuration, addition, peer = self._generations.texts(instance, generation)
-        checked = self._haproxy.check(
+        checked = self.haproxy.check(
             configuration.read_bytes(), instance.configuration, addition, peer.read_text()
         )
         if not checked.succeeded:
@@ -266,13 +292,13 @@ class Instances:
             NotFound, OperationFailed
         """
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.START) as record:
+        with self.changing(instance, by, Operation.START) as record:
             self._existing(instance_id)
-            if self._activation.runs(instance):
+            if self.activation.runs(instance):
                 record.plan = "nothing"
             else:
                 record.plan = "start"
-                self._activation.start(instance)
+                self.activation.start(instance)
                 record.generation = self._remember(instance)
         return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
 
@@ -285,7 +311,7 @@ class Instances:
                 good configuration is back in place, and what ran before still serves.
         """
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.RELOAD) as record:
+        with self.changing(instance, by, Operation.RELOAD) as record:
             self._existing(instance_id)
             outcome = self._activate(instance, record)
         if outcome.done is Step.START:
@@ -294,7 +320,7 @@ class Instances:
 
     def _activate(self, instance: InstanceLayout, record: Record) -> Outcome:
         """Make it run what is committed, and keep that as a generation."""
-        outcome = self._activation.activate(instance)
+        outcome = self.activation.activate(instance, self.acceptance.foreseen(instance))
         record.plan = outcome.plan.step.value
         record.reasons = list(outcome.plan.reasons)
         record.words += outcome.plan.words
@@ -314,9 +340,9 @@ class Instances:
     def stop(self, instance_id: ObjectId, by: Caller = AGENT) -> str:
         """Stop an instance until it is started again; return the sentence for the controller."""
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.STOP):
+        with self.changing(instance, by, Operation.STOP):
             self._existing(instance_id)
-            self._supervisor.stop(process_name(instance))
+            self.supervisor.stop(process_name(instance))
             # Without it whoever asks knows at once that nobody will answer.
             instance.master_socket.unlink(missing_ok=True)
         return f"Listener {instance_id} stopped"
@@ -325,15 +351,15 @@ class Instances:
         """Stop an instance and remove all its files, its journal and generations (keys are in them)
         too. Nothing happens when there is none."""
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.DELETE):
-            self._supervisor.forget(process_name(instance))
+        with self.changing(instance, by, Operation.DELETE):
+            self.supervisor.forget(process_name(instance))
             for socket in (instance.stats_socket, instance.master_socket):
                 socket.unlink(missing_ok=True)
             # Without it there is no load balancer, whatever a kill leaves of the rest.
             files.remove(instance.configuration)
             files.remove_tree(instance.certificates)
             files.remove_tree(instance.directory)
-            self._acceptance.forget(instance_id)
+            self.acceptance.forget(instance_id)
 
     def adopt(self) -> None:
         """Bring what an earlier agent left into order; before anything else is called."""
@@ -341,21 +367,22 @@ class Instances:
         files.sweep(self._layout.certificates)
         files.sweep(self._layout.run)
         for instance in self._layout.instances():
-            files.provide(instance.addition, self._addition(_text(instance.configuration)))
+            if not instance.declared:
+                files.provide(instance.addition, self._addition(_text(instance.configuration)))
         files.provide(self._layout.ping_wrapper, render.ping_wrapper().encode(), files.PROGRAM)
-        self._supervisor.adopt()
+        self.supervisor.adopt()
 
     def resume(self) -> None:
         """Bring back to life what should run and does not, and end what a kill has interrupted."""
-        self._supervisor.resume()
+        self.supervisor.resume()
         for instance in self._layout.instances():
             if running.interrupted(instance):
                 # Raised for one, it must not keep the others from it; the journal has it.
                 with (
                     contextlib.suppress(AgentError),
-                    self._changing(instance, AGENT, Operation.RELOAD) as record,
+                    self.changing(instance, AGENT, Operation.RELOAD) as record,
                 ):
-                    if self._activation.runs(instance):
+                    if self.activation.runs(instance):
                         self._activate(instance, record)
 
     # Certificates
@@ -370,7 +397,7 @@ class Instances:
         """
         mended = mend.certificate(data)
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.CERTIFICATE_PUT) as record:
+        with self.changing(instance, by, Operation.CERTIFICATE_PUT) as record:
             record.words = [name]
             self._require_own_files(instance, name, mended.content)
             files.make_private_directory(self._layout.certificates / instance_id)
@@ -397,7 +424,7 @@ class Instances:
     ) -> None:
         """Remove a certificate file; nothing happens when there is none."""
         instance = self._layout.instance(instance_id)
-        with self._changing(instance, by, Operation.CERTIFICATE_DELETE) as record:
+        with self.changing(instance, by, Operation.CERTIFICATE_DELETE) as record:
             record.words = [name]
             record.kept = files.remove(self._layout.certificate(instance_id, name))
 
@@ -414,7 +441,7 @@ class Instances:
             raise InvalidRequest("Invalid request", details)
 
     @contextlib.contextmanager
-    def _changing(
+    def changing(
         self, instance: InstanceLayout, by: Caller, operation: Operation
     ) -> Iterator[Record]:
         """The lock of an instance, with commands too, and its journal."""
@@ -431,9 +458,9 @@ class Instances:
     def _addition(self, configuration: str) -> bytes:
         """What the agent adds to a configuration."""
         # Most have no such word anywhere.
-        any_said = any(keyword in configuration for keyword in render.KEYWORDS)
+        any_said = any(signs.has(configuration, keyword) for keyword in render.KEYWORDS)
         parsed = text.parse(configuration if any_said else "", render.KEYWORDS)
-        return render.addition(parsed, self._group).encode()
+        return render.addition(parsed, self.group).encode()
 
     def _bounds(self, instance: InstanceLayout) -> Bounds:
         return Bounds(
@@ -445,7 +472,7 @@ class Instances:
             pid_file=str(instance.pid_file),
             ping_wrapper=str(self._layout.ping_wrapper),
             agent_port=self._agent_port,
-            group=self._group,
+            group=self.group,
         )
 
     def _existing(self, instance_id: ObjectId) -> InstanceLayout:
@@ -457,7 +484,7 @@ class Instances:
     def _status(self, instance: InstanceLayout) -> str:
         if master_of(instance).listening():
             return "ACTIVE"
-        match self._supervisor.state(process_name(instance)):
+        match self.supervisor.state(process_name(instance)):
             case ProcessState.STOPPED:
                 return "OFFLINE"
             case ProcessState.FAILED:
@@ -493,6 +520,10 @@ def _unknown(instance_id: ObjectId) -> NotFound:
 def _log(mended: Mended, instance_id: ObjectId, file: str) -> None:
     for change in mended.changes:
         logger.warning("instance=%s file=%s mended for haproxy: %s", instance_id, file, change)
+
+
+def _counted(configuration: bytes, before: Counted | None) -> Counted:
+    return signs.counted(configuration.decode(errors="surrogateescape"), before)
 
 
 def _text(configuration: Path) -> str:

@@ -6,7 +6,7 @@ alone `as_sent` gives back the controller's very bytes, and lines keep their num
 
 from typing import NamedTuple
 
-from amphora_agent.haproxy import text
+from amphora_agent.haproxy import signs, text
 
 #: In front of a line of a configuration that haproxy is not to see.
 _PASSED_OVER = b"#amphora-agent:"
@@ -19,7 +19,7 @@ _REFUSED = frozenset(
     {("option", "http-use-htx"), ("no", "option", "http-use-htx"), ("group", "None")}
 )
 #: What a text with one of them has somewhere, for a quick look.
-_SIGNS = (b"http-use-htx", b"group None")
+_SIGNS = ("http-use-htx", "group None", _PASSED_OVER.decode())
 
 
 class Mended(NamedTuple):
@@ -29,9 +29,12 @@ class Mended(NamedTuple):
     changes: tuple[str, ...]
 
 
-def configuration(sent: bytes) -> Mended:
-    """A configuration without the statements that haproxy refuses."""
-    if not any(sign in sent for sign in (*_SIGNS, _PASSED_OVER)):
+def configuration(sent: bytes, content: str | None = None) -> Mended:
+    """A configuration without the statements that haproxy refuses; `content` is the same as text,
+    if that is at hand."""
+    if content is None:
+        content = sent.decode(errors="surrogateescape")
+    if not any(signs.has(content, sign) for sign in _SIGNS):
         return Mended(sent, ())
     lines = sent.split(b"\n")
     changes = []

@@ -10,16 +10,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Generic, TypeVar
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy import listeners, statistics, text, workers
+from amphora_agent.haproxy import listeners, running, statistics, text, workers
 from amphora_agent.haproxy.socket import Conversation, MasterSocket, NotListening
 from amphora_agent.haproxy.text import Config
 from amphora_agent.haproxy.workers import Workers
-from amphora_agent.layout import InstanceLayout, Layout
+from amphora_agent.layout import InstanceLayout, Layout, ObjectId
 from amphora_agent.model.status import InstanceReading, PoolReading, WorkerReading
 from amphora_agent.processes.identity import start_time
 
@@ -38,7 +37,7 @@ _LOOKS = 50
 
 
 class Index(Generic[T]):
-    """What `find` finds in each configuration, looked for again only when its file changes.
+    """What `find` finds in each configuration, looked for again only when its files change.
 
     `keywords` are the directives that it needs.
     """
@@ -46,20 +45,22 @@ class Index(Generic[T]):
     def __init__(self, find: Callable[[Config], T], keywords: Collection[str]) -> None:
         self._find = find
         self._keywords = keywords
-        self._known: dict[Path, tuple[object, T]] = {}
+        self._known: dict[ObjectId, tuple[object, T]] = {}
 
-    def of(self, configuration: Path) -> T:
-        """What is found in the file; in one that is not there, what is found in nothing."""
-        signature = files.signature(configuration)
-        known = self._known.get(configuration)
+    def of(self, instance: InstanceLayout) -> T:
+        """What is found in the committed files; where there are none, what is found in nothing."""
+        signature = tuple(files.signature(path) for path in instance.loads)
+        known = self._known.get(instance.id)
         if known is None or known[0] != signature:
             try:
-                content = configuration.read_text(encoding="utf-8", errors="replace")
+                content = text.whole(running.committed(instance))
+                # Names go into messages, which must be UTF-8.
+                content = content.encode(errors="surrogateescape").decode(errors="replace")
             except FileNotFoundError:
-                self._known.pop(configuration, None)
+                self._known.pop(instance.id, None)
                 return self._find(text.parse(""))
             known = signature, self._find(text.parse(content, self._keywords))
-            self._known[configuration] = known
+            self._known[instance.id] = known
         return known[1]
 
 
@@ -104,7 +105,7 @@ class Observer:
         return self._without_left_over(instance, current).pools
 
     def _read_instance(self, instance: InstanceLayout, timeout: float) -> InstanceReading:
-        expected = tuple(listener.id for listener in self._listeners.of(instance.configuration))
+        expected = tuple(listener.id for listener in self._listeners.of(instance))
         last = self._last.pop(instance.id, None)
         current: WorkerReading | None = None
         leaving: list[WorkerReading] = []
@@ -121,7 +122,7 @@ class Observer:
             if worker.listeners or worker.worker not in replaced:
                 replaced[worker.worker] = worker
         if current is None:
-            pools = self._pools.of(instance.configuration)
+            pools = self._pools.of(instance)
             return InstanceReading(expected, None, tuple(replaced.values()), last, pools)
         self._last[instance.id] = current
         replaced.pop(current.worker, None)
@@ -135,7 +136,7 @@ class Observer:
         ]
         if not doubtful:
             return reading
-        configured, pools = self._pools.of(instance.configuration), dict(reading.pools)
+        configured, pools = self._pools.of(instance), dict(reading.pools)
         for name in doubtful:
             known = frozenset(configured.get(name, ()))
             members = {

@@ -7,9 +7,12 @@ Those are 10 MB in a process that is always there. What is needed is little and 
 import binascii
 import hashlib
 import re
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import NamedTuple
+
+from amphora_agent import der
+from amphora_agent.der import Unreadable
+
+__all__ = ["CERTIFICATE", "REVOCATIONS", "Block", "Revocations", "Unreadable"]
 
 _BLOCK = re.compile(
     r"-----BEGIN (?P<label>[A-Z0-9 ]+)-----[ \t\r]*\n"
@@ -19,14 +22,8 @@ _BLOCK = re.compile(
 #: As OpenSSL writes them, whatever the locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
-_SEQUENCE, _INTEGER, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0x02, 0xA0, 0x17, 0x18
-
 CERTIFICATE = "CERTIFICATE"
 REVOCATIONS = "X509 CRL"
-
-
-class Unreadable(ValueError):
-    """It is not what it should be; the text says what is wrong with it."""
 
 
 class Block(NamedTuple):
@@ -80,11 +77,11 @@ def serial(certificate: bytes) -> int:
         Unreadable
     """
     try:
-        fields = _elements(_content(_content(certificate, _SEQUENCE), _SEQUENCE))
+        fields = der.elements(der.content(der.content(certificate, der.SEQUENCE), der.SEQUENCE))
         kind, value = next(fields)
-        if kind == _VERSION:
+        if kind == der.VERSION:
             kind, value = next(fields)
-        if kind != _INTEGER:
+        if kind != der.INTEGER:
             raise Unreadable("it has no serial number")
         return int.from_bytes(value, signed=True)
     except (IndexError, StopIteration):
@@ -98,18 +95,18 @@ def revocations(encoded: bytes) -> Revocations:
         Unreadable
     """
     try:
-        fields = list(_elements(_content(_content(encoded, _SEQUENCE), _SEQUENCE)))
+        fields = list(der.elements(der.content(der.content(encoded, der.SEQUENCE), der.SEQUENCE)))
         # version (if it is not 1), signature algorithm, issuer, this update, next update (if any),
         # the revoked certificates (if any), extensions
-        if fields[0][0] == _INTEGER:
+        if fields[0][0] == der.INTEGER:
             del fields[0]
         made, rest = fields[2], fields[3:]
-        if rest and rest[0][0] in (_UTC_TIME, _GENERALIZED_TIME):
+        if rest and rest[0][0] in (der.UTC_TIME, der.GENERALIZED_TIME):
             del rest[0]
-        revoked = rest[0][1] if rest and rest[0][0] == _SEQUENCE else b""
+        revoked = rest[0][1] if rest and rest[0][0] == der.SEQUENCE else b""
         serials = frozenset(
-            int.from_bytes(next(_elements(entry))[1], signed=True)
-            for _, entry in _elements(revoked)
+            int.from_bytes(next(der.elements(entry))[1], signed=True)
+            for _, entry in der.elements(revoked)
         )
         return Revocations(_printed(*made), serials)
     except (IndexError, StopIteration):
@@ -117,34 +114,5 @@ def revocations(encoded: bytes) -> Revocations:
 
 
 def _printed(kind: int, value: bytes) -> str:
-    text = value.decode("ascii", errors="replace")
-    if kind == _UTC_TIME:
-        # Two digits of the year: 1950 to 2049.
-        text = ("19" if text[:2] >= "50" else "20") + text
-    try:
-        time = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        raise Unreadable("its time is no time") from None
+    time = der.time(kind, value)
     return f"{_MONTHS[time.month - 1]} {time.day} {time:%H:%M:%S} {time.year} GMT"
-
-
-def _content(encoded: bytes, kind: int) -> bytes:
-    """What is in the first element, which must be of this kind."""
-    found, content = next(_elements(encoded))
-    if found != kind:
-        raise Unreadable("it is not DER")
-    return content
-
-
-def _elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kind and the content of each element."""
-    at = 0
-    while at < len(encoded):
-        kind, length, at = encoded[at], encoded[at + 1], at + 2
-        if length & 0x80:
-            digits = length & 0x7F
-            length, at = int.from_bytes(encoded[at : at + digits]), at + digits
-        if at + length > len(encoded):
-            raise Unreadable("it is cut off")
-        yield kind, encoded[at : at + length]
-        at += length

@@ -10,7 +10,7 @@ from amphora_agent.haproxy import certificates, limits, members, wording
 from amphora_agent.haproxy.capabilities import Capabilities
 from amphora_agent.haproxy.certificates import FileChange as FileChange
 from amphora_agent.haproxy.change import Change, Finding, reload
-from amphora_agent.haproxy.difference import difference
+from amphora_agent.haproxy.difference import Difference, difference
 from amphora_agent.haproxy.server import is_name
 from amphora_agent.haproxy.surroundings import Surroundings
 from amphora_agent.haproxy.text import Block, Directive, Section, Texts
@@ -45,17 +45,22 @@ class Plan(NamedTuple):
 
 
 def plan(
-    running: Texts | None, wanted: Texts, files: Sequence[FileChange], capabilities: Capabilities
+    running: Texts | None,
+    wanted: Texts,
+    files: Sequence[FileChange],
+    capabilities: Capabilities,
+    differs: Difference | None = None,
 ) -> Plan:
     """How to make what runs agree with what is committed, disturbing the least.
 
     `running` are the texts that haproxy has loaded and been changed to, None when it does not run.
-    `files` are the certificate files that differ from what haproxy has loaded. What is not fully
-    understood takes a reload.
+    `files` are the certificate files that differ from what haproxy has loaded, `differs` is the
+    difference of the texts where it is known already. What is not fully understood takes a reload.
     """
     if running is None:
         return Plan(Step.START, ("it does not run",), words=("started",))
-    found = _findings(running, wanted, files, capabilities)
+    differs = difference(running, wanted) if differs is None else differs
+    found = _findings(running, wanted, differs, files, capabilities)
     reasons = wording.bounded([finding.reason for finding in found if finding.reason])
     changes = tuple(finding.change for finding in found if finding.change)
     words = wording.bounded([finding.words for finding in found])
@@ -67,10 +72,13 @@ def plan(
 
 
 def _findings(
-    running: Texts, wanted: Texts, files: Sequence[FileChange], capabilities: Capabilities
+    running: Texts,
+    wanted: Texts,
+    differs: Difference,
+    files: Sequence[FileChange],
+    capabilities: Capabilities,
 ) -> list[Finding]:
     found = certificates.findings(files, running)
-    differs = difference(running, wanted)
     if differs.reordered:
         return [*found, reload("sections follow one another otherwise")]
     surroundings = Surroundings(wanted)

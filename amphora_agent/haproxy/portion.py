@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 
+from amphora_agent.haproxy import signs
 from amphora_agent.haproxy.difference import Difference
 from amphora_agent.haproxy.text import Block, Texts, blocks
 
@@ -18,18 +19,14 @@ _PROXIES = frozenset({"backend", "frontend"})
 
 #: What joins sections of which neither names the other, or decides which lines count, wherever it
 #: stands: identifiers that must differ, settings that must agree, names in files of their own,
-#: warnings that count as errors, conditionals, numbers for names, names in disguise. Each begins
-#: with itself, because that is found fast.
+#: warnings that count as errors, conditionals, numbers for names, names in disguise. Each pattern
+#: begins with itself, because that is found fast.
+_FAR_REACHING_WORDS = ("guid", "ocsp", "spoe", "zero-warning", "\\x")
+_CONDITION = re.compile(r"\.if(?![-.\w])", re.ASCII)
 _FAR_REACHING = tuple(
     re.compile(sign, re.ASCII)
     for sign in (
-        r"guid",
-        r"ocsp",
-        r"spoe",
-        r"zero-warning",
-        r"\.if(?![-.\w])",
         r"#\d",
-        r"\\x",
         r"'(?<=[-.:\w]')['\"]*[-.:\w]",
         r"\"(?<=[-.:\w]\")['\"]*[-.:\w]",
     )
@@ -52,7 +49,7 @@ def portion(wanted: Texts, change: Difference) -> Texts | None:
         change.reordered
         or len(touched) > _MANY
         or any(block.kind not in _PROXIES for block in touched)
-        or any(sign.search(text) for text in wanted.values() for sign in _FAR_REACHING)
+        or any(map(_is_joined, wanted.values()))
         # A number that haproxy gives to one section alone.
         or any(block.section().first("id") for block in after)
     ):
@@ -74,6 +71,15 @@ def portion(wanted: Texts, change: Difference) -> Texts | None:
         )
         for file in wanted
     }
+
+
+def _is_joined(text: str) -> bool:
+    """Whether a text may have what joins any of its sections."""
+    return (
+        any(signs.has(text, word) for word in _FAR_REACHING_WORDS)
+        or (signs.has(text, ".if") and _CONDITION.search(text) is not None)
+        or any(sign.search(text) for sign in _FAR_REACHING)
+    )
 
 
 def _naming(everything: Iterable[Block], wanted: Texts, names: Collection[str]) -> Iterator[Block]:

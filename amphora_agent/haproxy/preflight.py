@@ -7,8 +7,8 @@ limits upper ones. Measured with 2.6, 2.8 and 3.0, which agree.
 import re
 from typing import NamedTuple
 
-from amphora_agent.haproxy import text
-from amphora_agent.haproxy.text import Config, Section
+from amphora_agent.haproxy import signs, text
+from amphora_agent.haproxy.text import Config, Section, Texts
 
 #: Bytes of one block of the TLS session cache: 200 and what keeps it. All are there from the start,
 #: of each worker anew, wherever a bind line has `ssl`.
@@ -26,7 +26,8 @@ _OTHERWISE = ("fd-hard-limit", "strict-limits", "ulimit-n")
 _SPLICING = ("splice-auto", "splice-request", "splice-response")
 
 _MAXCONN = re.compile(r"maxconn[ \t]+(\d{1,10})")
-_CACHESIZE = re.compile(r"tune\.ssl\.cachesize[ \t]+\d")
+#: What has one of these takes a socket.
+_SOCKETS = ("bind ", "check")
 _NUMBER = re.compile(r"\d{1,10}")
 
 
@@ -37,21 +38,22 @@ class Descriptors(NamedTuple):
     connections: int
 
 
-def descriptors(configuration: str, limit: int) -> Descriptors | None:
+def descriptors(texts: Texts, limit: int) -> Descriptors | None:
     """What a start needs, when that is more than `limit` for certain.
 
     haproxy wants two for each connection; a quarter of the connections may have a pipe of two
     more where they are spliced; one for each listening address and each health check.
     """
-    connections = max((int(number) for number in _MAXCONN.findall(configuration)), default=0)
+    said = (number for each in texts.values() for number in _MAXCONN.findall(each))
+    connections = max(map(int, said), default=0)
     # More than there can be, and then enough but for some dozens of haproxy's own, which nobody
     # counts here: what must be parsed costs most.
     most = connections * 5 // 2
-    if most + len(configuration) // len("bind :") <= limit:
+    if most + sum(map(len, texts.values())) // len("bind :") <= limit:
         return None
-    if most + configuration.count("bind ") + configuration.count("check") <= limit:
+    if most + sum(signs.count(t, word) for t in texts.values() for word in _SOCKETS) <= limit:
         return None
-    parsed = text.parse(configuration, _KEYWORDS)
+    parsed = text.parse(text.whole(texts), _KEYWORDS)
     wanted = _number(parsed, "maxconn")
     if not wanted or any(_in_global(parsed, keyword) for keyword in _OTHERWISE):
         return None
@@ -59,12 +61,12 @@ def descriptors(configuration: str, limit: int) -> Descriptors | None:
     return Descriptors(least, wanted) if least > limit else None
 
 
-def tls_cache(configuration: str) -> int:
+def tls_cache(texts: Texts) -> int:
     """Bytes that each new worker takes for its TLS session cache at least."""
     # Most texts have no such line, and haproxy's own size is nothing to worry about.
-    if not _CACHESIZE.search(configuration):
+    if not any(signs.has(each, "tune.ssl.cachesize") for each in texts.values()):
         return 0
-    parsed = text.parse(configuration, _KEYWORDS)
+    parsed = text.parse(text.whole(texts), _KEYWORDS)
     binds = (bind for section in parsed.sections for bind in section.all("bind"))
     if not any("ssl" in bind.words for bind in binds):
         return 0

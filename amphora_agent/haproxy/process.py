@@ -2,6 +2,7 @@
 
 import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from amphora_agent import files
@@ -22,6 +23,7 @@ class Haproxy:
 
     def __init__(self, program: Path, scratch: Path) -> None:
         self._program = program
+        self._scratch = scratch
         self._check_addition = scratch / "check.cfg"
         self._lock = threading.Lock()
         self._known: tuple[object, Capabilities] | None = None
@@ -45,13 +47,39 @@ class Haproxy:
     def check(self, configuration: bytes, name: Path, addition: Path, peer: str) -> Completed:
         """Let haproxy check a configuration, with the file `addition`, loading nothing into
         service. In what haproxy says, the configuration is called `name`."""
+        checked = self._check(_INPUT, str(addition), options=("-L", peer), input=configuration)
+        return Completed(checked.status, checked.output.replace(_INPUT, str(name)))
+
+    def check_directory(self, texts: Mapping[str, str], staged: Path, name: Path) -> Completed:
+        """Let haproxy check `texts`, files of a directory that is called `name` in them, and will
+        be: what they name of it is in `staged` now. What haproxy says calls it `name`, too."""
+
+        def here(text: str) -> str:
+            return text.replace(f"{name}/", f"{room}/")
+
+        files.make_directory(self._scratch)
+        with files.scratch_directory(self._scratch) as room:
+            for path in (*staged.glob("*.cidrs"), *(staged / "certificates").glob("*")):
+                made = room / path.relative_to(staged)
+                files.make_private_directory(made.parent)
+                content = path.read_text(errors="surrogateescape")
+                if content.startswith(f"{name}/"):  # a crt-list
+                    files.fill(made, here(content).encode(errors="surrogateescape"), sync=False)
+                else:
+                    files.refer(made, str(path))
+            for file, text in texts.items():
+                if text.isspace():
+                    continue  # nothing of it is to be checked
+                files.fill(room / file, here(text).encode(errors="surrogateescape"), sync=False)
+            checked = self._check(f"{room}/")
+            return Completed(checked.status, checked.output.replace(str(room), str(name)))
+
+    def _check(self, *sources: str, options: tuple[str, ...] = (), input: bytes = b"") -> Completed:
         if not self._check_addition.exists():
             files.write(self._check_addition, render.check_addition().encode())
-        arguments = [str(self._program), "-c", "-f", _INPUT]
-        for more in (addition, self._check_addition):
-            arguments += ("-f", str(more))
-        checked = run((*arguments, "-L", peer), timeout=_CHECK_PATIENCE, input=configuration)
-        return Completed(checked.status, checked.output.replace(_INPUT, str(name)))
+        named = (word for source in (*sources, self._check_addition) for word in ("-f", source))
+        argv = (str(self._program), "-c", *map(str, named), *options)
+        return run(argv, timeout=_CHECK_PATIENCE, input=input)
 
     def command(self, instance: InstanceLayout, peer: str, *, notify: bool) -> tuple[str, ...]:
         """The command line that runs an instance in master-worker mode, in the foreground.
@@ -64,12 +92,13 @@ class Haproxy:
             *(("-Ws",) if notify else ("-W", "-db")),
             "-S",
             f"{instance.master_socket},mode,600",
-            "-f",
-            str(instance.configuration),
-            "-f",
-            str(instance.addition),
+            *(word for path in instance.loads for word in ("-f", _named(path))),
             "-p",
             str(instance.pid_file),
-            "-L",
-            peer,
+            *(("-L", peer) if peer else ()),
         )
+
+
+def _named(path: Path) -> str:
+    """A file, or a directory, as haproxy is told to load it."""
+    return f"{path}/" if path.is_dir() else str(path)

@@ -5,8 +5,8 @@ from amphora_agent.haproxy.text import Config
 
 #: How long a worker that was replaced may serve its last connections, and how many further reloads
 #: it may see: then haproxy ends it (docs/decisions/0017-bounded-old-workers.md).
-_HARD_STOP_AFTER = "1h"
-_MOST_RELOADS = 50
+HARD_STOP_AFTER = "1h"
+MOST_RELOADS = 50
 
 #: What of a configuration must be parsed for `addition`; one that has none of these words anywhere
 #: need not be.
@@ -31,8 +31,8 @@ def addition(config: Config, group: str) -> str:
         "agent.cfg.j2",
         said=said,
         group=group,
-        hard_stop_after=_HARD_STOP_AFTER,
-        most_reloads=_MOST_RELOADS,
+        hard_stop_after=HARD_STOP_AFTER,
+        most_reloads=MOST_RELOADS,
     )
 
 

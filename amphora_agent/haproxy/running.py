@@ -7,18 +7,22 @@ command, and ends when the links name the new files. Nothing of it need outlive 
 cut that tears it does no harm.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.haproxy.plan import FileChange
+from amphora_agent.haproxy.plan import FileChange, Plan
 from amphora_agent.haproxy.text import Texts
 from amphora_agent.layout import InstanceLayout
 from amphora_agent.processes.identity import start_time
 
 _RECORD = "activation.json"
+#: What haproxy is told to load, and what it never sees.
+_NOT_NAMED = frozenset({".cfg", ".json"})
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -45,6 +49,31 @@ class Loaded(NamedTuple):
     record: Record | None
 
 
+class Foreseen(NamedTuple):
+    """How to get from files with these signatures to those that are committed, by a haproxy whose
+    program has this one."""
+
+    before: tuple[object, ...]
+    program: object
+    plan: Plan
+
+
+class _Unread(Mapping[str, str]):
+    """Texts by the names of their files, each read when it is looked at first."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], str]]) -> None:
+        self._readers = {name: cache(read) for name, read in readers.items()}
+
+    def __getitem__(self, name: str) -> str:
+        return self._readers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
 def identity(pid: int) -> str:
     """What tells a worker from every other process there was or will be."""
     return f"{pid} {start_time(pid)}"
@@ -52,7 +81,26 @@ def identity(pid: int) -> str:
 
 def committed(instance: InstanceLayout) -> Texts:
     """What is to run."""
-    return {path.name: _text(path) for path in (instance.configuration, instance.addition)}
+    return texts(instance.sources)
+
+
+def texts(sources: Iterable[Path]) -> Texts:
+    """The texts of these files, by their names.
+
+    Raises:
+        FileNotFoundError
+    """
+    return {path.name: text_of(path) for path in sources}
+
+
+def unread(sources: Iterable[Path]) -> Texts:
+    """The same, of files that stay: each is read when it is looked at, if it is."""
+    return _Unread({path.name: partial(text_of, path) for path in sources})
+
+
+def signatures(paths: Iterable[Path]) -> tuple[object, ...]:
+    """What tells these files from what they have been or will be under these names."""
+    return tuple(files.signature(path) for path in paths)
 
 
 def loaded(instance: InstanceLayout, pid: int, program: str, wanted: Texts) -> Loaded | None:
@@ -61,15 +109,19 @@ def loaded(instance: InstanceLayout, pid: int, program: str, wanted: Texts) -> L
     `program` is the version of haproxy that is installed. Of `wanted`, the committed texts, that
     is taken which is the same file.
     """
+    committed = {path.name: path for path in instance.sources}
     try:
-        texts = {
-            path.name: wanted[path.name]
-            if _is_same(path, _good(instance, path))
-            else _text(_good(instance, path))
-            for path in (instance.configuration, instance.addition)
+        readers = {
+            path.name: partial(wanted.__getitem__, path.name)
+            if path.name in committed and path.samefile(committed[path.name])
+            else _reader(path)
+            for path in instance.good_sources
         }
     except FileNotFoundError:
         return None
+    if not readers:
+        return None
+    texts = _Unread(readers)
     record = _read(instance)
     if record is None or record.worker != identity(pid):
         return Loaded(texts, "the worker is another one than was last made to run", None)
@@ -80,18 +132,34 @@ def loaded(instance: InstanceLayout, pid: int, program: str, wanted: Texts) -> L
     return Loaded(texts, "", record)
 
 
-def file_changes(instance: InstanceLayout) -> list[FileChange]:
-    """Which certificate files the worker has loaded otherwise than they are now. Links to the same
-    file agree; only the others are read."""
-    before, after = instance.last_good / "certificates", instance.certificates
+def file_changes(instance: InstanceLayout, staged: Path | None = None) -> list[FileChange]:
+    """Which files that texts name the worker has loaded otherwise than they are now: certificates,
+    and of a declared instance whatever else is there. Links to the same file agree; only the others
+    are read. `staged` is where a declared instance's files are that are not committed yet.
+    """
+    changes = _changes(
+        instance.good / "certificates",
+        staged / "certificates" if staged else instance.certificates,
+        instance.certificates,
+    )
+    if instance.declared:
+        changes += _changes(instance.good, staged or instance.current, instance.current)
+    return changes
+
+
+def _changes(before: Path, after: Path, called: Path) -> list[FileChange]:
+    """Of two directories; in the texts the second is `called` so."""
     inodes_before, inodes_after = files.inodes(before), files.inodes(after)
+    if inodes_before == inodes_after:
+        return []
     changes = []
     for name in sorted(inodes_before.keys() | inodes_after.keys()):
-        if inodes_before.get(name) != inodes_after.get(name):
-            was = (before / name).read_bytes() if name in inodes_before else None
-            now = (after / name).read_bytes() if name in inodes_after else None
-            if was != now:
-                changes.append(FileChange(str(after / name), was, now))
+        if Path(name).suffix in _NOT_NAMED or inodes_before.get(name) == inodes_after.get(name):
+            continue
+        was = (before / name).read_bytes() if name in inodes_before else None
+        now = (after / name).read_bytes() if name in inodes_after else None
+        if was != now:
+            changes.append(FileChange(str(called / name), was, now))
     return changes
 
 
@@ -108,37 +176,57 @@ def begin(instance: InstanceLayout, record: Record, touched: tuple[str, ...]) ->
 
 def remember(instance: InstanceLayout, record: Record) -> None:
     """Note that the worker has loaded what is committed."""
-    good = instance.last_good
-    files.mirror(instance.certificates, good / "certificates")
-    files.keep_as(instance.addition, _good(instance, instance.addition))
-    files.keep_as(instance.configuration, _good(instance, instance.configuration))
+    if instance.declared:
+        files.make_private_directory(instance.last_good)
+        files.point(instance.good, str(instance.current.resolve()))
+    else:
+        files.mirror(instance.certificates, instance.good / "certificates")
+        files.keep_as(instance.addition, _good(instance, instance.addition))
+        files.keep_as(instance.configuration, _good(instance, instance.configuration))
     _write(instance, record)
 
 
+def is_remembered(instance: InstanceLayout) -> bool:
+    """Whether what is committed for a declared instance is kept as what came up last. (Of another
+    one the files are.)"""
+    if not instance.declared:
+        return True
+    try:
+        return instance.good.readlink() == instance.current.resolve()
+    except OSError:
+        return False
+
+
 def restore(instance: InstanceLayout) -> bool:
-    """Commit the last good files again; without any, the instance has no configuration again.
+    """Commit the last good files again; without any, the instance has no configuration again. Those
+    of a declared instance whoever committed them puts back: there may be others with it.
 
     What was committed is kept for a person to read.
     """
+    if instance.declared:
+        return False
     files.keep_as(instance.configuration, instance.rejected)
     if not _good(instance, instance.configuration).exists():
         files.remove(instance.configuration)
         return False
-    files.mirror(instance.last_good / "certificates", instance.certificates)
+    files.mirror(instance.good / "certificates", instance.certificates)
     files.keep_as(_good(instance, instance.addition), instance.addition)
     files.keep_as(_good(instance, instance.configuration), instance.configuration)
     return True
 
 
+def _reader(path: Path) -> Callable[[], str]:
+    """Raises FileNotFoundError at once."""
+    path.stat()
+    return partial(text_of, path)
+
+
 def _good(instance: InstanceLayout, path: Path) -> Path:
-    return instance.last_good / path.name
+    return instance.good / path.name
 
 
-def _is_same(one: Path, other: Path) -> bool:
-    return one.samefile(other)
-
-
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """A file as text from which its bytes can be told."""
     return path.read_bytes().decode(errors="surrogateescape")
 
 

@@ -6,6 +6,7 @@ A configuration has megabytes: each thing is looked for at most once, and only w
 import re
 from functools import cached_property
 
+from amphora_agent.haproxy import signs
 from amphora_agent.haproxy.difference import defaults_of
 from amphora_agent.haproxy.text import Block, Section, Texts
 
@@ -26,7 +27,9 @@ class Surroundings:
     @cached_property
     def has_conditions(self) -> bool:
         """Whether there is `.if`: then a line that is there need not count."""
-        return any(".endif" in text and _CONDITION.search(text) for text in self._texts.values())
+        return any(
+            signs.has(text, ".endif") and _CONDITION.search(text) for text in self._texts.values()
+        )
 
     def defaults_of(self, block: Block) -> Section | None:
         """The `defaults` section in effect for a section."""
@@ -43,14 +46,13 @@ class Surroundings:
     @cached_property
     def _has_one_defaults(self) -> bool:
         """Whether all sections after it, and none before it, have the same."""
-        words = [text.count("defaults") for text in self._texts.values()]
-        return sum(words) == 1
+        return sum(signs.count(text, "defaults") for text in self._texts.values()) == 1
 
     @cached_property
     def _references(self) -> list[str]:
         return [
             reference
             for text in self._texts.values()
-            if any(sign in text for sign in _SIGNS_OF_REFERENCES)
+            if any(signs.has(text, sign) for sign in _SIGNS_OF_REFERENCES)
             for reference in _REFERENCE.findall(text)
         ]

@@ -18,6 +18,12 @@ from typing import NamedTuple
 #: `surrogateescape`, so that it can be written back as it was.
 Texts = Mapping[str, str]
 
+
+def whole(texts: Texts) -> str:
+    """All texts as one."""
+    return "".join(texts.values())
+
+
 #: Keywords that begin a section; haproxy 2.6 to 3.0.
 SECTIONS = frozenset(
     {

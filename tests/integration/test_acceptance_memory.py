@@ -12,7 +12,9 @@ from amphora_agent.haproxy.acceptance import Acceptance, Candidate, Proof
 from amphora_agent.haproxy.headroom import Headroom
 from amphora_agent.haproxy.policy import Bounds
 from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.text import Texts
 from amphora_agent.layout import InstanceLayout, Layout, object_id
+from amphora_agent.processes.command import Completed
 from amphora_agent.settings import Settings
 from lab import haproxies
 from lab.pki import Authority
@@ -71,7 +73,14 @@ frontend f
 backend b
     server s 192.0.2.9:80 weight {weight}
 """
-    return Candidate(text, instance.addition, "me")
+
+    def check(texts: Texts) -> Completed:
+        haproxy = Haproxy(haproxies.program(haproxies.SERIES[0]), instance.master_socket.parent)
+        configuration = texts["haproxy.cfg"].encode()
+        return haproxy.check(configuration, instance.configuration, instance.addition, "me")
+
+    texts = {"haproxy.cfg": text, "agent.cfg": instance.addition.read_text()}
+    return Candidate(texts, ("haproxy.cfg",), check)
 
 
 def test_what_does_not_fit_is_refused(instance: InstanceLayout, tmp_path: Path) -> None:
@@ -102,7 +111,7 @@ def test_what_fits_once_and_not_twice_is_a_warning(
 
 
 def test_what_needs_no_new_worker_needs_no_memory(instance: InstanceLayout, tmp_path: Path) -> None:
-    instance.configuration.write_text(candidate(instance).configuration)
+    instance.configuration.write_text(candidate(instance).texts["haproxy.cfg"])
     machine = acceptance(instance, tmp_path, 1)
 
     assert machine.require(instance, candidate(instance, weight=2)).proof is Proof.UNDERSTOOD

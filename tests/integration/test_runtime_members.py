@@ -312,6 +312,24 @@ def test_what_an_operator_has_drained_stays_so_over_changes_of_others(
     assert balancer.status()[member(2).id] == "DRAIN"
 
 
+def test_what_several_uploads_change_is_carried_out_together(balancer: Changing) -> None:
+    worker, before = balancer.current(), list(balancer.members)
+    balancer.members[0] = member(1, weight=9)
+    balancer.upload()
+    balancer.members[1] = member(2, weight=7)
+    balancer.push()
+    changed_at_runtime(balancer, worker)
+    weights = balancer.weights()
+    assert (weights[member(1).id], weights[member(2).id]) == ("9", "7")
+    # What is uploaded and taken back before it runs is no change.
+    now, balancer.members = balancer.members, before
+    balancer.upload()
+    balancer.members = now
+    balancer.push()
+    assert balancer.done() == "nothing"
+    assert balancer.weights() == weights
+
+
 def test_a_member_moves_at_run_time_and_stays_there(balancer: Changing, web3: Backend) -> None:
     worker = balancer.current()
     moved = replace(member(1), port=8003)

@@ -35,8 +35,8 @@ def a_text(limit: str = "maxconn 1000", *, defaults: str = "", more: str = "") -
     ],
 )
 def test_a_start_needs_two_descriptors_for_each_connection_and_more(text: str, least: int) -> None:
-    assert descriptors(text, least - 1) == Descriptors(least, 1000)
-    assert descriptors(text, least) is None
+    assert descriptors({"": text}, least - 1) == Descriptors(least, 1000)
+    assert descriptors({"": text}, least) is None
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_start_needs_two_descriptors_for_each_connection_and_more(text: str, l
     ],
 )
 def test_where_haproxy_finds_its_own_way_nothing_is_certain(text: str) -> None:
-    assert descriptors(text, 100) is None
+    assert descriptors({"": text}, 100) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_where_haproxy_finds_its_own_way_nothing_is_certain(text: str) -> None:
     ],
 )
 def test_the_tls_cache_is_there_where_tls_ends(text: str, size: int) -> None:
-    assert tls_cache(text) == size
+    assert tls_cache({"": text}) == size
 
 
 # The machine
