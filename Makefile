@@ -84,6 +84,10 @@ CONFORMANCE_TESTS := tests/conformance
 conformance-14 conformance-10 conformance-10-0.5 conformance-2: \
     CONFORMANCE_TESTS := $(DIFFERING:%=tests/conformance/test_%.py)
 
+.PHONY: openapi
+openapi: $(VENV)/demo  ## Write docs/openapi.json, the document of API 2.0, anew
+	$(BIN)/python -m amphora_agent.api.declarative.openapi > docs/openapi.json
+
 .PHONY: bench
 bench: $(VENV)/test  ## Time and memory, beside the floor of haproxy alone
 	$(BIN)/python -m benchmarks

@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ commands:
   network lease MAC EVENT what a DHCP client says (with its environment)
   history ID [--json]     what was changed in a load balancer, when and by whom
   rollback ID [N]         go back to generation N, or to the one before the present one
+
+  push, pull, status      speak to an agent, here or elsewhere, over API 2.0: push --help
 
 history and rollback need no running agent, and do not mind one.
 
@@ -63,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
         help="the form of the heartbeats, 0 to 3 (default: what goes with the API that the "
         "controller speaks: 1 with API 0.5, 3 with 1.0; see docs/compatibility.md)",
     )
+    result.add_argument(
+        "--process-model",
+        choices=("loadbalancer", "listener"),
+        default="loadbalancer",
+        help="of load balancers of API 2.0 for which none was chosen: one haproxy for all "
+        "listeners, or one for each (default: %(default)s)",
+    )
     result.add_argument("--json", action="store_true", help="history: one JSON document a line")
     result.add_argument("command", nargs="*", default=["run"], metavar="command", help="see below")
     return result
@@ -88,6 +98,59 @@ def prometheus_parser() -> argparse.ArgumentParser:
         "agent, which serves them too; whoever comes first does.",
     )
     _add_options(result)
+    return result
+
+
+_REMOTE = ("push", "pull", "status")
+
+
+def remote_parser() -> argparse.ArgumentParser:
+    """The command line of `amphora-agent push` and its like."""
+    common = argparse.ArgumentParser(add_help=False)
+    for option, variable, metavar, words in (
+        ("--url", "AMPHORA_URL", "URL", "where the API is, such as https://192.0.2.7:9443"),
+        ("--amphora-id", "AMPHORA_ID", "ID", "the id that the amphora's certificate must name"),
+        ("--cert", "AMPHORA_CERT", "PEM", "the controller's certificate with its key"),
+        ("--ca", "AMPHORA_CA", "PEM", "the authority that signed the amphora's certificate"),
+    ):
+        default = os.environ.get(variable)
+        common.add_argument(
+            option,
+            default=default,
+            required=default is None,
+            metavar=metavar,
+            help=f"{words} (default: ${variable})",
+        )
+    result = argparse.ArgumentParser(
+        prog="amphora-agent", description="Speak to an agent, here or elsewhere, over API 2.0."
+    )
+    commands = result.add_subparsers(dest="command", required=True)
+    push = commands.add_parser(
+        "push",
+        parents=[common],
+        help="make a load balancer what a file says",
+        description="Make a load balancer what a file says, with the least disturbance, and tell "
+        "what was done; or change nothing, and tell everything that is wrong.",
+    )
+    push.add_argument(
+        "file",
+        help="JSON in the form of octavia_lib's provider data model, - for standard input; "
+        '"@site.crt" in the place of a PEM is a file beside it',
+    )
+    push.add_argument("--dry-run", action="store_true", help="tell what would be done, do nothing")
+    push.add_argument(
+        "--if-match",
+        metavar="ETAG",
+        help="only if the load balancer has this ETag: nobody else has changed it",
+    )
+    pull = commands.add_parser(
+        "pull", parents=[common], help="print a load balancer as JSON for push, without keys"
+    )
+    pull.add_argument("id")
+    status = commands.add_parser(
+        "status", parents=[common], help="print how a load balancer and its parts are"
+    )
+    status.add_argument("id", nargs="?", help="without it: print what load balancers there are")
     return result
 
 
@@ -117,8 +180,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `amphora-agent`; return its exit status."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in _REMOTE:
+        return _remote(words)
     known = parser()
-    given = known.parse_args(arguments)
+    given = known.parse_args(words)
     # Loaded after the arguments are known to be right, and no more than is needed.
     if given.command != ["run"]:
         gc.disable()  # too short to leave anything behind that is worth collecting
@@ -129,6 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         supervisor=given.supervisor,
         memory_limit=given.memory_limit,
         heartbeat_version=given.heartbeat_version,
+        process_model=given.process_model,
     )
     match given.command:
         case ["run"]:
@@ -138,17 +205,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case ["network", "up"]:
             return _status(lambda: commands.network_up(options))
         case ["network", "plan"]:
-            return _status(lambda: commands.network_plan(options))
+            return _printing(lambda: commands.network_plan(options))
         case ["network", "lease", mac, event]:
             return _status(lambda: commands.network_lease(options, mac, event))
         case ["history", instance]:
-            return _status(lambda: commands.history(options, instance, as_json=given.json))
+            return _printing(lambda: commands.history(options, instance, as_json=given.json))
         case ["rollback", instance]:
             return _status(lambda: commands.rollback(options, instance, None))
         case ["rollback", instance, generation] if generation.isascii() and generation.isdigit():
             return _status(lambda: commands.rollback(options, instance, int(generation)))
         case unknown:
             known.error(f"unknown command: {' '.join(unknown)}")
+
+
+def _remote(words: Sequence[str]) -> int:
+    given = remote_parser().parse_args(words)
+    gc.disable()
+    from amphora_agent import remote
+
+    there = remote.Remote(given.url, given.amphora_id, Path(given.cert), Path(given.ca))
+    match given.command:
+        case "push":
+            return _printing(
+                lambda: remote.push(
+                    there, given.file, if_match=given.if_match, dry_run=given.dry_run
+                )
+            )
+        case "pull":
+            return _printing(lambda: remote.pull(there, given.id))
+        case _:
+            return _printing(lambda: remote.status(there, given.id))
 
 
 def interface_main(arguments: Sequence[str] | None = None) -> int:
@@ -185,3 +271,17 @@ def _status(command: Callable[[], None]) -> int:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _printing(command: Callable[[], None]) -> int:
+    """The same for a command whose output somebody may not want to the end (`| grep -q`)."""
+
+    def print_it() -> None:
+        try:
+            command()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is left to print goes nowhere: Python tries once more at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return _status(print_it)

@@ -26,7 +26,9 @@ from amphora_agent.network.record import Records
 from amphora_agent.settings import Settings, SettingsFile
 
 if TYPE_CHECKING:
+    from amphora_agent.declarative.service import Declared
     from amphora_agent.haproxy.instance import Instances
+    from amphora_agent.keepalived.lvs import LvsListeners
     from amphora_agent.network.dhcp import DhcpClients
     from amphora_agent.processes.supervisor import Supervisor
 
@@ -36,6 +38,8 @@ _HAPROXY_USER = "nobody"
 #: The kernel's file that makes it look for new devices.
 _PCI_RESCAN = Path("/sys/bus/pci/rescan")
 _PATIENCE = Patience()
+#: Seconds for the kernel to tell of its virtual servers.
+_IPVS_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Options:
     run_directory: Path = Path("/run/amphora-agent")
     memory_limit: int | None = None
     heartbeat_version: int | None = None
+    process_model: str = "loadbalancer"
 
     def command(self, *words: str) -> tuple[str, ...]:
         """A command line of this agent with these options, for any working directory."""
@@ -183,6 +188,33 @@ def instances_of(settings: Settings, layout: Layout, supervisor: "Supervisor") -
     )
 
 
+def declared_of(
+    layout: Layout, instances: "Instances", layer4: "LvsListeners", options: Options
+) -> "Declared":
+    """The service of the declared load balancers."""
+    from amphora_agent.declarative.service import Declared
+    from amphora_agent.keepalived import ipvs, lvs
+    from amphora_agent.keepalived.lvs_observe import LvsObserver
+    from amphora_agent.model.declared import ProcessModel
+
+    observer = LvsObserver(layout, ipvs.reader(Namespace(layout.namespace)), lvs.runs)
+    return Declared(
+        layout,
+        instances,
+        layer4,
+        lambda: observer.read(timeout=_IPVS_PATIENCE),
+        process_model=ProcessModel(options.process_model),
+    )
+
+
+def layer4_of(layout: Layout, supervisor: "Supervisor") -> "LvsListeners":
+    """The service of the UDP and SCTP listeners."""
+    from amphora_agent.keepalived import ipvs
+    from amphora_agent.keepalived.lvs import LvsListeners
+
+    return LvsListeners(layout, supervisor, ipvs.reader(Namespace(layout.namespace)))
+
+
 def history(options: Options, instance_id: str, *, as_json: bool) -> None:
     """Print the journal of an instance, the newest entry first: as a table, or as JSON lines.
 
@@ -216,7 +248,12 @@ def rollback(options: Options, instance_id: str, generation: int | None) -> None
     logs.set_up(settings)
     supervisor.adopt()
     instances = instances_of(settings, layout, supervisor)
-    print(instances.rollback(object_id(instance_id), generation, by=operator(os.getuid())))
+    which, by = object_id(instance_id), operator(os.getuid())
+    if layout.instance(which).declared:
+        declared = declared_of(layout, instances, layer4_of(layout, supervisor), options)
+        print(declared.rollback(which, generation, by))
+    else:
+        print(instances.rollback(which, generation, by=by))
 
 
 def _ground(options: Options) -> "tuple[Settings, Layout, Supervisor]":

@@ -4,6 +4,8 @@ Each carries a short `message` and the `details` a person needs: the two members
 body that the controller reads. The HTTP status belongs to `api/`, which maps classes to it.
 """
 
+from collections.abc import Iterable
+
 
 class AgentError(Exception):
     """Something the agent was asked for cannot be done; nothing was changed."""
@@ -15,7 +17,22 @@ class AgentError(Exception):
 
 
 class InvalidRequest(AgentError):
-    """The request itself is wrong: sending it again will not help."""
+    """The request itself is wrong: sending it again will not help. `problems` are, where they are
+    known one by one, the places in its body and what is wrong with each."""
+
+    problems: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, problems: Iterable[tuple[str, str]]) -> "InvalidRequest":
+        """Of several problems at once."""
+        found = tuple((path, words) for path, words in problems)
+        error = cls("Invalid request", "; ".join(f"{path}: {words}" for path, words in found))
+        error.problems = found
+        return error
+
+
+class TooLarge(InvalidRequest):
+    """The body of the request is larger than it may be."""
 
 
 class NotFound(AgentError):
@@ -24,6 +41,10 @@ class NotFound(AgentError):
 
 class Conflict(AgentError):
     """The request contradicts what is there."""
+
+
+class PreconditionFailed(AgentError):
+    """The object is in another state than the request is meant for."""
 
 
 class OperationFailed(AgentError):

@@ -6,8 +6,9 @@ own files; everything else is an `InvalidRequest`. The functions that build path
 came through the gate (`ObjectId`, `CertificateName`), and the type checker holds callers to it.
 """
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NewType
 
@@ -52,18 +53,45 @@ def certificate_name(text: str) -> CertificateName:
 
 @dataclass(frozen=True)
 class InstanceLayout:
-    """The files of one haproxy instance. The controller's texts name some of them (WIRE §3)."""
+    """The files of one haproxy instance. The controller's texts name some of them (WIRE §3).
+
+    Of one that is `declared`, the agent has written all that haproxy loads, into one directory.
+    """
 
     id: ObjectId
     directory: Path
     certificates: Path
     stats_socket: Path
     master_socket: Path
+    declared: bool = False
+
+    @property
+    def current(self) -> Path:
+        """Leads to the committed files of a declared instance."""
+        return self.directory / "current"
 
     @property
     def configuration(self) -> Path:
-        """What the controller sent, byte for byte."""
-        return self.directory / "haproxy.cfg"
+        """What the controller sent, byte for byte; of a declared instance, what all its listeners
+        share."""
+        return (self.current if self.declared else self.directory) / "haproxy.cfg"
+
+    @property
+    def loads(self) -> tuple[Path, ...]:
+        """What haproxy is told to load, in this order: files, or a directory of them."""
+        return (self.current,) if self.declared else (self.configuration, self.addition)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The committed files that haproxy loads, in the order in which it does."""
+        return _texts_in(self.current) if self.declared else self.loads
+
+    @property
+    def good_sources(self) -> tuple[Path, ...]:
+        """The same of those with which haproxy last came up; they need not be there."""
+        if self.declared:
+            return _texts_in(self.good)
+        return tuple(self.good / path.name for path in self.loads)
 
     @property
     def addition(self) -> Path:
@@ -94,6 +122,11 @@ class InstanceLayout:
         return self.directory / "last-good"
 
     @property
+    def good(self) -> Path:
+        """Where the last good files are; of a declared instance this leads to them."""
+        return self.last_good / "current" if self.declared else self.last_good
+
+    @property
     def final_counters(self) -> Path:
         """Readings of workers taken just before they were asked to leave."""
         return self.directory / "final-counters"
@@ -112,6 +145,15 @@ class InstanceLayout:
     def generations(self) -> Path:
         """What came up, numbered: to go back to."""
         return self.directory / "generations"
+
+
+def _texts_in(directory: Path) -> tuple[Path, ...]:
+    """What haproxy loads of a directory, in its order. There may be thousands."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return ()
+    return tuple(directory / name for name in sorted(names) if name.endswith(".cfg"))
 
 
 @dataclass(frozen=True)
@@ -273,6 +315,12 @@ class Layout:
         return found
 
     def instance(self, instance_id: ObjectId) -> InstanceLayout:
+        """An instance as it is now: declared or uploaded, whichever was committed last."""
+        declared = (self.base / instance_id / "current").is_symlink()
+        return self.declared(instance_id) if declared else self.uploaded(instance_id)
+
+    def uploaded(self, instance_id: ObjectId) -> InstanceLayout:
+        """An instance whose text the controller sends."""
         return InstanceLayout(
             id=instance_id,
             directory=self.base / instance_id,
@@ -281,14 +329,26 @@ class Layout:
             master_socket=self.run / f"{instance_id}.master",
         )
 
+    def declared(self, instance_id: ObjectId) -> InstanceLayout:
+        """An instance whose text the agent writes."""
+        uploaded = self.uploaded(instance_id)
+        return replace(
+            uploaded,
+            certificates=uploaded.current / "certificates",
+            declared=True,
+        )
+
     def certificate(self, instance_id: ObjectId, name: CertificateName) -> Path:
         return self.certificates / instance_id / name
 
     def instances(self) -> list[InstanceLayout]:
         """Those that have a configuration, sorted by id."""
-        found = []
-        for configuration in sorted(self.base.glob("*/haproxy.cfg")):
-            name = configuration.parent.name
-            if _OBJECT_ID.fullmatch(name) and name not in _RESERVED:
-                found.append(self.instance(ObjectId(name)))
-        return found
+        names = {path.parent.name for path in self.base.glob("*/haproxy.cfg")}
+        names |= {path.parent.parent.name for path in self.base.glob("*/current/haproxy.cfg")}
+        instances = (
+            self.instance(ObjectId(name))
+            for name in sorted(names)
+            if _OBJECT_ID.fullmatch(name) and name not in _RESERVED
+        )
+        # Of a load balancer with a process for each listener, what is left of an earlier kind.
+        return [instance for instance in instances if instance.configuration.is_file()]

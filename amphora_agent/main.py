@@ -1,5 +1,6 @@
 """The composition root: settings are read here, everything is made here and handed down."""
 
+import functools
 import logging
 import threading
 
@@ -9,7 +10,15 @@ from amphora_agent.api.octavia.versions import CURRENT
 from amphora_agent.api.services import Services
 from amphora_agent.api.tls import ServerTls
 from amphora_agent.certificate import AgentCertificate
-from amphora_agent.commands import Options, instances_of, layout_of, network_of, supervisor_of
+from amphora_agent.commands import (
+    Options,
+    declared_of,
+    instances_of,
+    layer4_of,
+    layout_of,
+    network_of,
+    supervisor_of,
+)
 from amphora_agent.controller import ControllerApi
 from amphora_agent.errors import AgentError
 from amphora_agent.haproxy.observe import Observer
@@ -18,7 +27,6 @@ from amphora_agent.heartbeat.sender import Sender
 from amphora_agent.heartbeat.sources import Sources
 from amphora_agent.host import Host
 from amphora_agent.keepalived import ipvs, lvs, vrrp
-from amphora_agent.keepalived.lvs import LvsListeners
 from amphora_agent.keepalived.lvs_observe import LvsObserver
 from amphora_agent.keepalived.vrrp import Vrrp
 from amphora_agent.layout import Layout
@@ -73,16 +81,20 @@ def _services(
 ) -> Services:
     supervisor = supervisor_of(layout, options)
     certificate = AgentCertificate(layout.agent_certificate, settings.current().amphora_id)
+    instances = instances_of(settings.current(), layout, supervisor)
+    layer4 = layer4_of(layout, supervisor)
     return Services(
         settings=settings,
-        instances=instances_of(settings.current(), layout, supervisor),
-        lvs=LvsListeners(layout, supervisor, ipvs.reader(Namespace(layout.namespace))),
+        instances=instances,
+        lvs=layer4,
         network=_network(layout, options, supervisor),
         vrrp=Vrrp(layout, supervisor),
         host=Host(options.memory_limit),
         certificate=certificate,
         metrics=monitoring.agent_metrics(layout, certificate, board),
         controller=ControllerApi(layout.controller_api, CURRENT),
+        # Loaded with all that it needs when it is first asked for something.
+        declared=functools.cache(lambda: declared_of(layout, instances, layer4, options)),
     )
 
 

@@ -7,17 +7,29 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from amphora_agent.api import octavia, problems
+from amphora_agent.api import declarative, octavia, problems
 from amphora_agent.api.instances import instances
 from amphora_agent.api.octavia import versions
 from amphora_agent.api.octavia.legacy import add_legacy_rules
 from amphora_agent.api.operations import count_requests, operations
 from amphora_agent.api.services import Services
-from amphora_agent.errors import AgentError, Conflict, InvalidRequest, NotFound
+from amphora_agent.errors import (
+    AgentError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PreconditionFailed,
+    TooLarge,
+)
 
 logger = logging.getLogger(__name__)
 
-_STATUS: dict[type[AgentError], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409}
+_STATUS: dict[type[AgentError], int] = {
+    PreconditionFailed: 412,
+    InvalidRequest: 400,
+    NotFound: 404,
+    Conflict: 409,
+}
 
 #: The controller takes these for errors, and every other status for success (WIRE §1).
 _UNDERSTOOD = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
@@ -36,7 +48,7 @@ def create_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
     app.url_map.strict_slashes = False
     app.url_map.converters["rest"] = _Rest
-    for blueprint in octavia.blueprints(services):
+    for blueprint in (*octavia.blueprints(services), *declarative.blueprints(services)):
         app.register_blueprint(blueprint)
     app.register_blueprint(operations(services.metrics))
     app.register_blueprint(instances(services))
@@ -64,7 +76,8 @@ def _handled(error: AgentError) -> ResponseReturnValue:
     else:
         logger.warning("%s", error)
     if problems.concern():
-        return problems.problem(status, str(error))
+        status = 413 if isinstance(error, TooLarge) else status
+        return problems.problem(status, str(error), getattr(error, "problems", ()))
     return {"message": error.message, "details": error.details}, status
 
 

@@ -11,7 +11,7 @@ from amphora_agent.metrics.exposition import CONTENT_TYPE
 #: Methods that change nothing.
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 #: Any other method is one label.
-_METHODS = _READING | {"PUT", "POST", "DELETE"}
+_METHODS = _READING | {"PATCH", "PUT", "POST", "DELETE"}
 #: What a change is called by instead of its route.
 _ACTIONS = frozenset({"start", "stop", "reload"})
 

@@ -1,6 +1,8 @@
 """What the routes call."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from amphora_agent.certificate import AgentCertificate
 from amphora_agent.controller import ControllerApi
@@ -12,9 +14,14 @@ from amphora_agent.metrics.agent import AgentMetrics
 from amphora_agent.network.plug import Network
 from amphora_agent.settings import SettingsFile
 
+if TYPE_CHECKING:
+    from amphora_agent.declarative.service import Declared
+
 
 @dataclass(frozen=True)
 class Services:
+    """`declared` gives the service of the declared load balancers, made when it is first used."""
+
     settings: SettingsFile
     instances: Instances
     lvs: LvsListeners
@@ -24,3 +31,4 @@ class Services:
     certificate: AgentCertificate
     metrics: AgentMetrics
     controller: ControllerApi
+    declared: "Callable[[], Declared]"

@@ -24,6 +24,10 @@ _LOG_FORMAT = (
 )
 
 
+#: How the first line begins of what keepalived is told of a listener of a load balancer.
+LAYER4_MARK = "# Written by amphora-agent for {}."
+
+
 class Places(NamedTuple):
     """Where the files of one process are, and what it runs as. Directories end without a slash.
 

@@ -58,8 +58,9 @@ def configured(base: str) -> bool:
     answers is what the controller wanted."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(base):
-            if os.path.exists(os.path.join(base, name, "haproxy.cfg")):
-                return True
+            for file in ("haproxy.cfg", "current/haproxy.cfg"):
+                if os.path.exists(os.path.join(base, name, file)):
+                    return True
         for name in os.listdir(os.path.join(base, "lvs")):
             if name.startswith(_LVS) and name.endswith(".conf"):
                 return True

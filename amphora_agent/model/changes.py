@@ -34,6 +34,8 @@ class Operation(enum.Enum):
     CERTIFICATE_PUT = "certificate put"
     CERTIFICATE_DELETE = "certificate delete"
     ROLLBACK = "rollback"
+    PUT = "put"
+    PATCH = "patch"
 
 
 class Result(enum.Enum):

@@ -74,6 +74,8 @@ class EmbeddedSupervisor:
         self._clock = clock
         self._lock = threading.RLock()
         self._watched: dict[str, _Watched] = {}
+        #: Children that end by and by; somebody must take notice.
+        self._retired: list[subprocess.Popen[bytes]] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread: threading.Thread | None = None
 
@@ -109,6 +111,18 @@ class EmbeddedSupervisor:
 
     def forget(self, name: str) -> None:
         self.stop(name)
+        files.remove(self._record_path(name))
+        files.remove(self._output_path(name))
+
+    def retire(self, name: str) -> None:
+        with self._lock:
+            watched = self._watched.pop(name, None)
+            if watched is not None and watched.pidfd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(watched.pidfd, signal.SIGUSR1)
+                os.close(watched.pidfd)
+                if watched.child is not None:
+                    self._retired.append(watched.child)
         files.remove(self._record_path(name))
         files.remove(self._output_path(name))
 
@@ -255,6 +269,7 @@ class EmbeddedSupervisor:
                 os.read(self._wake_read, 4096)
             with self._lock:
                 self._note_deaths()
+                self._retired = [child for child in self._retired if child.poll() is None]
 
     def _note_deaths(self) -> None:
         for name, watched in self._watched.items():

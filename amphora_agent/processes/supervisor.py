@@ -60,6 +60,10 @@ class Supervisor(Protocol):
     def forget(self, name: str) -> None:
         """`stop`, and leave no trace."""
 
+    def retire(self, name: str) -> None:
+        """Have a process end as soon as its work is done (SIGUSR1, as haproxy understands it), and
+        leave no trace; its name is free at once. Nobody starts it again. Idempotent."""
+
     def state(self, name: str) -> ProcessState: ...
 
     def mark(self, name: str) -> Mark:

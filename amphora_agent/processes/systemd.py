@@ -66,6 +66,18 @@ class SystemdSupervisor:
         if files.remove(self._unit_path(name)):
             _systemctl("daemon-reload")
 
+    def retire(self, name: str) -> None:
+        unit = self._unit_path(name)
+        if unit.exists():
+            _systemctl("disable", unit.name)
+            # Without its file systemd does not start it again when it ends.
+            files.remove(unit)
+            _systemctl("daemon-reload")
+            run(
+                ("systemctl", "kill", "--signal=SIGUSR1", "--kill-who=main", unit.name),
+                timeout=_PATIENCE,
+            )
+
     def state(self, name: str) -> ProcessState:
         if not self._unit_path(name).exists():
             return ProcessState.STOPPED

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import serialization
 
 from amphora_agent import certificate_check
 from amphora_agent.certificate import AgentCertificate
-from amphora_agent.certificate_check import Unfit, check
+from amphora_agent.certificate_check import check
 from amphora_agent.errors import InvalidRequest, OperationFailed
+from amphora_agent.examination import Unfit
 from lab.pki import Authority
 
 AMPHORA = "0c1cbc2b-3d9e-4f54-a9a5-2f5d1b0f3a11"

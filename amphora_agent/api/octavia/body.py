@@ -4,7 +4,7 @@ import hashlib
 
 from flask import request
 
-from amphora_agent.errors import InvalidRequest
+from amphora_agent.errors import InvalidRequest, TooLarge
 
 #: The largest body of each kind, in bytes. A configuration of 5,000 listeners with 10 members
 #: each has about 8 MB.
@@ -24,13 +24,13 @@ def body(most: int) -> bytes:
     """
     announced = request.content_length
     if announced is not None and announced > most:
-        raise InvalidRequest("Invalid request", f"the body may have {most} bytes, not {announced}")
+        raise TooLarge("Invalid request", f"the body may have {most} bytes, not {announced}")
     try:
         data: bytes = request.environ["wsgi.input"].read(most + 1)
     except OSError as error:
         raise InvalidRequest("Invalid request", f"the body was cut off: {error}") from None
     if len(data) > most:
-        raise InvalidRequest("Invalid request", f"the body may have {most} bytes")
+        raise TooLarge("Invalid request", f"the body may have {most} bytes")
     if announced is not None and len(data) < announced:
         raise InvalidRequest(
             "Invalid request", f"the body was cut off: {len(data)} of {announced} bytes came"

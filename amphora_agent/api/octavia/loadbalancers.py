@@ -21,7 +21,11 @@ def loadbalancers(services: Services) -> Blueprint:
     def upload(amphora_id: str, lb_id: str) -> ResponseReturnValue:
         amphora, instance = object_id(amphora_id), object_id(lb_id)
         data = body(LARGEST_CONFIGURATION)
-        instances.upload(instance, amphora, data, by=caller())
+
+        def release(declared: ObjectId) -> None:
+            services.declared().release(declared)
+
+        instances.upload(instance, amphora, data, caller(), release)
         return OK, 202, etag(data)
 
     @routes.get("/1.0/loadbalancer/<lb_id>/haproxy")
@@ -50,6 +54,8 @@ def loadbalancers(services: Services) -> Blueprint:
         which = object_id(object_)
         if lvs.holds(which):
             lvs.delete(which)
+        elif instances.is_declared(which):
+            services.declared().delete(which, caller())
         else:
             instances.delete(which, by=caller())
         return OK

@@ -1,0 +1,54 @@
+"""The document of `/2.0` says what there is: no more, no less, and what the types say."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from flask import Flask
+
+from amphora_agent.api import declarative
+from amphora_agent.api.declarative import openapi
+from amphora_agent.api.instances import instances
+from amphora_agent.api.services import Services
+from amphora_agent.model.loadbalancer import ListenerProtocol
+
+DOCUMENT: dict[str, Any] = json.loads(openapi.document())
+
+
+def test_it_has_every_route_and_no_other() -> None:
+    nobody = cast(Services, None)  # nothing is called
+    app = Flask(__name__, static_folder=None)
+    for blueprint in (*declarative.blueprints(nobody), instances(nobody)):
+        app.register_blueprint(blueprint)
+    routes = {
+        (method, rule.rule.replace("<", "{").replace(">", "}"))
+        for rule in app.url_map.iter_rules()
+        for method in rule.methods or ()
+        if method not in ("HEAD", "OPTIONS")
+    }
+    described = {
+        (method.upper(), path)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+    }
+    assert described == routes
+
+
+def test_it_is_the_one_in_docs() -> None:
+    written = Path(__file__).parents[3] / "docs" / "openapi.json"
+    assert written.read_bytes() == openapi.document(), "make openapi"
+
+
+def test_types_tell_their_constants_and_patterns() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    assert schemas["ListenerProtocol"]["enum"] == sorted(ListenerProtocol)
+    assert schemas["LoadBalancer"]["additionalProperties"] is False
+    assert "pattern" in schemas["Pool"]["properties"]["pool_id"]
+
+
+def test_every_reference_leads_somewhere() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    text = openapi.document().decode()
+    for part in text.split('"$ref": "')[1:]:
+        reference = part.partition('"')[0]
+        assert reference.removeprefix("#/components/schemas/") in schemas, reference
