@@ -79,8 +79,10 @@ _TCP_MONITORS = frozenset(
     }
 )
 _HTTP_MONITORS = frozenset({MonitorType.HTTP, MonitorType.HTTPS})
-#: What haproxy's libraries do not speak any more.
+#: What haproxy does not speak any more: to members, and to clients, unless one that is newer is
+#: among them.
 _DEAD_VERSIONS = frozenset({TlsVersion.SSLV3})
+_DEAD_TO_CLIENTS = _DEAD_VERSIONS | {TlsVersion.TLSV1, TlsVersion.TLSV1_1}
 
 #: Of one policy: Octavia's own limit, and what a line of haproxy's has room for.
 MOST_RULES = 50
@@ -441,9 +443,10 @@ def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
 
 def _tls(path: str, thing: Listener | Pool) -> Iterator[Problem]:
     """What listeners and pools have alike."""
+    dead = _DEAD_TO_CLIENTS if isinstance(thing, Listener) else _DEAD_VERSIONS
     if thing.tls_versions == ():
         yield Problem(f"{path}.tls_versions", "is empty; leave it out for the default")
-    elif thing.tls_versions and _DEAD_VERSIONS.issuperset(thing.tls_versions):
+    elif thing.tls_versions and dead.issuperset(thing.tls_versions):
         words = f"nothing but {_either(thing.tls_versions)}, which haproxy does not speak"
         yield Problem(f"{path}.tls_versions", words)
     if thing.alpn_protocols == ():

@@ -79,7 +79,8 @@ def _ciphers() -> st.SearchStrategy[str]:
 
 
 def _tls() -> dict[str, st.SearchStrategy[Any]]:
-    alive = _chosen(TlsVersion).filter(lambda chosen: chosen != [TlsVersion.SSLV3])
+    spoken = {TlsVersion.TLSV1_2, TlsVersion.TLSV1_3}
+    alive = _chosen(TlsVersion).filter(lambda chosen: not spoken.isdisjoint(chosen))
     return {
         "tls_versions": alive,
         "tls_ciphers": _ciphers(),

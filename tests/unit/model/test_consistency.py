@@ -194,6 +194,16 @@ _BROKEN: list[tuple[dict[str, Any], str]] = [
         balancer(pools=(pool(tls_enabled=True, tls_versions=["SSLv3"]),)),
         "pools[0].tls_versions: nothing but SSLv3, which haproxy does not speak",
     ),
+    (
+        balancer(
+            listener(
+                "TERMINATED_HTTPS",
+                default_tls_container_data=_CONTAINER,
+                tls_versions=["TLSv1.1", "TLSv1"],
+            )
+        ),
+        "listeners[0].tls_versions: nothing but TLSv1, TLSv1.1, which haproxy does not speak",
+    ),
     (balancer(pools=(pool(crl_container_data=_PEM),)), "pools[0].crl_container_data: a CRL needs"),
     # members and monitors
     (
