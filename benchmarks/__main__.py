@@ -19,6 +19,7 @@ from benchmarks import (
     boot,
     capacity,
     changes,
+    declared,
     failover,
     heartbeats,
     machine,
@@ -42,6 +43,7 @@ _SECTIONS: dict[str, Callable[[Path, Scale], Section]] = {
     "metrics": metrics.measure,
     "changes": changes.measure,
     "runtime": runtime.measure,
+    "declared": declared.measure,
     "failover": failover.measure,
     "process_model": process_model.measure,
 }

@@ -16,14 +16,12 @@ reload with `show servers state` before it takes stands beside.
 from __future__ import annotations
 
 import csv
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bare import BareHaproxy, ask
 from benchmarks.bed import Balancer, Bed, deploy, make_bed
-from benchmarks.report import Column, Section, median, milliseconds
+from benchmarks.report import Column, Section, median, milliseconds, seconds
 from benchmarks.scale import Scale
 
 _COLUMNS = (
@@ -109,8 +107,8 @@ def _text(balancer: Balancer, base_path: Path, weight: int) -> str:
 
 def _floor(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
     bare.configuration.write_text(_text(balancer, bare.directory, weight))
-    check = _seconds(bare.check)
-    reload = _seconds(bare.reload)
+    check = seconds(bare.check)
+    reload = seconds(bare.reload)
     return {"check": check, "bare_reload": reload, "floor": check + reload}
 
 
@@ -123,7 +121,7 @@ def _keeping(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> di
         state.write_text(bare.ask(f"@!{bare.worker()} show servers state").rstrip("\n") + "\n")
         bare.reload()
 
-    keeping = _seconds(save_and_reload)
+    keeping = seconds(save_and_reload)
     state.unlink()
     return {"keeping": keeping}
 
@@ -137,9 +135,9 @@ def _agent(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict
         controller.info()
         controller.details()
 
-    gets = _seconds(ask_first)
-    upload = _seconds(lambda: controller.upload_haproxy(balancer.id, text))
-    reload = _seconds(lambda: controller.reload(balancer.id))
+    gets = seconds(ask_first)
+    upload = seconds(lambda: controller.upload_haproxy(balancer.id, text))
+    reload = seconds(lambda: controller.reload(balancer.id))
     return {"gets": gets, "upload": upload, "reload": reload, "change": upload + reload}
 
 
@@ -152,12 +150,6 @@ def _assert_taken_up(bed: Bed, balancer: Balancer, weight: int) -> None:
         if row["svname"] == pool.members[0].id and row["weight"] == str(weight):
             return
     raise RuntimeError(f"haproxy has not taken up weight {weight}")
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    action()
-    return time.perf_counter() - begun
 
 
 def _yes(value: bool) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,13 @@ def percentile(samples: Sequence[float], percent: float) -> float:
     ordered = sorted(samples)
     rank = -(-len(ordered) * percent // 100)  # rounded up
     return ordered[max(0, int(rank) - 1)]
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long something takes, as one who waits sees it."""
+    begun = time.perf_counter()
+    action()
+    return time.perf_counter() - begun
 
 
 def milliseconds(seconds: float) -> float:

@@ -14,7 +14,6 @@ and each reload that the master counts is a new worker.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from amphora_agent.haproxy import workers
 from benchmarks.bare import BareHaproxy, ask, private_copy
 from benchmarks.bed import MEMBER_PORT, VIP, Balancer, Bed, make_bed
 from benchmarks.execs import Executions
-from benchmarks.report import Column, Section, median, milliseconds
+from benchmarks.report import Column, Section, median, milliseconds, seconds
 from benchmarks.scale import Scale
 from lab.http import Tls, get
 from lab.listeners import Listener, Member, crt_list, loadbalancer, stable_id
@@ -141,8 +140,8 @@ class _Plain:
         return self._haproxy.ask(command)
 
     def _check_and_reload(self) -> Mapping[str, float]:
-        check = _seconds(self._haproxy.check)
-        reload = _seconds(self._haproxy.reload)
+        check = seconds(self._haproxy.check)
+        reload = seconds(self._haproxy.reload)
         return {"check": check, "bare_reload": reload, "plain": check + reload}
 
     def _text(self, state: _State) -> str:
@@ -179,8 +178,8 @@ class _Agent:
         return ask(self._master, command)
 
     def _put(self, upload: Callable[[], object]) -> Mapping[str, float]:
-        uploading = _seconds(upload)
-        reload = _seconds(lambda: self._controller.reload(self._id))
+        uploading = seconds(upload)
+        reload = seconds(lambda: self._controller.reload(self._id))
         return {"upload": uploading, "reload": reload, "change": uploading + reload}
 
 
@@ -346,9 +345,3 @@ _KINDS = (
 def _sites() -> tuple[Credentials, Credentials]:
     authority = Authority.create("authority of the site", key="ec")
     return authority.issue("site", key="ec"), authority.issue("site", key="ec")
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    action()
-    return time.perf_counter() - begun

@@ -10,16 +10,18 @@ from dataclasses import dataclass
 class Scale:
     """`change_runs`: listeners of a load balancer -> pairs of runs. `heartbeat_sizes`: listeners
     of the heartbeats. `runtime_runs`: listeners of a load balancer -> runs of each change at run
-    time. `failover_cases`: so many of them, and 20 reloads. `model_runs`: listeners of a load
-    balancer -> runs of each process model; `model_seconds`: of its traffic; `model_watch`: seconds
-    without. `rest`: seconds for the last request's threads and for old workers to come to rest
-    before memory is looked at. The others are sizes and numbers of
-    repetitions."""
+    time, `declared_runs` of each change of a declared one. `failover_cases`: so many of them, and
+    20 reloads. `model_runs`: listeners of a load balancer -> runs of each process model;
+    `model_seconds`: of its traffic; `model_watch`: seconds without. `rest`: seconds for the last
+    request's threads and for old workers to come to rest before memory is looked at. The others
+    are sizes and numbers of repetitions."""
 
     change_runs: Mapping[int, int]
     change_members: int
     runtime_runs: Mapping[int, int]
     runtime_members: int
+    declared_runs: Mapping[int, int]
+    declared_members: int
     starts: int
     rest: float
     requests: int
@@ -44,6 +46,8 @@ FULL = Scale(
     change_members=10,
     runtime_runs={1: 15, 10: 15, 100: 11, 500: 9, 2000: 7},
     runtime_members=4,
+    declared_runs={10: 9, 500: 7},
+    declared_members=10,
     starts=9,
     rest=2.0,
     requests=500,
@@ -69,6 +73,8 @@ QUICK = Scale(
     change_members=2,
     runtime_runs={1: 1, 5: 1},
     runtime_members=2,
+    declared_runs={2: 1},
+    declared_members=2,
     starts=1,
     rest=0.1,
     requests=3,

@@ -239,7 +239,7 @@ def _addresses(balancer: LoadBalancer) -> Iterator[Problem]:
         for index, vip in enumerate(balancer.additional_vips or ())
     }
     for path, address in vips.items():
-        if not _is_of_a_host(address) or address.is_loopback:
+        if not _is_of_a_host(address):
             yield Problem(path, f"{address} is not the address of a host")
 
 

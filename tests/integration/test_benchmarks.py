@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
     *("boot", "starting", "memory", "answers", "heartbeats", "capacity", "metrics", "changes"),
-    *("runtime", "failover", "process_model"),
+    *("runtime", "declared", "failover", "process_model"),
 }
 
 
