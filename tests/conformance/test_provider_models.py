@@ -23,6 +23,8 @@ from amphora_agent.keepalived.lvs_text import parse
 from lab.pki import Authority
 
 utils = pytest.importorskip("octavia.api.drivers.utils", exc_type=ImportError)
+if not hasattr(utils, "_get_secret_data"):
+    pytest.skip("providers of this release are given no CAs", allow_module_level=True)
 
 BALANCERS = 120
 #: The forms of one model: null or missing where nothing is said, pools in listeners or apart.
