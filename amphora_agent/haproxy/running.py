@@ -187,10 +187,11 @@ def remember(instance: InstanceLayout, record: Record) -> None:
 
 
 def is_remembered(instance: InstanceLayout) -> bool:
-    """Whether what is committed for a declared instance is kept as what came up last. (Of another
-    one the files are.)"""
+    """Whether the files that are committed, beside the texts, are kept as those that came up last:
+    certificates that no text names, and whatever a declared instance has."""
     if not instance.declared:
-        return True
+        kept = instance.good / "certificates"
+        return files.inodes(instance.certificates) == files.inodes(kept)
     try:
         return instance.good.readlink() == instance.current.resolve()
     except OSError:

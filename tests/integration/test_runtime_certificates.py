@@ -4,6 +4,7 @@ import signal
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,24 @@ def test_a_certificate_and_a_key_that_do_not_belong_together_change_nothing(
     made.put("first.pem", renewed.pem)
     made.reload()
     assert made.serial("first.test") == renewed.serial
+
+
+def test_a_file_that_was_deleted_does_not_come_back_when_a_change_is_undone(
+    site: tuple[Site, Credentials], authority: Authority
+) -> None:
+    """No text named it: haproxy had nothing to do for it, and what is gone back to has it not."""
+    made, _ = site
+    made.put("second.pem", issue(authority, "second.test").pem)
+    made.limit -= 1
+    made.push()
+    made.amphora.api.delete_certificate(made.id, "second.pem")
+    made.push()
+    assert made.done() == "nothing"
+    broken = replace(issue(authority, "first.test"), key=issue(authority, "other.test").key)
+    made.put("first.pem", broken.pem)
+    with pytest.raises(AmphoraError):
+        made.reload()
+    assert not Path(made.path("second.pem")).exists()
 
 
 def test_a_chain_that_is_too_large_for_a_command_comes_by_a_reload(
