@@ -89,8 +89,8 @@ def test_what_is_refused_cannot_start_and_what_is_not_fails_only_by_haproxy_s_ow
     assert 5 < refusals < 25, refusals
 
 
-#: Runs a program and prints the most memory that it had, in KiB. What starts a program counts for it
-#: as well, and this is small.
+#: Runs a program and prints the most memory that it had, in KiB. What starts a program counts for
+#: it as well, and this is small.
 MOST_MEMORY = """
 import os, sys
 quiet = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in (1, 2)]
