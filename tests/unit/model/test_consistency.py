@@ -62,8 +62,8 @@ _BROKEN: list[tuple[dict[str, Any], str]] = [
     ),
     (balancer(vip_address="0.0.0.0"), "vip_address: 0.0.0.0 is not the address of a host"),
     (
-        balancer(additional_vips=[{"ip_address": "::1"}]),
-        "additional_vips[0].ip_address: ::1 is not the address of a host",
+        balancer(additional_vips=[{"ip_address": "::"}]),
+        "additional_vips[0].ip_address: :: is not the address of a host",
     ),
     # what uses what
     (balancer(listener(default_pool_id="no")), "listeners[0].default_pool_id: there is no pool no"),
