@@ -87,9 +87,9 @@ def _refused(word: str, why: str = "") -> _RefusedError:
 
 
 def _shown(word: str) -> str:
-    if len(word) > _SHOWN:
-        word = f"{word[:_SHOWN]}..."
-    return word if word.isascii() and word.isprintable() and word else ascii(word)
+    plain = word.isascii() and word.isprintable() and word
+    shown = word if plain else ascii(word[: _SHOWN + 1])
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 #: What no line has, besides a carriage return at its end: haproxy takes some of these for the end

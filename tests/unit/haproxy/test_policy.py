@@ -395,8 +395,9 @@ def test_so_many_and_no_more_are_told() -> None:
     assert len(found("global\n" + "    nonsense\n" * 10_000)) == 50
 
 
-def test_a_long_word_is_cut() -> None:
-    assert len(reason("global", "x" * 100_000)) < 300
+@pytest.mark.parametrize("character", ["x", "\x80", "\u2028", "\U0001f3fa"], ids=ascii)
+def test_a_long_word_is_cut(character: str) -> None:
+    assert len(reason("global", character * 100_000)) < 300
 
 
 def test_reasons_have_no_control_characters() -> None:
