@@ -27,6 +27,9 @@ STALL_TIMEOUT = 30.0
 
 _HEADER_END = b"\r\n\r\n"
 
+#: The longest TLS record. No read brings more, and room for more costs more than the reading.
+_RECORD = 16 * 1024
+
 
 class Phase(enum.Enum):
     HANDSHAKE = enum.auto()
@@ -80,7 +83,7 @@ class Connection:
             while not self.has_header():
                 if len(self.received) > LARGEST_HEADER:
                     raise HeaderTooLarge
-                piece = self.sock.recv(16 * 1024)
+                piece = self.sock.recv(_RECORD)
                 if not piece:
                     raise ConnectionResetError("closed by the client")
                 if not self.received:
@@ -126,7 +129,7 @@ class Connection:
         if left <= 0:
             raise TimeoutError("the request took too long")
         self.sock.settimeout(min(STALL_TIMEOUT, left))
-        piece = self.sock.recv(size)
+        piece = self.sock.recv(min(size, _RECORD))
         self.sock.settimeout(STALL_TIMEOUT)
         return piece
 
