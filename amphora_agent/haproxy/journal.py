@@ -15,7 +15,13 @@ from datetime import UTC, datetime
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.errors import AgentError, InvalidRequest, NotFound
+from amphora_agent.errors import (
+    AgentError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    PreconditionFailed,
+)
 from amphora_agent.layout import InstanceLayout
 from amphora_agent.model.changes import Caller, Entry, Operation, Result
 
@@ -72,6 +78,9 @@ class Journal:
             raise
         except InvalidRequest as error:
             result, because = Result.REFUSED, error.details or error.message
+            raise
+        except (Conflict, PreconditionFailed) as error:
+            result, because = Result.REFUSED, str(error)
             raise
         except AgentError as error:
             result, because = Result.FAILED, str(error)

@@ -42,7 +42,7 @@ class Result(enum.Enum):
     DONE = "done"
     #: Done, by a reload: what was to be changed while it runs could not be.
     FELL_BACK = "fell back to a reload"
-    #: It was not tried: what was asked for is wrong.
+    #: It was not tried: what was asked for is wrong, or does not fit what is there.
     REFUSED = "refused"
     #: It was tried in vain: what was there before is there again.
     FAILED = "failed"

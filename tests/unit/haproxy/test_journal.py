@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.errors import Conflict, InvalidRequest, NotFound, OperationFailed
+from amphora_agent.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    OperationFailed,
+    PreconditionFailed,
+)
 from amphora_agent.haproxy.journal import Journal
 from amphora_agent.layout import InstanceLayout, ObjectId
 from amphora_agent.model.changes import AGENT, Caller, Entry, Operation, Result, operator
@@ -89,7 +95,8 @@ def test_the_time_is_utc_wherever_the_machine_is(instance: InstanceLayout) -> No
         (InvalidRequest("Invalid request", "line 3: no"), Result.REFUSED, "line 3: no"),
         (InvalidRequest("not an id"), Result.REFUSED, "not an id"),
         (OperationFailed("Error reloading", "in use"), Result.FAILED, "Error reloading: in use"),
-        (Conflict("In use"), Result.FAILED, "In use"),
+        (Conflict("In use"), Result.REFUSED, "In use"),
+        (PreconditionFailed("It has changed", "ETag x"), Result.REFUSED, "It has changed: ETag x"),
         (OSError(28, "No space left"), Result.FAILED, "OSError: [Errno 28] No space left"),
     ],
 )
