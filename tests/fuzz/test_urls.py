@@ -292,7 +292,9 @@ def test_every_route_answers_as_the_controller_understands(
         # DELETE is answered the same for what cannot be there.
         for name, segment in arguments.items():
             shape = _HARMLESS.get(name, _HARMLESS_ID)
-            assert re.fullmatch(shape, unquote(segment.partition("?")[0]), re.ASCII)
+            named = unquote(segment.partition("?")[0])
+            # Without a name it is another route: a list.
+            assert not named or re.fullmatch(shape, named, re.ASCII)
 
 
 @given(data=st.binary(max_size=300), first=st.sampled_from([b"", b"GET ", b"PUT /1.0/", b"\r\n"]))
