@@ -62,15 +62,18 @@ def test_a_change_of_one_listener_leaves_the_worker_of_another(
     balancer = amphora.serve()
     one, other = http(balancer, 80), http(balancer, 81)
     amphora.worker.deploy(balancer)
-    api = amphora.worker.client_of(amphora.model)
     before = set(amphora.agent.services())
 
-    api.reload_listener(amphora.model, one.id)
+    amphora.worker.client_of(amphora.model).reload_listener(amphora.model, other.id)
+
+    assert set(amphora.agent.services()) == before  # there is nothing to reload
+
+    one.default_pool.lb_algorithm = constants.LB_ALGORITHM_LEAST_CONNECTIONS
+    amphora.worker.deploy(balancer)
 
     after = set(amphora.agent.services())
     assert len(before & after) >= 3  # the other's master and worker, and this one's master
     assert len(after - before) == 1
-    assert other.id
 
 
 def test_heartbeats_are_of_version_1_and_count_since_the_beginning(
