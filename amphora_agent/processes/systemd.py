@@ -70,13 +70,11 @@ class SystemdSupervisor:
         unit = self._unit_path(name)
         if unit.exists():
             _systemctl("disable", unit.name)
-            # Without its file systemd does not start it again when it ends.
+            files.write(unit, _retiring(unit.read_text()).encode(), files.PUBLIC)
+            _systemctl("daemon-reload")
+            _systemctl("stop", unit.name)
             files.remove(unit)
             _systemctl("daemon-reload")
-            run(
-                ("systemctl", "kill", "--signal=SIGUSR1", "--kill-who=main", unit.name),
-                timeout=_PATIENCE,
-            )
 
     def state(self, name: str) -> ProcessState:
         if not self._unit_path(name).exists():
@@ -129,6 +127,12 @@ def unit_text(spec: ProcessSpec) -> str:
         if not word or not word.isprintable() or set(word) & set("\"'\\%$ ;"):
             raise OperationFailed(f"Cannot write the unit {spec.name}", f"unsafe word {word!r}")
     return templates.render("systemd", spec.template, spec=spec, command=" ".join(spec.argv))
+
+
+def _retiring(text: str) -> str:
+    """A unit that is stopped at once, while its process goes on until its work is done. Otherwise
+    the unit would be active as long, and its name not free."""
+    return f"{text}\n[Service]\nKillMode=none\nExecStop=-/bin/kill -USR1 $MAINPID\n"
 
 
 def _systemctl(*arguments: str) -> None:

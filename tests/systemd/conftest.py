@@ -8,7 +8,7 @@ servers ─ 10.2.0.0/24 ─ eth2 ┘
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import requests
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client import AmphoraClient, DeclarativeClient
 from amphora_agent.haproxy import workers
 from amphora_agent.haproxy.socket import MasterSocket
 from amphora_agent.haproxy.workers import Workers
@@ -141,9 +141,28 @@ class ControllerClient(AmphoraClient):
         self.close()
 
 
+class DriverClient(DeclarativeClient):
+    """The same, of a provider driver."""
+
+    def __init__(self, namespace: Namespace, pki: AmphoraPki) -> None:
+        self._namespace = namespace
+        super().__init__(
+            f"https://{AMPHORA}:9443", pki.amphora_id, pki.controller_pem, pki.server_ca
+        )
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        return self._namespace.inside(lambda: DeclarativeClient.request(self, *args, **kwargs))
+
+
 @pytest.fixture(scope="session")
 def api(controller: Namespace, pki: AmphoraPki) -> Iterator[AmphoraClient]:
     with ControllerClient(controller, pki) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def driver(controller: Namespace, pki: AmphoraPki) -> Iterator[DeclarativeClient]:
+    with closing(DriverClient(controller, pki)) as made:
         yield made
 
 
@@ -199,6 +218,12 @@ def webs(lab: Lab, machine: Machine, api: AmphoraClient) -> Iterator[dict[str, B
         }
 
 
+def ask(machine: Machine, instance: str, command: str) -> str:
+    """What a haproxy answers at its master socket."""
+    socket = MasterSocket(machine.path(f"/run/amphora-agent/{instance}.master"))
+    return socket.command(command, timeout=5)
+
+
 @dataclass
 class LoadBalancer:
     """A load balancer of its own for each test: an HTTP listener, two members."""
@@ -233,8 +258,7 @@ class LoadBalancer:
 
     def workers(self) -> Workers:
         """Their process ids are the machine's own."""
-        socket = MasterSocket(self.machine.path(f"/run/amphora-agent/{self.id}.master"))
-        return workers.parse(socket.command("show proc", timeout=5))
+        return workers.parse(ask(self.machine, self.id, "show proc"))
 
     def properties(self) -> dict[str, str]:
         return self.machine.properties(self.unit)
@@ -249,6 +273,77 @@ def balancer(
     made.push()
     yield made
     api.delete(made.id)
+
+
+@dataclass
+class DeclaredBalancer:
+    """A load balancer that is put: an HTTP and a TCP listener, each with a pool of both servers."""
+
+    machine: Machine
+    driver: DeclarativeClient
+    http_port: int = 80
+    tcp_port: int = 81
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    http: str = field(default_factory=lambda: str(uuid.uuid4()))
+    tcp: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def put(self, process_model: str | None = None, **of_listeners: Any) -> dict[str, Any]:
+        """Return what was done."""
+        return self.driver.put(self.body(**of_listeners), process_model=process_model)
+
+    def body(self, **of_listeners: Any) -> dict[str, Any]:
+        ends = ((self.http, "HTTP", self.http_port), (self.tcp, "TCP", self.tcp_port))
+        return {
+            "loadbalancer_id": self.id,
+            "vip_address": VIP,
+            "listeners": [
+                {
+                    "listener_id": name,
+                    "protocol": protocol,
+                    "protocol_port": port,
+                    "default_pool_id": f"{protocol}-{self.id}",
+                    **of_listeners,
+                }
+                for name, protocol, port in ends
+            ],
+            "pools": [
+                {
+                    "pool_id": f"{protocol}-{self.id}",
+                    "protocol": protocol,
+                    "lb_algorithm": "ROUND_ROBIN",
+                    "members": [
+                        {"member_id": f"{web}-{name}", "address": address, "protocol_port": 80}
+                        for web, address in WEBS.items()
+                    ],
+                }
+                for name, protocol, _ in ends
+            ],
+        }
+
+    def instances(self, process_model: str) -> set[str]:
+        return {self.id} if process_model == "loadbalancer" else {self.http, self.tcp}
+
+    def properties(self, instance: str) -> dict[str, str]:
+        return self.machine.properties(f"haproxy-{instance}.service")
+
+    def units(self) -> dict[str, str]:
+        """The state of each instance's unit that systemd knows of."""
+        listed = self.machine.output(
+            "systemctl", "list-units", "--all", "--plain", "--no-legend", "haproxy-*"
+        )
+        states = {row.split()[0]: row.split()[2] for row in listed.splitlines()}
+        units = {each: f"haproxy-{each}.service" for each in (self.id, self.http, self.tcp)}
+        return {each: states[unit] for each, unit in units.items() if unit in states}
+
+    def left(self) -> list[str]:
+        """Files of it, anywhere."""
+        return [
+            found
+            for name in (self.id, self.http, self.tcp)
+            for found in self.machine.output(
+                "find", "/etc", "/run", "/var/lib", "-name", f"*{name}*"
+            ).splitlines()
+        ]
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,8 @@ from tests.systemd.conftest import (
     VIP,
     WEBS,
     ControllerClient,
+    DeclaredBalancer,
+    DriverClient,
     LoadBalancer,
     amphora,
     member_plug,
@@ -88,6 +90,9 @@ class Site:
     def api(self) -> ControllerClient:
         return ControllerClient(self.ends["controller"], self._pki)
 
+    def driver(self) -> DriverClient:
+        return DriverClient(self.ends["controller"], self._pki)
+
     def heartbeats(self) -> HeartbeatReceiver:
         return self.ends["controller"].inside(
             lambda: HeartbeatReceiver(HEARTBEAT_KEY, address=CONTROLLER, port=HEARTBEAT_PORT)
@@ -138,7 +143,15 @@ def balancer(site: Site) -> LoadBalancer:
 
 
 @pytest.fixture(scope="module")
-def before(site: Site, balancer: LoadBalancer) -> dict[str, list[str]]:
+def declared(site: Site) -> DeclaredBalancer:
+    with closing(site.driver()) as driver:
+        made = DeclaredBalancer(site.machine, driver, http_port=90, tcp_port=91)
+        made.put("listener")
+    return made
+
+
+@pytest.fixture(scope="module")
+def before(site: Site, balancer: LoadBalancer, declared: DeclaredBalancer) -> dict[str, list[str]]:
     """The network as the controller has had it made."""
     until(lambda: "tentative" not in str(network(site.machine)), "the kernel has settled")
     return network(site.machine)
@@ -172,19 +185,42 @@ def test_nothing_is_left_to_be_done(rebooted: Site) -> None:
     assert rebooted.machine.output("amphora-agent", "network", "plan") == ""
 
 
-def test_traffic_was_served_before_the_agent_was(rebooted: Site, balancer: LoadBalancer) -> None:
-    haproxy = balancer.properties()
+def test_so_is_that_of_a_load_balancer_that_was_put(
+    rebooted: Site, declared: DeclaredBalancer
+) -> None:
+    assert declared.units() == dict.fromkeys(declared.instances("listener"), "active")
+    for port in (declared.http_port, declared.tcp_port):
+        assert get(rebooted.client, VIP, port).status == 200
+
+
+def test_traffic_was_served_before_the_agent_was(
+    rebooted: Site, balancer: LoadBalancer, declared: DeclaredBalancer
+) -> None:
     agent = rebooted.machine.properties("amphora-agent.service")
-    served = int(haproxy["ActiveEnterTimestampMonotonic"])
-    assert 0 < served < int(agent["ExecMainStartTimestampMonotonic"])
+    for haproxy in (balancer.properties(), *map(declared.properties, declared.units())):
+        served = int(haproxy["ActiveEnterTimestampMonotonic"])
+        assert 0 < served < int(agent["ExecMainStartTimestampMonotonic"])
 
 
-def test_the_controller_finds_all_as_it_left_it(rebooted: Site, balancer: LoadBalancer) -> None:
+def test_the_controller_finds_all_as_it_left_it(
+    rebooted: Site, balancer: LoadBalancer, declared: DeclaredBalancer
+) -> None:
     rebooted.plug("controller", called="late")
     with rebooted.heartbeats() as heartbeats, rebooted.api() as api:
-        heartbeats.wait_for(lambda heartbeat: HTTP.id in heartbeat.listeners)
-        assert [(row["uuid"], row["status"]) for row in api.listeners()] == [(HTTP.id, "ACTIVE")]
+        listeners = {HTTP.id, declared.http, declared.tcp}
+        heartbeats.wait_for(lambda heartbeat: heartbeat.listeners.keys() == listeners)
+        assert {row["uuid"]: row["status"] for row in api.listeners()} == dict.fromkeys(
+            listeners, "ACTIVE"
+        )
         assert api.interface("2001:db8:1::5") == "eth1"
+
+
+def test_what_was_put_is_as_it_was_put(rebooted: Site, declared: DeclaredBalancer) -> None:
+    with closing(rebooted.driver()) as declared.driver:
+        assert declared.put()["step"] == "nothing"
+        assert declared.driver.status(declared.id)["operating_status"] == "ONLINE"
+        declared.driver.delete(declared.id)
+    assert declared.left() == []
 
 
 def test_what_is_missing_keeps_nothing_else_away(rebooted: Site, balancer: LoadBalancer) -> None:
