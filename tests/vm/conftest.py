@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client import AmphoraClient, DeclarativeClient
 from lab.archive import UnavailableError
 from lab.debian import BOOKWORM
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
@@ -32,6 +32,8 @@ SERVERS = {
 }
 _VIP_MAC, _MEMBER_MAC = "fa:16:3e:00:00:01", "fa:16:3e:00:00:02"
 _KEY = "a key"
+#: Seconds for a request, that may start several units on a machine that is slow and starved.
+_PATIENCE = 300.0
 
 _CONFIGURATION = """\
 [health_manager]
@@ -121,11 +123,31 @@ def machine(
 def api(machine: VirtualMachine, pki: AmphoraPki) -> Iterator[AmphoraClient]:
     """Of an amphora whose two ports are plugged."""
     made = AmphoraClient(
-        f"https://127.0.0.1:{machine.api_port}", pki.amphora_id, pki.controller_pem, pki.server_ca
+        f"https://127.0.0.1:{machine.api_port}",
+        pki.amphora_id,
+        pki.controller_pem,
+        pki.server_ca,
+        timeout=_PATIENCE,
     )
     await_api(made)
     made.plug_vip(VIP, _vip_plug())
     made.plug_network(_member_plug())
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def driver(
+    machine: VirtualMachine, api: AmphoraClient, pki: AmphoraPki
+) -> Iterator[DeclarativeClient]:
+    """The same amphora's other API."""
+    made = DeclarativeClient(
+        f"https://127.0.0.1:{machine.api_port}",
+        pki.amphora_id,
+        pki.controller_pem,
+        pki.server_ca,
+        timeout=_PATIENCE,
+    )
     yield made
     made.close()
 

@@ -1,16 +1,21 @@
-"""What runs inside the machine: a server, and a client. They speak UDP or SCTP.
+"""What runs inside the machine: a server, and a client. They speak UDP, SCTP or TCP.
 
-peers.py serve udp|sctp NAME PORT ADDRESS…    answers everything with NAME and who asked
-peers.py ask   udp|sctp ADDRESS PORT COUNT    asks COUNT times, each from a socket of its own,
-                                              and prints the answers, as JSON
+peers.py serve udp|sctp|tcp NAME PORT ADDRESS…    answers everything with NAME and who asked
+peers.py ask   udp|sctp|tcp ADDRESS PORT COUNT    asks COUNT times, each from a socket of its own,
+                                                  and prints the answers, as JSON
 """
 
+import contextlib
 import json
 import select
 import socket
 import sys
 
-KINDS = {"udp": (socket.SOCK_DGRAM, 17), "sctp": (socket.SOCK_STREAM, 132)}
+KINDS = {
+    "udp": (socket.SOCK_DGRAM, 17),
+    "sctp": (socket.SOCK_STREAM, 132),
+    "tcp": (socket.SOCK_STREAM, 6),
+}
 PATIENCE = 5.0
 
 
@@ -22,7 +27,7 @@ def serve(kind: str, name: str, port: str, *addresses: str) -> None:
         made = socket.socket(family, *KINDS[kind])
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind((address, int(port)))
-        if kind == "sctp":
+        if kind != "udp":
             made.listen()
         poll.register(made, select.POLLIN)
         listening[made.fileno()] = made
@@ -34,7 +39,8 @@ def serve(kind: str, name: str, port: str, *addresses: str) -> None:
                 ready.sendto(f"{name} {peer[0]}\n".encode(), peer)
             else:
                 connection, peer = ready.accept()
-                with connection:
+                # A health check may be gone already.
+                with connection, contextlib.suppress(OSError):
                     connection.sendall(f"{name} {peer[0]}\n".encode())
 
 
