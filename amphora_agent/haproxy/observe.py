@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from typing import Generic, TypeVar
 
 from amphora_agent import files
@@ -34,6 +35,8 @@ MAINTENANCE = "MAINT"
 _RETRY_PAUSE = 0.02
 #: How often a worker that was replaced is asked whether it listens no more.
 _LOOKS = 50
+#: After how many looks at which nothing has changed no handshake is waited for.
+_SAME = 5
 
 
 class Index(Generic[T]):
@@ -220,11 +223,25 @@ def keeping_final_counters(
                     if "Stopping: 1" in conversation.ask("show info"):
                         break
                     time.sleep(_RETRY_PAUSE)
-                files.write(path, conversation.ask(question).encode())
+                files.write(path, _settled(partial(conversation.ask, question)).encode())
             except OperationFailed as error:
                 logger.info("instance=%s its worker has left: %s", instance.id, error)
 
         yield keep
+
+
+def _settled(ask: Callable[[], str]) -> str:
+    """The statistics of a worker that accepts no more, when the handshakes that go on are over:
+    only then do their connections count. Those that have failed long ago look alike, but stay."""
+    reply, same = ask(), 0
+    for _ in range(_LOOKS):
+        left = statistics.unfinished(reply)
+        if left <= 0 or same == _SAME:
+            break
+        time.sleep(_RETRY_PAUSE)
+        reply = ask()
+        same = same + 1 if statistics.unfinished(reply) == left else 0
+    return reply
 
 
 def _final_counters(instance: InstanceLayout) -> list[WorkerReading]:

@@ -4,6 +4,8 @@ Rows are counted in thousands, columns in the nineties, and almost all of them e
 split only as far as the last column that is needed.
 """
 
+from csv import DictReader
+
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.listeners import INTERNAL_PREFIX
 from amphora_agent.model.status import Counters, ListenerReading, PoolReading, WorkerReading
@@ -53,6 +55,18 @@ def parse(csv: str, worker: str) -> WorkerReading:
                 of_pool = members[proxy] = {}
             of_pool[service] = status
     return WorkerReading(worker, listeners, pools)
+
+
+def unfinished(csv: str) -> int:
+    """How many connections may still come to count in such a reply about frontends: those that
+    have been accepted, and are no sessions yet. Their TLS handshake goes on, or has failed; where
+    nobody is connected any more, all have failed."""
+    open_now = accepted = counted = 0
+    for row in DictReader(csv.removeprefix("# ").split("\n")):
+        open_now += int(row.get("scur") or 0)
+        accepted += int(row.get("conn_tot") or 0)
+        counted += int(row.get("stot") or 0) + int(row.get("dcon") or 0)
+    return min(open_now, accepted - counted)
 
 
 def _listener(columns: list[str]) -> ListenerReading:

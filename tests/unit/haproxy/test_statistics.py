@@ -3,12 +3,12 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.statistics import parse
+from amphora_agent.haproxy.statistics import parse, unfinished
 from amphora_agent.model.status import Counters, ListenerReading
 
 HEADER = (
     "# pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,"
-    "wredis,status,weight,act,bck,chkfail,"
+    "wredis,status,weight,act,bck,chkfail,conn_tot,dcon,"
 )
 
 
@@ -146,3 +146,19 @@ def test_a_reply_that_was_cut_off_is_refused() -> None:
             continue
         with pytest.raises(OperationFailed, match="cut off"):
             parse(cut, "w")
+
+
+@pytest.mark.parametrize(
+    ("columns", "count"),
+    [
+        ({}, 0),
+        ({"scur": 3, "conn_tot": 3, "stot": 3}, 0),
+        ({"scur": 3, "conn_tot": 3, "stot": 1}, 2),
+        ({"scur": 1, "conn_tot": 9, "stot": 1}, 1),  # the others have failed: nobody is there
+        ({"scur": 0, "conn_tot": 9, "stot": 1}, 0),
+        ({"scur": 5, "conn_tot": 9, "stot": 1, "dcon": 8}, 0),
+    ],
+)
+def test_connections_whose_handshake_may_go_on(columns: dict[str, int], count: int) -> None:
+    said = reply(row("l", "FRONTEND", "STOP", "1", **columns), row("m", "FRONTEND", "STOP"), "")
+    assert unfinished(said) == count
