@@ -1,5 +1,6 @@
 """Addresses, networks and MAC addresses as JSON writes them, turned into real types."""
 
+import functools
 import re
 from abc import ABCMeta
 from ipaddress import (
@@ -32,6 +33,10 @@ else:
     Interface.register(IPv6Interface)
 
 
+#: Members of several pools have the same addresses, and of the next request, too.
+_MOST_KNOWN = 4096
+
+
 class Mac(str):
     """A unicast MAC address, lower case, separated by colons: as the kernel prints it."""
 
@@ -41,6 +46,7 @@ class Mac(str):
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 
+@functools.lru_cache(_MOST_KNOWN)
 def parse_address(text: str) -> Address:
     """Raises ValueError, also for an address with a zone (`fe80::1%eth0`)."""
     if "%" in text:
