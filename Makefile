@@ -31,8 +31,9 @@ demo: $(VENV)/demo  ## Show the agent at work: plug, push, balance, heartbeats (
 
 .PHONY: test
 test: lint unit fuzz-brief integration systemd  ## Everything: style, types, import rules, all tests
-	@# Most of their time is waiting for one another's timeouts: two releases at once.
-	$(MAKE) -j2 --output-sync=target conformance
+	@# Most of their time is waiting for one another's timeouts: two releases at once. What fails in
+	@# one leaves the others to be seen.
+	$(MAKE) -j2 -k --output-sync=target conformance
 
 .PHONY: lint
 lint: $(VENV)/test  ## Style, types, import rules
@@ -47,7 +48,8 @@ unit: $(VENV)/test  ## What needs no root
 
 .PHONY: integration
 integration: $(VENV)/test  ## The agent with real haproxy, namespaces, TLS
-	$(BIN)/python -m pytest tests/lab tests/integration
+	@# Much of their time is waiting: three processes at once, which take file after file.
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/lab tests/integration
 
 .PHONY: fuzz
 fuzz: $(VENV)/test  ## The parser, the policy and every URL for ten minutes (FUZZ_SEED=n: again)

@@ -4,18 +4,40 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from amphora_agent.client import AmphoraClient
+from lab import haproxies
 from lab.agent import AgentProcess
 from lab.backend import Backend
 from lab.heartbeats import HeartbeatReceiver
 from lab.leftovers import remove_leftovers
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki, Authority
+from tests.integration import programs
 from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer, differences
+from tests.integration.site import Site
+
+#: The property of a test that is told at the end of the run.
+_TOLD = "told"
+
+#: Files that take minutes. They begin first: none of several processes is left with one at the end.
+_LONGEST = (
+    "test_unnoticed.py",
+    "test_chaos.py",
+    "test_interrupted.py",
+    "test_benchmarks.py",
+    "test_declared_kills.py",
+    "test_tutorial.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +66,12 @@ def webs(namespace: Namespace) -> Iterator[dict[str, Backend]]:
         }
 
 
+@pytest.fixture(scope="module", params=haproxies.SERIES)
+def program(request: pytest.FixtureRequest) -> Path:
+    """haproxy's, of each version."""
+    return programs.of_series(request.param)
+
+
 @pytest.fixture(scope="session")
 def authorities() -> tuple[Authority, Authority]:
     """The deployment's: of the amphorae, of the controllers."""
@@ -59,8 +87,10 @@ def boot(
     namespace: Namespace,
     webs: dict[str, Backend],
     authorities: tuple[Authority, Authority],
+    request: pytest.FixtureRequest,
 ) -> Callable[..., Any]:
-    """Boots an amphora for as long as the `ExitStack` given lasts; options are AgentProcess's."""
+    """Boots an amphora for as long as the `ExitStack` given lasts; options are AgentProcess's. Its
+    log is shown when a test fails meanwhile."""
 
     def make(ending: ExitStack, **options: Any) -> Amphora:
         directory = lab.directory()
@@ -82,31 +112,30 @@ def boot(
         agent.start()
         api = AmphoraClient(agent.url, pki.amphora_id, pki.controller_pem, pki.server_ca)
         ending.callback(api.close)
+        failed_before = request.session.testsfailed
+
+        def show_log() -> None:
+            if request.session.testsfailed > failed_before:
+                print(f"--- the agent's log ---\n{agent.log[-20000:]}")
+
+        ending.callback(show_log)
         return Amphora(agent, api, heartbeats, namespace)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def amphora(boot: Callable[..., Amphora], request: pytest.FixtureRequest) -> Iterator[Amphora]:
+def amphora(boot: Callable[..., Amphora]) -> Iterator[Amphora]:
     """Shared by the tests of a module, which leave it as they found it."""
     with ExitStack() as ending:
-        failed_before = request.session.testsfailed
-        booted = boot(ending)
-        yield booted
-        if request.session.testsfailed > failed_before:
-            print(f"--- the agent's log ---\n{booted.agent.log[-20000:]}")
+        yield boot(ending)
 
 
 @pytest.fixture
-def own_amphora(boot: Callable[..., Amphora], request: pytest.FixtureRequest) -> Iterator[Amphora]:
+def own_amphora(boot: Callable[..., Amphora]) -> Iterator[Amphora]:
     """For a test that kills agents or leaves something behind."""
     with ExitStack() as ending:
-        failed_before = request.session.testsfailed
-        booted = boot(ending)
-        yield booted
-        if request.session.testsfailed > failed_before:
-            print(f"--- the agent's log ---\n{booted.agent.log[-20000:]}")
+        yield boot(ending)
 
 
 @pytest.fixture
@@ -116,6 +145,22 @@ def balancer(amphora: Amphora) -> Iterator[LoadBalancer]:
     made.push()
     yield made
     made.delete()
+
+
+@pytest.fixture(scope="module")
+def served(amphora: Amphora) -> Iterator[LoadBalancer]:
+    """One that serves all the while."""
+    made = amphora.new_balancer()
+    made.push()
+    yield made
+    made.delete()
+
+
+@pytest.fixture
+def site(amphora: Amphora) -> Iterator[Site]:
+    made = Site(amphora)
+    yield made
+    made.balancer.delete()
 
 
 @pytest.fixture
@@ -129,3 +174,19 @@ def nothing_changes(amphora: Amphora, served: LoadBalancer) -> Iterator[None]:
     assert load.result.errors == 0, load.result
     assert differences(files, amphora.files()) == set()
     assert served.processes() == processes
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Say something at the end of the run: also where each process runs a part of the tests, and
+    what it prints is not seen."""
+    return partial(record_property, _TOLD)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    calls = [report for report in reports if getattr(report, "when", None) == "call"]
+    for report in calls:
+        if told := [words for name, words in report.user_properties if name == _TOLD]:
+            terminalreporter.section(report.nodeid.rpartition("/")[2])
+            terminalreporter.write_line("\n".join(told))

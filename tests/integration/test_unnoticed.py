@@ -28,7 +28,6 @@ from amphora_agent.haproxy.socket import MasterSocket
 from amphora_agent.haproxy.workers import Workers
 from benchmarks.bare import BareHaproxy
 from lab import haproxies
-from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.heartbeats import Heartbeat
 from lab.http import Tls, get
@@ -157,14 +156,6 @@ def site(authority: Authority) -> Tls:
     return Tls(server_name="site.example", ca=authority.certificate, alpn=("h2",))
 
 
-@pytest.fixture(scope="module", params=haproxies.SERIES)
-def program(request: pytest.FixtureRequest) -> Path:
-    try:
-        return haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.fixture(scope="module")
 def amount(program: Path) -> Amount:
     return MUCH if str(program) == shutil.which("haproxy") else LESS
@@ -216,10 +207,8 @@ def balancer(
     backends: object,
     program: Path,
     authority: Authority,
-    request: pytest.FixtureRequest,
 ) -> Iterator[Balancer]:
     with ExitStack() as ending:
-        failed_before = request.session.testsfailed
         amphora = boot(ending, settings={"haproxy_amphora": {"haproxy_cmd": str(program)}})
         lb_id = str(uuid.uuid4())
         certificates = amphora.agent.cert_path / lb_id
@@ -229,8 +218,6 @@ def balancer(
         amphora.api.upload_certificate(lb_id, "list.pem", listed)
         made.push(Wanted.first())
         yield made
-        if request.session.testsfailed > failed_before:
-            print(f"--- the agent's log ---\n{amphora.agent.log[-20000:]}")
 
 
 @dataclass
@@ -327,7 +314,7 @@ def test_nobody_notices_changes_at_run_time(
     namespace: Namespace,
     authority: Authority,
     amount: Amount,
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     before, memory = balancer.workers(), pss(balancer)
     guests = {who: backends[who].counts.connections for who in ("guests", "guests' lines")}
@@ -344,7 +331,8 @@ def test_nobody_notices_changes_at_run_time(
         seconds = time.monotonic() - begun
         running.wait_for(2)
     grown = pss(balancer) - memory
-    tell(capsys, f"{amount.changes} changes in {seconds:.1f} s", running.result, memory, grown)
+    what = f"{amount.changes} changes in {seconds:.1f} s"
+    tell(described(what, running.result, memory, grown))
 
     total = running.result.total
     assert not total.troubles
@@ -368,7 +356,7 @@ def test_nobody_notices_reloads_more_than_those_of_haproxy_alone(
     namespace: Namespace,
     authority: Authority,
     amount: Amount,
-    capsys: pytest.CaptureFixture[str],
+    tell: Callable[[str], None],
 ) -> None:
     results = {}
     sides: tuple[tuple[str, str, Balancer | Control], ...] = (
@@ -391,7 +379,7 @@ def test_nobody_notices_reloads_more_than_those_of_haproxy_alone(
         stayed, grown = len(side.workers().leaving), pss(side) - memory
         what = f"{amount.reloads} reloads by {who} in {seconds:.1f} s"
         what += f", at most {most} workers leaving, {stayed} left behind"
-        tell(capsys, what, running.result, memory, grown)
+        tell(described(what, running.result, memory, grown))
         results[who] = running.result
 
         assert side.workers().current != before.current
@@ -448,9 +436,6 @@ def pss(side: Balancer | Control) -> int:
     return found
 
 
-def tell(
-    capsys: pytest.CaptureFixture[str], what: str, result: TrafficResult, memory: int, grown: int
-) -> None:
-    with capsys.disabled():
-        print(f"\n{what}; memory of haproxy {memory / _MIB:.1f} MiB, then {grown / _MIB:+.1f}")
-        print(result)
+def described(what: str, result: TrafficResult, memory: int, grown: int) -> str:
+    haproxy = f"memory of haproxy {memory / _MIB:.1f} MiB, then {grown / _MIB:+.1f}"
+    return f"{what}; {haproxy}\n{result}"

@@ -45,7 +45,7 @@ class Histories:
 
     def told(self) -> str:
         victims = ", ".join(f"{victim} {number}" for victim, number in self.victims.items())
-        lines = [f"seed {self.seed}; killed in generated histories: {victims or 'nobody'}"]
+        lines = [f"killed in generated histories: {victims or 'nobody'}"]
         kinds: Counter[str] = Counter()
         for step, number in self.steps.items():
             kinds[re.sub(r"(command|answer to) (\w+ \w+|\w+).*", r"\1 \2", step)] += number

@@ -10,6 +10,7 @@ CHAOS_HISTORY has one of them again.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -70,7 +71,8 @@ def test_an_agent_killed_before_any_step_of(histories: Histories, kind: str) -> 
     assert not failures, "\n".join([f"{len(failures)} of {length}", *failures[:3]])
 
 
-def test_generated_histories(histories: Histories) -> None:
+def test_generated_histories(histories: Histories, tell: Callable[[str], None]) -> None:
+    tell(f"seed {histories.seed}")
     for kind in (FIRST, *KINDS):
         histories.length(kind, histories.programs[0])
     each = [partial(histories.generated, number) for number in HISTORIES]
@@ -78,6 +80,9 @@ def test_generated_histories(histories: Histories) -> None:
     assert not failures, "\n".join([f"{len(failures)} of {len(HISTORIES)}", *failures[:3]])
 
 
-def test_every_kind_of_step_was_interrupted(histories: Histories) -> None:
+def test_every_kind_of_step_was_interrupted(
+    histories: Histories, tell: Callable[[str], None]
+) -> None:
+    tell(histories.told())
     missing = [kind for kind in STEPS if not any(step.startswith(kind) for step in histories.steps)]
     assert missing == []
