@@ -20,7 +20,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -38,7 +38,7 @@ from lab.processes import mentioning
 
 PREFIX = "amphora-demo"
 AMPHORA_NAMESPACE = "amphora-haproxy"
-STEPS = 10
+STEPS = 11
 
 # Networks set aside for documentation (RFC 5737): no route of the machine is in the way.
 VIP_CIDR, VIP_GATEWAY, VIP, VIP_PORT_ADDRESS = (
@@ -214,6 +214,7 @@ class Demo:
         self._configure()
         self._requests()
         self._listen_to_heartbeats()
+        self._change()
         self._show_to_operator()
         self.complete = True
         self._tell.step("Done: everything was as it should be")
@@ -350,22 +351,11 @@ class Demo:
             site.id, f"{site.https.id}.pem", crt_list([str(path)]).encode()
         )
         self._tell.say(f"certificate {site.certificate.subject} and the crt-list that names it")
-        text = loadbalancer(
-            site.id,
-            vip=VIP,
-            listeners=[site.http, site.https],
-            base_path=str(self._agent.base_path),
-        )
-        begun = time.monotonic()
-        self._api.upload_haproxy(site.id, text)
-        uploaded = time.monotonic()
-        self._api.reload(site.id)
-        reloaded = time.monotonic()
+        text = self._text(site.http)
         self._tell.say(
-            f"configuration of {len(text.splitlines())} lines for load balancer {site.id}",
-            f"uploaded and checked in {(uploaded - begun) * 1000:.0f} ms, "
-            f"serving after another {(reloaded - uploaded) * 1000:.0f} ms",
+            f"configuration of {len(text.splitlines())} lines for load balancer {site.id}"
         )
+        self._push(text)
         expected = {(listener.id, kind) for kind, listener in site.listeners.items()}
         shown = self._api.listeners()
         if {(row["uuid"], row["type"]) for row in shown} != expected:
@@ -374,6 +364,26 @@ class Demo:
             if row["status"] != "ACTIVE":
                 raise DemoError(f"listener {row['uuid']} is {row['status']}")
             self._tell.say(f"listener {row['uuid']}  {row['type']:16}  {row['status']}")
+
+    def _text(self, http: Listener) -> str:
+        """The load balancer with its HTTP listener like this."""
+        return loadbalancer(
+            self._site.id,
+            vip=VIP,
+            listeners=[http, self._site.https],
+            base_path=str(self._agent.base_path),
+        )
+
+    def _push(self, text: str) -> None:
+        begun = time.monotonic()
+        self._api.upload_haproxy(self._site.id, text)
+        uploaded = time.monotonic()
+        self._api.reload(self._site.id)
+        reloaded = time.monotonic()
+        self._tell.say(
+            f"uploaded and checked in {(uploaded - begun) * 1000:.0f} ms, "
+            f"serving after another {(reloaded - uploaded) * 1000:.0f} ms"
+        )
 
     def _requests(self) -> None:
         self._tell.step("Requests from the client, through both listeners")
@@ -460,6 +470,34 @@ class Demo:
             kind = kinds.get(listener_id, listener_id)
             lines.append(f"    {kind:16} {row['status']}  {stats}  {'; '.join(pools)}")
         return lines
+
+    def _change(self) -> None:
+        self._tell.step("A member gets three times the weight, while a client is connected")
+        http, workers = self._site.http, self._workers()
+        assert http.pool is not None
+        first, second = http.pool.members
+        members = (replace(first, weight=3), second)
+        with Client(self._client, VIP, 80) as client:
+            client.get()
+            self._push(self._text(replace(http, pool=replace(http.pool, members=members))))
+            counts = spread(client, REQUESTS)
+            self._push(self._text(http))
+            client.get()
+        shares = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
+        self._tell.say(f"{f'http://{VIP}/':25} {REQUESTS} requests: {shares}", "and back again:")
+        for change in self._api.changes(self._site.id)[:4]:
+            words = "; ".join(change["words"])
+            self._tell.say(f"    {change['operation']:8} {change.get('plan', ''):8} {words}")
+        if counts != {"web1": REQUESTS * 3 // 4, "web2": REQUESTS // 4}:
+            raise DemoError(f"three times the weight is not three times the requests: {shares}")
+        if client.reconnects or self._workers() != workers:
+            raise DemoError("somebody noticed")
+        self._tell.say("no worker was replaced, and the client's connection stayed")
+
+    def _workers(self) -> object:
+        """The processes of haproxy that serve, and those that are about to end."""
+        shown = self._api.instance(self._site.id)
+        return shown["current"], shown["leaving"]
 
     def _show_to_operator(self) -> None:
         self._tell.step("For an operator: lines to paste while it runs (make demo KEEP=1)")

@@ -69,7 +69,7 @@ def test_success(demo: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", ["2/10", "3/10", "6/10"])
+@pytest.mark.parametrize("step", ["2/11", "3/11", "6/11"])
 def test_interrupted(demo: subprocess.Popen[str], number: signal.Signals, step: str) -> None:
     read_until(demo, step)
     os.killpg(demo.pid, number)
@@ -79,7 +79,7 @@ def test_interrupted(demo: subprocess.Popen[str], number: signal.Signals, step: 
 
 
 def test_failed_half_way(demo: subprocess.Popen[str]) -> None:
-    read_until(demo, "6/10")
+    read_until(demo, "6/11")
     for process in running():
         if any(f"/tmp/{PREFIX}-" in argument for argument in process.arguments):
             process.send(signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_failed_half_way(demo: subprocess.Popen[str]) -> None:
 
 
 def test_the_next_run_removes_what_a_killed_one_left(demo: subprocess.Popen[str]) -> None:
-    read_until(demo, "7/10")
+    read_until(demo, "7/11")
     demo.kill()
     demo.wait()
     assert remains() != []
