@@ -224,9 +224,10 @@ def history(options: Options, instance_id: str, *, as_json: bool) -> None:
     import msgspec
 
     from amphora_agent.haproxy.history import table
+    from amphora_agent.haproxy.inventory import Inventory
 
-    settings, layout, supervisor = _ground(options)
-    entries = instances_of(settings, layout, supervisor).changes(object_id(instance_id))
+    _, layout, supervisor = _ground(options)
+    entries = Inventory(layout, supervisor).changes(object_id(instance_id))
     if as_json:
         lines = [msgspec.json.encode(entry).decode() for entry in entries]
     else:

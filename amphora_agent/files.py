@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import itertools
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 _STAGE_PREFIX = ".stage-"
@@ -121,6 +121,11 @@ def has(path: Path, data: bytes) -> bool:
         return False
 
 
+def text(path: Path) -> str:
+    """A file as text from which its bytes can be told. Raises FileNotFoundError."""
+    return path.read_bytes().decode(errors="surrogateescape")
+
+
 def keep_as(source: Path, copy: Path) -> bool:
     """Give the present content of `source` a second name, replacing what `copy` named.
 
@@ -171,12 +176,16 @@ def staged_directory(destination: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def scratch_directory(parent: Path) -> Iterator[Path]:
-    """A new directory for the agent alone, gone after the block unless it was renamed."""
+def scratch_directory(parent: Path, spare: Path | None = None) -> Iterator[Path]:
+    """A new directory for the agent alone, gone after the block unless it was renamed. It becomes
+    of `spare`, with what is in it, if there is that."""
     path = parent / f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}"
     remove_tree(path)  # of an earlier process with this id
-    path.mkdir(mode=0o700)
     try:
+        if spare is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(spare, path)
+        path.mkdir(mode=0o700, exist_ok=True)
         yield path
     finally:
         remove_tree(path)
@@ -198,14 +207,15 @@ def sync_everything() -> None:
 
 
 def publish(directory: Path, name: Path) -> None:
-    """Give a new directory its name, which is not taken; its files are on disk already."""
+    """Give a new directory its name, which is not taken; what is in it is on disk already."""
     _sync_directory(directory)
     os.rename(directory, name)
     _sync_directory(name.parent)
 
 
-def point(name: Path, target: str) -> None:
-    """Make a symbolic link, or let one that is there lead elsewhere, at one instant."""
+def point(name: Path, target: str, *, sync: bool = True) -> None:
+    """Make a symbolic link, or let one that is there lead elsewhere, at one instant. Without `sync`
+    a power cut may undo it."""
     with contextlib.suppress(OSError):
         if os.readlink(name) == target:
             return
@@ -213,7 +223,8 @@ def point(name: Path, target: str) -> None:
     temporary.unlink(missing_ok=True)
     os.symlink(target, temporary)
     os.replace(temporary, name)
-    _sync_directory(name.parent)
+    if sync:
+        _sync_directory(name.parent)
 
 
 def link(source: Path, copy: Path) -> None:
@@ -221,18 +232,50 @@ def link(source: Path, copy: Path) -> None:
     os.link(source, copy)
 
 
+def link_all(source: Path, copy: Path, wanted: Mapping[str, int]) -> None:
+    """Make the directory `copy` have the `wanted` files below `source`, and no others, by hard
+    links. Files are given by their paths in there, with their inodes; those that `copy` has already
+    stay."""
+    present = inodes_below(copy)
+    for name, inode in present.items():
+        if wanted.get(name) != inode:
+            os.unlink(f"{copy}/{name}")
+    before, after = _directories(present), _directories(wanted)
+    for inside in sorted(before - after, reverse=True):
+        os.rmdir(copy / inside)
+    for inside in sorted(after - before):
+        os.mkdir(copy / inside, mode=0o700)
+    for name, inode in wanted.items():
+        if present.get(name) != inode:
+            os.link(f"{source}/{name}", f"{copy}/{name}")
+
+
+def _directories(names: Iterable[str]) -> set[str]:
+    """The directories that paths are in, without the topmost."""
+    found = {name.rpartition("/")[0] for name in names}
+    for inside in [*found]:
+        while inside := inside.rpartition("/")[0]:
+            found.add(inside)
+    return found - {""}
+
+
 def refer(name: Path, target: str) -> None:
     """Make a symbolic link, whose name is not taken yet."""
     os.symlink(target, name)
 
 
-def below(directory: Path) -> dict[str, Path]:
-    """Every file below a directory by its path in there."""
-    found: dict[str, Path] = {}
-    top = str(directory)
-    for path, _, names in os.walk(top):
-        inside = path[len(top) + 1 :]
-        found |= {f"{inside}/{name}" if inside else name: Path(path, name) for name in names}
+def inodes_below(directory: Path) -> dict[str, int]:
+    """The regular files below a directory, by their paths in there."""
+    found: dict[str, int] = {}
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        with os.scandir(directory / inside) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{inside}{entry.name}/")
+                elif entry.is_file(follow_symlinks=False):
+                    found[f"{inside}{entry.name}"] = entry.inode()
     return found
 
 
@@ -296,6 +339,16 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def spare_tree(path: Path, spare: Path) -> None:
+    """Keep a directory that is of no use any more for one that will be much like it; or remove it,
+    if there is a spare one already. Nobody ever sees it by its name with a part of what is in it.
+    """
+    try:
+        os.rename(path, spare)
+    except OSError:
+        retire_tree(path)
+
+
 def retire_tree(path: Path) -> None:
     """Remove a directory and all in it; nobody ever sees it by its name with a part of that."""
     retired = path.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
@@ -330,8 +383,9 @@ def cap(path: Path, limit: int) -> None:
             os.truncate(path, 0)
 
 
-def sweep(directory: Path) -> None:
-    """Remove temporary files and directories that a killed agent left below `directory`.
+def sweep(directory: Path, *, deep: bool = True) -> None:
+    """Remove temporary files and directories that a killed agent left below `directory`, or only
+    in it.
 
     Those of processes that live are being written: another part of the agent is at work. (An id
     that is used again protects a stray file until the next sweep.)
@@ -341,7 +395,8 @@ def sweep(directory: Path) -> None:
             Path(root, name).unlink(missing_ok=True)
         for name in filter(_is_stray, directories):
             remove_tree(Path(root, name))
-        directories[:] = [name for name in directories if not name.startswith(_STAGE_PREFIX)]
+        kept = [name for name in directories if not name.startswith(_STAGE_PREFIX)]
+        directories[:] = kept if deep else []
 
 
 def _is_stray(name: str) -> bool:

@@ -21,6 +21,7 @@ from amphora_agent.commands import (
 )
 from amphora_agent.controller import ControllerApi
 from amphora_agent.errors import AgentError
+from amphora_agent.haproxy.inventory import Inventory
 from amphora_agent.haproxy.observe import Observer
 from amphora_agent.heartbeat import versions
 from amphora_agent.heartbeat.sender import Sender
@@ -86,6 +87,7 @@ def _services(
     return Services(
         settings=settings,
         instances=instances,
+        inventory=Inventory(layout, supervisor),
         lvs=layer4,
         network=_network(layout, options, supervisor),
         vrrp=Vrrp(layout, supervisor),

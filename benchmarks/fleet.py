@@ -19,8 +19,8 @@ import msgspec
 import psutil
 
 from amphora_agent.declarative import names, rendering, view
+from amphora_agent.declarative.backends import Backend, Server
 from amphora_agent.declarative.rendering import Places
-from amphora_agent.declarative.view import Backend, Server
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy import workers
 from amphora_agent.haproxy.socket import MasterSocket

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from lab import processes
 from lab.http import FAILURES, Response, Tls, get
+from lab.lasting import Starting
 from lab.leftovers import Record, delete_namespace
 from lab.network import Namespace, namespace_exists
 from lab.pki import AmphoraPki
@@ -38,7 +39,7 @@ class AgentError(RuntimeError):
     """The agent did not do what it was started for; the text ends with its log."""
 
 
-class AgentProcess:
+class AgentProcess(Starting):
     """An agent under its embedded supervisor, reachable at ``address``:``port`` (a free one).
 
     ``namespace`` is the network namespace that the agent makes for its load balancers.
@@ -94,16 +95,6 @@ class AgentProcess:
                 f"{self.base_path} is longer than {_BASE_PATH_LIMIT} characters: haproxy could not "
                 "make its sockets there"
             )
-
-    def __enter__(self) -> AgentProcess:
-        try:
-            return self.start()
-        except BaseException:  # also Ctrl-C: nothing that was started may stay
-            self.close()
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @property
     def url(self) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from lab.archive import UnavailableError
 from lab.debian import in_mounted
+from lab.lasting import Starting
 from lab.leftovers import delete_namespace
 from lab.network import CommandError, Lab
 from lab.processes import PROC, Process, descendants, end
@@ -34,7 +35,7 @@ class BootError(RuntimeError):
     """The machine started and did not come up; the text has the end of its journal."""
 
 
-class Machine:
+class Machine(Starting):
     """A machine on the given layers (see ``lab.debian``); its name counts inside one laboratory."""
 
     def __init__(self, lab: Lab, name: str, layers: Sequence[Path]) -> None:
@@ -48,16 +49,6 @@ class Machine:
         self._cgroups = [mount / f"amphora-lab-{self.name}" for mount in _cgroup_mounts()]
         self._process: subprocess.Popen[bytes] | None = None
         self._leader = 0
-
-    def __enter__(self) -> Machine:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Put a file into the machine before it boots, as a config drive does."""

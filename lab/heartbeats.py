@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lab.lasting import Closing
+
 _DIGEST_SIZE = 64
 _DATAGRAM_SIZE = 65536
 _UNPACKED_LIMIT = 64 * 1024 * 1024
@@ -85,7 +87,7 @@ def decode(datagram: bytes, key: str) -> dict[str, Any]:
     return message
 
 
-class HeartbeatReceiver:
+class HeartbeatReceiver(Closing):
     """A health manager's ear. ``refused`` keeps what came and could not be believed."""
 
     def __init__(self, key: str, *, address: str = "127.0.0.1", port: int = 0) -> None:
@@ -97,12 +99,6 @@ class HeartbeatReceiver:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
         self._socket.bind((address, port))
         self._socket.setblocking(False)
-
-    def __enter__(self) -> HeartbeatReceiver:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @property
     def address(self) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 
 from cryptography import x509
 
+from lab.lasting import Closing
 from lab.network import Namespace
 from lab.pki import Credentials
 
@@ -94,7 +95,7 @@ class Response:
         return json.loads(self.body)
 
 
-class Client:
+class Client(Closing):
     """A client inside a namespace, with one connection that it keeps as long as it may.
 
     ``address`` is the IP address connected to, whatever the Host header and SNI say. Not for use by
@@ -124,12 +125,6 @@ class Client:
         self._peer: Peer | None = None
         self.reconnects = 0
         """Kept connections that were found closed before a request was sent on them."""
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     @property
     def connected(self) -> bool:

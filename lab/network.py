@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from lab.lasting import Closing
 from lab.leftovers import Record
 
 T = TypeVar("T")
@@ -190,7 +191,7 @@ class Bridge:
         return cable
 
 
-class Lab:
+class Lab(Closing):
     """Owner of everything it makes; deletes that, and nothing else, when closed."""
 
     def __init__(self, prefix: str) -> None:
@@ -199,12 +200,6 @@ class Lab:
         self.host = Namespace(None)
         self.record = Record.open(prefix)
         self._closed = False
-
-    def __enter__(self) -> Lab:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def namespace(self, name: str) -> Namespace:
         """Make the namespace ``<prefix>-<name>``, with ``lo`` up."""

@@ -29,6 +29,7 @@ from lab import debian
 from lab.agent import free_port
 from lab.archive import CACHE, UnavailableError
 from lab.debian import Release
+from lab.lasting import Starting
 from lab.network import CommandError, Lab
 from lab.waiting import until
 
@@ -141,7 +142,7 @@ def image(release: Release, *, cache: Path = CACHE / "vm") -> Image:
     return Image(place / "disk", place / "vmlinux")
 
 
-class VirtualMachine:
+class VirtualMachine(Starting):
     """A machine on an image; what it writes to its disk is lost when it ends, not when it reboots.
 
     ``files`` are put into it at each boot, before the agent starts.
@@ -155,16 +156,6 @@ class VirtualMachine:
         self._directory = lab.directory()
         self._console = self._directory / "console"
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> VirtualMachine:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def start(self, *, timeout: float = _BOOT_TIMEOUT) -> VirtualMachine:
         """Boot, and wait until it can be spoken to. Raises UnavailableError, BootError."""

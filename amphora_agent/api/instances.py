@@ -20,15 +20,15 @@ def instances(services: Services) -> Blueprint:
 
     @routes.get("/2.0/instances")
     def overview() -> ResponseReturnValue:
-        return _json(InstanceList(tuple(services.instances.overview())))
+        return _json(InstanceList(tuple(services.inventory.overview())))
 
     @routes.get("/2.0/instances/<instance_id>")
     def details(instance_id: str) -> ResponseReturnValue:
-        return _json(services.instances.details(object_id(instance_id)))
+        return _json(services.inventory.details(object_id(instance_id)))
 
     @routes.get("/2.0/instances/<instance_id>/changes")
     def changes(instance_id: str) -> ResponseReturnValue:
-        entries = services.instances.changes(object_id(instance_id), _limit())
+        entries = services.inventory.changes(object_id(instance_id), _limit())
         return _json(Changes(tuple(entries)))
 
     return routes

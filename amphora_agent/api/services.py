@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from amphora_agent.certificate import AgentCertificate
 from amphora_agent.controller import ControllerApi
 from amphora_agent.haproxy.instance import Instances
+from amphora_agent.haproxy.inventory import Inventory
 from amphora_agent.host import Host
 from amphora_agent.keepalived.lvs import LvsListeners
 from amphora_agent.keepalived.vrrp import Vrrp
@@ -24,6 +25,7 @@ class Services:
 
     settings: SettingsFile
     instances: Instances
+    inventory: Inventory
     lvs: LvsListeners
     network: Network
     vrrp: Vrrp

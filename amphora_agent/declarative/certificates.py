@@ -13,14 +13,14 @@ import msgspec
 
 from amphora_agent.declarative import names
 from amphora_agent.haproxy import pem
-from amphora_agent.model import consistency
-from amphora_agent.model.consistency import Problem
+from amphora_agent.model import meaning
 from amphora_agent.model.loadbalancer import (
     Listener,
     LoadBalancer,
     Pool,
     TlsContainer,
 )
+from amphora_agent.model.problem import Problem
 
 _KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S)
 
@@ -85,14 +85,14 @@ def extract(
             problems.append(Problem(wanted.ref_path, words))
 
     for index, listener in enumerate(balancer.listeners or ()):
-        if consistency.terminates_tls(listener):
+        if meaning.terminates_tls(listener):
             served = list(_served(f"listeners[{index}]", listener))
             for wanted in (*served, *_of_clients(f"listeners[{index}]", listener)):
                 provide(wanted)
             lines = dict.fromkeys(f"{directory}/{wanted.name}\n" for wanted in served)
             files[names.certificate(listener.listener_id)] = "".join(lines).encode()
-    paths = {pool.pool_id: path for path, pool in reversed([*consistency.all_pools(balancer)])}
-    for pool_id, pool in consistency.pools(balancer).items():
+    paths = {pool.pool_id: path for path, pool in reversed([*meaning.all_pools(balancer)])}
+    for pool_id, pool in meaning.pools(balancer).items():
         if pool.tls_enabled:
             for wanted in _of_pool(paths[pool_id], pool):
                 provide(wanted)

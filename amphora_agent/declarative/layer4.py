@@ -7,25 +7,16 @@ A listener that is administratively down, or whose load balancer is, has none.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from amphora_agent.declarative.view import is_up, vips
-from amphora_agent.model import consistency
+from amphora_agent.declarative import check
+from amphora_agent.declarative.check import Check
+from amphora_agent.model import meaning
 from amphora_agent.model.addressing import Address
-from amphora_agent.model.loadbalancer import (
-    Algorithm,
-    HealthMonitor,
-    Listener,
-    LoadBalancer,
-    Member,
-    MonitorType,
-    Pool,
-)
+from amphora_agent.model.loadbalancer import Algorithm, Listener, LoadBalancer, Member, Pool
 
 #: What the controllers say where nobody else does: seconds, and how much of a client's address is
 #: one client.
 _PERSISTENCE = 360
 _WHOLE_ADDRESS = {4: "255.255.255.255", 6: "128"}
-#: Octavia's default (`max_retries_down`).
-_RETRIES = 3
 
 _ALGORITHM = {
     Algorithm.LEAST_CONNECTIONS: "lc",
@@ -33,20 +24,6 @@ _ALGORITHM = {
     Algorithm.SOURCE_IP: "sh",
     Algorithm.SOURCE_IP_PORT: "sh",
 }
-
-
-class Check(NamedTuple):
-    """A health monitor; times in seconds. What is of HTTP is "" for others."""
-
-    id: str
-    type: MonitorType
-    delay: int
-    timeout: int
-    retries: int
-    path: str
-    version: str
-    host: str
-    expected: str
 
 
 class Server(NamedTuple):
@@ -85,26 +62,27 @@ class VirtualServer(NamedTuple):
     connection_limit: int
     pool_id: str
     pool_is_up: bool
+    monitor_id: str
     check: Check | None
     groups: tuple[Group, ...]
 
 
 def each(balancer: LoadBalancer) -> Iterator[VirtualServer]:
     """Those that are keepalived's, of one load balancer."""
-    if not is_up(balancer):
+    if not meaning.is_up(balancer):
         return
-    pools = consistency.pools(balancer)
+    pools = meaning.pools(balancer)
     for listener in balancer.listeners or ():
-        if consistency.is_layer4(listener) and is_up(listener):
-            pool = pools.get(consistency.default_pool_id(listener) or "")
+        if meaning.is_layer4(listener) and meaning.is_up(listener):
+            pool = pools.get(meaning.default_pool_id(listener) or "")
             yield _virtual_server(balancer, listener, pool)
 
 
 def _virtual_server(balancer: LoadBalancer, listener: Listener, pool: Pool | None) -> VirtualServer:
     limit = listener.connection_limit or -1
-    works = pool is not None and is_up(pool)
+    works = pool is not None and meaning.is_up(pool)
     persistence = pool.session_persistence if pool else None
-    monitor = pool.healthmonitor if pool and pool.healthmonitor else None
+    monitor = pool.healthmonitor if pool else None
     return VirtualServer(
         id=listener.listener_id,
         loadbalancer_id=balancer.loadbalancer_id,
@@ -115,15 +93,16 @@ def _virtual_server(balancer: LoadBalancer, listener: Listener, pool: Pool | Non
         connection_limit=max(limit, 0),
         pool_id=pool.pool_id if pool else "",
         pool_is_up=works,
-        check=_check(monitor) if monitor and is_up(monitor) else None,
+        monitor_id=monitor.healthmonitor_id if monitor else "",
+        check=check.of(pool) if pool else None,
         groups=tuple(_groups(balancer, listener, pool)) if pool else (),
     )
 
 
 def _groups(balancer: LoadBalancer, listener: Listener, pool: Pool) -> Iterator[Group]:
-    members = pool.members or () if is_up(pool) else ()
+    members = pool.members or () if meaning.is_up(pool) else ()
     for version in (4, 6):
-        addresses = [vip for vip in vips(balancer) if vip.version == version]
+        addresses = [vip for vip in meaning.vips(balancer) if vip.version == version]
         if addresses:
             yield Group(
                 name=f"ipv{version}-group",
@@ -138,31 +117,16 @@ def _granularity(pool: Pool, version: int) -> str:
     mask = pool.session_persistence and pool.session_persistence.persistence_granularity
     if not mask or mask.version != version:
         return _WHOLE_ADDRESS[version]
-    return str(consistency.prefix_length(mask)) if version == 6 else str(mask)
-
-
-def _check(monitor: HealthMonitor) -> Check:
-    http = monitor.type is MonitorType.HTTP
-    return Check(
-        id=monitor.healthmonitor_id,
-        type=monitor.type,
-        delay=monitor.delay,
-        timeout=monitor.timeout,
-        retries=monitor.max_retries_down or _RETRIES,
-        path=(monitor.url_path or "/") if http else "",
-        version=f"{monitor.http_version or 1.0:.1f}" if http else "",
-        host=(monitor.domain_name or "") if http else "",
-        expected=(monitor.expected_codes or "200").replace(",", " ") if http else "",
-    )
+    return str(meaning.prefix_length(mask)) if version == 6 else str(mask)
 
 
 def _server(member: Member) -> Server:
     checked: Address = member.monitor_address or member.address
     return Server(
         id=member.member_id,
-        disabled=not is_up(member),
+        disabled=not meaning.is_up(member),
         endpoint=f"{member.address} {member.protocol_port}",
-        weight=1 if member.weight is None else member.weight,
+        weight=meaning.weight(member),
         check_address=str(checked),
         check_port=member.monitor_port or member.protocol_port,
     )

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from amphora_agent import templates
 from amphora_agent.declarative import names, quoting
+from amphora_agent.declarative.backends import Backend
+from amphora_agent.declarative.frontends import Frontend
 from amphora_agent.declarative.layer4 import VirtualServer
-from amphora_agent.declarative.view import Backend, Frontend, Process
-from amphora_agent.model import consistency
+from amphora_agent.declarative.view import Process
+from amphora_agent.model import meaning
 
 _FOLDER = "haproxy_templates"
 
@@ -80,7 +82,7 @@ def render(process: Process, places: Places) -> Mapping[str, str]:
 
 def render_process(process: Process, places: Places) -> str:
     """What the listeners of one haproxy share."""
-    return _text("process.cfg.j2", process=process, places=places, metrics=consistency.METRICS)
+    return _text("process.cfg.j2", process=process, places=places, metrics=meaning.METRICS)
 
 
 def render_listener(listener: Frontend, places: Places) -> str:

@@ -4,20 +4,19 @@ Everything about one is done under its lock, which the uploads of API 1.0 hold, 
 """
 
 import contextlib
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from amphora_agent import __version__, files
-from amphora_agent.declarative import certificate_files, draft, merging, rendering, status
+from amphora_agent import files
+from amphora_agent.declarative import certificate_files, merging, outcomes, status
 from amphora_agent.declarative.certificate_files import About, Given
-from amphora_agent.declarative.draft import Certificates, LazyFiles, Text, Wanted
-from amphora_agent.declarative.rendering import Places
-from amphora_agent.declarative.store import KeptCertificate, Record, State, Store
+from amphora_agent.declarative.commitment import Commitment
+from amphora_agent.declarative.draft import Draft, Drafts
+from amphora_agent.declarative.store import State, Store
 from amphora_agent.errors import (
     Conflict,
     InvalidRequest,
@@ -25,40 +24,21 @@ from amphora_agent.errors import (
     OperationFailed,
     PreconditionFailed,
 )
-from amphora_agent.haproxy import journal, render, running
-from amphora_agent.haproxy.acceptance import Candidate, Verdict
-from amphora_agent.haproxy.activation import Outcome, master_of, process_name
+from amphora_agent.haproxy import journal
+from amphora_agent.haproxy.activation import master_of
 from amphora_agent.haproxy.instance import Instances
-from amphora_agent.haproxy.plan import Plan
-from amphora_agent.haproxy.text import Texts
-from amphora_agent.keepalived import lvs, lvs_observe
 from amphora_agent.keepalived.lvs import LvsListeners
-from amphora_agent.layout import InstanceLayout, Layout, ObjectId, object_id
-from amphora_agent.model import consistency
+from amphora_agent.layout import Layout, ObjectId, object_id
+from amphora_agent.model import consistency, meaning
 from amphora_agent.model.changes import Caller, Operation
-from amphora_agent.model.declared import (
-    LoadBalancerStatus,
-    ProcessModel,
-    ProcessPlan,
-    Result,
-    Summaries,
-    Summary,
-)
+from amphora_agent.model.declared import LoadBalancerStatus, ProcessModel, Result, Summaries
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.problem import Problem
 from amphora_agent.model.status import InstanceReading
-from amphora_agent.namespace import Namespace
-from amphora_agent.network import sysctl
-from amphora_agent.processes.command import Completed
-from amphora_agent.processes.supervisor import ProcessState
 
 logger = logging.getLogger(__name__)
 
-_STEPS = ("nothing", "runtime", "stop", "reload", "start")
-
-#: What the controllers' texts say of haproxy's surroundings (WIRE §3).
-_USER, _LOG = "nobody", "/run/rsyslog/octavia/log"
-_MIGRATE = "net/ipv4/tcp_migrate_req"
 #: Seconds for haproxy's word about its members.
 _ANSWER = 5.0
 
@@ -73,23 +53,13 @@ class Precondition(NamedTuple):
 ANYTHING = Precondition()
 
 
-class _Draft(NamedTuple):
-    """A state that is to be. `made` and `kept` are its files, new and as they are."""
+class _Answered(NamedTuple):
+    """A request that was answered: a digest of its body, the process model where it chose one, and
+    the signature of the state that it led to."""
 
-    balancer: LoadBalancer
-    processes: tuple[Wanted, ...]
-    layer4: Mapping[str, Text]
-    certificates: Mapping[str, bytes]
-    record: Record
-
-
-class _Prepared(NamedTuple):
-    """A process of a staged state that may be committed."""
-
-    instance: InstanceLayout
-    texts: Texts
-    staged: Path
-    verdict: Verdict
+    body: bytes
+    process_model: ProcessModel | None
+    state: object
 
 
 class Declared:
@@ -110,10 +80,13 @@ class Declared:
     ) -> None:
         self._layout = layout
         self._instances = instances
-        self._layer4 = layer4
         self._readings = readings
         self._process_model = process_model
         self._store = Store(layout)
+        self._drafts = Drafts(layout, self._store, instances)
+        self._commitment = Commitment(layout, self._store, instances, layer4)
+        #: By which each load balancer is what it is, as far as that is known.
+        self._answered: dict[ObjectId, _Answered] = {}
 
     # What there is
 
@@ -123,7 +96,7 @@ class Declared:
         for lb_id in self._store.ids():
             state = self._store.state(lb_id)
             if state is not None:
-                found.append(_summary(lb_id, state))
+                found.append(outcomes.summary(decode(state.model(), LoadBalancer), state))
         return Summaries(tuple(found))
 
     def get(self, lb_id: ObjectId) -> tuple[bytes, str]:
@@ -180,11 +153,18 @@ class Declared:
             PreconditionFailed
             OperationFailed: it did not come up; what was there before is there again.
         """
-        balancer = _decoded(lb_id, body)
+        asked = _Answered(hashlib.sha256(body).digest(), process_model, None)
         with self._changing(lb_id, by, Operation.PUT, kept=not dry_run) as record:
             before = self._store.state(lb_id)
             _require(before, precondition)
-            return self._make(lb_id, balancer, before, process_model, record, dry_run=dry_run)
+            again = self._answered.get(lb_id) == asked._replace(state=self._store.signature(lb_id))
+            if before is not None and again and self._commitment.holds(lb_id, before):
+                return _nothing(lb_id, before, record, dry_run=dry_run)
+            balancer = _decoded(lb_id, body)
+            done = self._make(lb_id, balancer, before, process_model, record, dry_run=dry_run)
+            if not dry_run:
+                self._answered[lb_id] = asked._replace(state=self._store.signature(lb_id))
+            return done
 
     def patch(
         self,
@@ -229,11 +209,11 @@ class Declared:
                 if not earlier:
                     raise NotFound("Generation Not Found", "there is none before the present one")
                 generation = earlier[-1]
-            wanted = self._store.numbered(lb_id, generation)
+            again = self._store.numbered(lb_id, generation)
             record.words = [f"back to generation {generation}"]
-            with self._store.copied(lb_id, wanted) as stage:
-                prepared = self._prepare(wanted.record.processes, stage)
-                self._commit(lb_id, stage, prepared, before, record)
+            with self._store.copied(lb_id, again) as stage:
+                prepared = self._commitment.prepare(again.record.processes, stage)
+                self._commitment.commit(lb_id, stage, prepared, before, record)
         return f"Back to generation {generation}, which is now generation {record.generation}"
 
     def delete(self, lb_id: ObjectId, by: Caller, precondition: Precondition = ANYTHING) -> None:
@@ -245,16 +225,17 @@ class Declared:
         with self._changing(lb_id, by, Operation.DELETE):
             state = self._store.existing(lb_id)
             _require(state, precondition)
-            self._end_all(lb_id, state)
+            self._commitment.end(lb_id, state)
             files.remove(self._layout.base / lb_id / "current")
             files.remove_tree(self._layout.base / lb_id)
+            self._answered.pop(lb_id, None)
 
     def release(self, lb_id: ObjectId) -> None:
         """End a load balancer because an uploaded text takes its place; whoever calls this holds
         its lock."""
         state = self._store.state(lb_id)
         if state is not None:
-            self._end_all(lb_id, state)
+            self._commitment.end(lb_id, state)
             instance = self._layout.declared(lb_id)
             files.remove(instance.current)
             for directory in (instance.generations, instance.last_good):
@@ -276,6 +257,7 @@ class Declared:
             (checked,) = certificate_files.check([Given(name, pem.decode(errors="replace"))])
             if checked.about is None:
                 raise InvalidRequest.of([("body", checked.problem)])
+            self._answered.pop(lb_id, None)
             return self._store.put_certificate(lb_id, name, checked.pem, checked.about)
 
     def certificate(self, lb_id: ObjectId, name: str) -> About:
@@ -293,6 +275,7 @@ class Declared:
         """
         with self._changing(lb_id, by, Operation.CERTIFICATE_DELETE) as record:
             record.words = [name]
+            self._answered.pop(lb_id, None)
             self._store.delete_certificate(lb_id, name)
 
     # Making it so
@@ -309,61 +292,28 @@ class Declared:
     ) -> Result:
         if chosen is None and before is not None and before.record.chosen:
             chosen = ProcessModel(before.record.chosen)
-        self._require_free(lb_id, balancer, chosen or self._process_model)
-        wanted = self._draft(lb_id, balancer, before, chosen)
-        if before is not None and self._is_so(lb_id, before, wanted.record):
-            record.plan = "nothing"
-            record.generation = before.number
-            return _result(lb_id, wanted.record, before, (), dry_run=dry_run)
-        texts = self._texts(wanted.processes)
-        made, kept = _files(wanted, texts, before)
-        marks = {name: text.mark for name, text in texts.items()}
-        record_of_all = msgspec.structs.replace(wanted.record, marks=marks)
-        model = draft.canonical(balancer)
-        with self._store.staged(lb_id, made, kept, before, record_of_all, model) as stage:
-            prepared = self._prepare(wanted.record.processes, stage)
-            if dry_run:
-                plans = self._foreseen(prepared, before, wanted)
-                return _result(lb_id, wanted.record, before, plans, dry_run=True)
-            plans = self._commit(lb_id, stage, prepared, before, record)
-        return _result(lb_id, wanted.record, before, plans, number=record.generation)
-
-    def _draft(
-        self,
-        lb_id: ObjectId,
-        balancer: LoadBalancer,
-        before: State | None,
-        chosen: ProcessModel | None,
-    ) -> _Draft:
-        """What is to be on disk.
-
-        Raises:
-            InvalidRequest: a certificate is missing, or cannot serve.
-        """
         model = chosen or self._process_model
-        processes = draft.wanted(balancer, model, self._places)
-        extracted = draft.extract(
-            processes, self._certificates_before(before), self._store.stored(lb_id)
-        )
-        if extracted.problems:
-            raise InvalidRequest.of(extracted.problems)
-        contents, kept = self._checked(extracted, before)
-        layer4 = draft.layer4_texts(balancer, self._places(balancer, lb_id))
-        return _Draft(
-            balancer,
-            processes,
-            layer4,
-            {**contents, **extracted.lists},
-            Record(
-                etag=draft.etag(balancer, model, {name: k.file for name, k in kept.items()}),
-                process_model=model,
-                chosen=chosen,
-                maker=__version__,
-                processes=tuple(each.id for each in processes),
-                layer4=tuple(layer4),
-                certificates=kept,
-            ),
-        )
+        self._require_free(lb_id, balancer, model)
+        draft = self._drafts.of(lb_id, balancer, before, model, chosen)
+        if before is not None and self._is_so(lb_id, before, draft):
+            return _nothing(lb_id, before, record, dry_run=dry_run)
+        made, kept, described = self._drafts.files(draft, before)
+        with self._store.staged(lb_id, made, kept, before, described, draft.model) as stage:
+            prepared = self._commitment.prepare(draft.record.processes, stage)
+            if dry_run:
+                plans = self._commitment.foresee(stage, prepared, before, draft.record)
+                return outcomes.result(lb_id, draft.record, before, plans, dry_run=True)
+            plans = self._commitment.commit(lb_id, stage, prepared, before, record)
+        return outcomes.result(lb_id, draft.record, before, plans, number=record.generation)
+
+    def _is_so(self, lb_id: ObjectId, state: State, draft: Draft) -> bool:
+        """Whether a committed state is what is wanted, and runs."""
+        wanted = draft.record
+        if (state.record.etag, state.record.maker) != (wanted.etag, wanted.maker):
+            return False
+        if state.record.chosen != wanted.chosen:
+            return False  # it is to be remembered
+        return self._commitment.holds(lb_id, state)
 
     def _require_free(self, lb_id: ObjectId, balancer: LoadBalancer, model: ProcessModel) -> None:
         """See that nobody else has the names that instances are to have.
@@ -374,7 +324,7 @@ class Declared:
         names = [lb_id]
         for listener in balancer.listeners or ():
             name = listener.listener_id
-            if consistency.is_layer4(listener):
+            if meaning.is_layer4(listener):
                 continue
             if model is ProcessModel.LISTENER:
                 names.append(object_id(name))
@@ -383,248 +333,6 @@ class Declared:
         for name in names:
             if self._store.taken(name, lb_id):
                 raise Conflict("Name is taken", f"there is another instance {name}")
-
-    def _texts(self, processes: tuple[Wanted, ...]) -> dict[str, Text]:
-        return draft.texts(processes, self._instances.headroom.descriptors())
-
-    def _certificates_before(self, before: State | None) -> Callable[[str], Mapping[str, bytes]]:
-        """The files of a process that a load balancer has now, for keys that do not come again. A
-        load balancer whose process model changes has them elsewhere."""
-        if before is None:
-            return lambda prefix: {}
-        places = ["", *(f"{process}/" for process in before.record.processes)]
-        directories = [LazyFiles(before.directory / place / "certificates") for place in places]
-        return lambda prefix: _FirstOf(
-            (LazyFiles(before.directory / prefix / "certificates"), *directories)
-        )
-
-    def _checked(
-        self, extracted: Certificates, before: State | None
-    ) -> tuple[dict[str, bytes], dict[str, KeptCertificate]]:
-        """The certificate files in order, and what is known of them. Those that are as before were
-        checked before."""
-        known = before.record.certificates if before else {}
-        contents: dict[str, bytes] = {}
-        kept: dict[str, KeptCertificate] = {}
-        new: list[Given] = []
-        for name, certificate in extracted.files.items():
-            was = known.get(name)
-            if was is not None and was.given == certificate.digest and before is not None:
-                kept[name] = was
-                contents[name] = (before.directory / name).read_bytes()
-            else:
-                new.append(certificate.given(name))
-        wrong = []
-        for checked in certificate_files.check(new):
-            certificate = extracted.files[checked.name]
-            if checked.about is None:
-                wrong.append((certificate.path, checked.problem))
-                continue
-            content = checked.pem.encode()
-            contents[checked.name] = content
-            kept[checked.name] = KeptCertificate(
-                certificate.digest, draft.digest(content), checked.about
-            )
-        if wrong:
-            raise InvalidRequest.of(dict.fromkeys(wrong))
-        return contents, kept
-
-    def _is_so(self, lb_id: ObjectId, state: State, wanted: Record) -> bool:
-        """Whether a committed state is what is wanted, has come up, and runs."""
-        if (state.record.etag, state.record.maker) != (wanted.etag, wanted.maker):
-            return False
-        if state.record.chosen != wanted.chosen:
-            return False  # it is to be remembered
-        if self._left_over(lb_id, state.record) != ([], []):
-            return False
-        instances = [self._layout.declared(ObjectId(each)) for each in state.record.processes]
-        return all(
-            running.is_remembered(each) and master_of(each).listening() for each in instances
-        ) and all(self._serves(ObjectId(each)) for each in state.record.layer4)
-
-    def _left_over(self, lb_id: ObjectId, record: Record) -> tuple[list[str], list[str]]:
-        """Processes of haproxy and listeners of keepalived that a load balancer has had and has no
-        more; after a change, and after one that a kill cut off."""
-        found = self._store.processes(lb_id) - {*record.processes}
-        name = process_name(self._layout.declared(lb_id))
-        stopped = ProcessState.STOPPED
-        if lb_id not in record.processes and self._instances.supervisor.state(name) is not stopped:
-            found.add(lb_id)
-        mark = rendering.LAYER4_MARK.format(lb_id).encode()
-        ours = (
-            each.id
-            for each in self._layout.lvs_listeners()
-            if each.configuration.read_bytes().startswith(mark)
-        )
-        return sorted(found), [each for each in ours if each not in record.layer4]
-
-    def _serves(self, listener: ObjectId) -> bool:
-        """Whether keepalived serves a listener as it was told last."""
-        layout = self._layout.lvs(listener)
-        return lvs.runs(layout) and not lvs_observe.pending(layout)
-
-    def _prepare(self, processes: Sequence[str], stage: Path) -> list[_Prepared]:
-        """See that a staged state may be committed.
-
-        Raises:
-            InvalidRequest: haproxy refuses it.
-        """
-        found = []
-        for process in processes:
-            instance = self._layout.declared(ObjectId(process))
-            staged = stage / process if (stage / process).is_dir() else stage
-            texts = running.texts(sorted(staged.glob("*.cfg")))
-
-            def check(
-                some: Texts, staged: Path = staged, instance: InstanceLayout = instance
-            ) -> Completed:
-                return self._instances.haproxy.check_directory(some, staged, instance.current)
-
-            candidate = Candidate(texts, texts.keys(), check)
-            verdict = self._instances.acceptance.require(instance, candidate)
-            found.append(_Prepared(instance, texts, staged, verdict))
-        return found
-
-    def _foreseen(
-        self, prepared: Sequence[_Prepared], before: State | None, wanted: _Draft
-    ) -> tuple[ProcessPlan, ...]:
-        plans = [
-            _plan(
-                each.instance.id,
-                self._instances.activation.foresee(each.instance, each.texts, each.staged),
-            )
-            for each in prepared
-        ]
-        for listener, text in wanted.layer4.items():
-            committed = _layer4_text(before, listener)
-            if committed != text.made().encode():
-                plans.append(ProcessPlan(id=listener, step="reload" if committed else "start"))
-        plans += _stopped(before, wanted.record)
-        return tuple(plans)
-
-    def _commit(
-        self,
-        lb_id: ObjectId,
-        stage: Path,
-        prepared: Sequence[_Prepared],
-        before: State | None,
-        record: journal.Record,
-    ) -> tuple[ProcessPlan, ...]:
-        """Commit a staged state and make the processes agree with it.
-
-        Raises:
-            OperationFailed: they do not; all is as before.
-        """
-        uploaded = self._layout.uploaded(lb_id)
-        supersedes = before is None and uploaded.configuration.is_file()
-        if supersedes:
-            # It has the same name and the same sockets.
-            self._instances.supervisor.stop(process_name(uploaded))
-        state = self._store.commit(lb_id, stage)
-        try:
-            plans = [
-                _outcome(each.instance.id, self._instances.activation.activate(each.instance))
-                for each in prepared
-            ]
-            plans += self._serve_layer4(state, before)
-        except BaseException:  # also an end by force: nothing may stay half-way
-            self._go_back(lb_id, state, before)
-            if supersedes:
-                self._instances.activation.start(uploaded)
-            raise
-        for each in prepared:
-            self._instances.acceptance.committed(each.instance, each.verdict)
-        if supersedes:
-            _remove_uploaded(uploaded)
-        if before is not None:
-            self._hand_over()
-            self._end(*self._left_over(lb_id, state.record), keep=lb_id, by_and_by=True)
-            plans += _stopped(before, state.record)
-        self._tidy(lb_id)
-        record.generation = state.number
-        record.plan = _greatest(plans)
-        record.reasons = [*chain.from_iterable(plan.reasons for plan in plans)]
-        record.words += [*chain.from_iterable(plan.words for plan in plans)]
-        record.fell_back = next((plan.fell_back for plan in plans if plan.fell_back), None)
-        return tuple(plans)
-
-    def _go_back(self, lb_id: ObjectId, state: State, before: State | None) -> None:
-        self._store.go_back(lb_id, before)
-        was = before.record if before else None
-        new = set(state.record.processes) - set(was.processes if was else ())
-        new_layer4 = set(state.record.layer4) - set(was.layer4 if was else ())
-        self._end(sorted(new), sorted(new_layer4), keep=lb_id)
-        if before is None:
-            return
-        for process in before.record.processes:
-            try:
-                self._instances.activation.activate(self._layout.declared(ObjectId(process)))
-            except OperationFailed:
-                logger.exception("instance=%s cannot go back", process)
-        with contextlib.suppress(OperationFailed):
-            self._serve_layer4(before, state)
-
-    def _serve_layer4(self, state: State, before: State | None) -> list[ProcessPlan]:
-        plans = []
-        for listener in map(ObjectId, state.record.layer4):
-            text = state.layer4(listener)
-            was = _layer4_text(before, listener)
-            if text == was and self._serves(listener):
-                continue
-            self._layer4.upload(listener, text)
-            self._layer4.reload(listener)
-            plans.append(ProcessPlan(id=listener, step="start" if was is None else "reload"))
-        return plans
-
-    def _end(
-        self,
-        processes: Sequence[str],
-        layer4: Sequence[str],
-        keep: ObjectId | None = None,
-        *,
-        by_and_by: bool = False,
-    ) -> None:
-        """Stop processes and forget them; the load balancer `keep` has more in its directory.
-        `by_and_by`: let haproxy serve the connections that it has."""
-        supervisor = self._instances.supervisor
-        for process in processes:
-            instance = self._layout.declared(ObjectId(process))
-            if by_and_by:
-                supervisor.retire(process_name(instance))
-            else:
-                supervisor.forget(process_name(instance))
-            for socket in (instance.stats_socket, instance.master_socket):
-                socket.unlink(missing_ok=True)
-            self._instances.acceptance.forget(instance.id)
-            if process == keep:
-                for path in (instance.last_good, instance.final_counters):
-                    files.remove_tree(path)
-            else:
-                files.remove_tree(instance.directory)
-        for listener in layer4:
-            self._layer4.delete(ObjectId(listener))
-
-    def _end_all(self, lb_id: ObjectId, state: State) -> None:
-        processes, layer4 = self._left_over(lb_id, state.record)
-        self._end(
-            [*state.record.processes, *processes], [*state.record.layer4, *layer4], keep=lb_id
-        )
-
-    def _hand_over(self) -> None:
-        """Have the kernel give connections that wait at a socket that is closed to another one at
-        the same address: that of the processes that begin, before others end. It can since 5.14."""
-        with contextlib.suppress(OSError):
-            Namespace(self._layout.namespace).run(lambda: sysctl.write(_MIGRATE, "1"))
-
-    def _tidy(self, lb_id: ObjectId) -> None:
-        state = self._store.state(lb_id)
-        assert state is not None
-        good = set()
-        for process in state.record.processes:
-            with contextlib.suppress(OSError):
-                path = self._layout.declared(ObjectId(process)).good.readlink()
-                good |= {int(part) for part in path.parts[-2:] if part.isdigit()}
-        self._store.prune(lb_id, {state.number, *good})
 
     @contextlib.contextmanager
     def _changing(
@@ -637,44 +345,6 @@ class Declared:
                 yield record
             finally:
                 self._store.forget_empty(lb_id)
-
-    def _places(self, balancer: LoadBalancer, process: str) -> Places:
-        instance = self._layout.declared(object_id(process))
-        return Places(
-            loadbalancer_id=balancer.loadbalancer_id,
-            project_id=balancer.project_id or "",
-            configuration=str(instance.current),
-            certificates=str(instance.certificates),
-            stats_socket=str(instance.stats_socket),
-            state_file=str(instance.state),
-            ping_wrapper=str(self._layout.ping_wrapper),
-            log=_LOG,
-            user=_USER,
-            group=self._instances.group,
-            hard_stop_after=render.HARD_STOP_AFTER,
-            max_reloads=render.MOST_RELOADS,
-            namespace=self._layout.namespace.name,
-            udp_check=str(self._layout.udp_check),
-        )
-
-
-class _FirstOf(Mapping[str, bytes]):
-    """Several mappings as one; the first that has a name counts."""
-
-    def __init__(self, some: Sequence[Mapping[str, bytes]]) -> None:
-        self._some = some
-
-    def __getitem__(self, name: str) -> bytes:
-        for each in self._some:
-            if name in each:
-                return each[name]
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({name: None for each in self._some for name in each})
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
 
 
 def _decoded(lb_id: ObjectId, body: bytes) -> LoadBalancer:
@@ -690,10 +360,17 @@ def _decoded(lb_id: ObjectId, body: bytes) -> LoadBalancer:
         raise InvalidRequest.of([(path, words) if separator else ("body", path)]) from None
     wrong = list(consistency.problems(balancer))
     if balancer.loadbalancer_id != lb_id:
-        wrong.append(consistency.Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))
+        wrong.append(Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))
     if wrong:
         raise InvalidRequest.of(wrong)
     return balancer
+
+
+def _nothing(lb_id: ObjectId, state: State, record: journal.Record, *, dry_run: bool) -> Result:
+    """The answer where all is as it is wanted."""
+    record.plan = "nothing"
+    record.generation = state.number
+    return outcomes.result(lb_id, state.record, state, (), dry_run=dry_run)
 
 
 def _json_object(body: bytes) -> dict[str, object]:
@@ -713,111 +390,3 @@ def _require(state: State | None, precondition: Precondition) -> None:
         raise PreconditionFailed("There is none")
     if "*" not in precondition.matches and state.record.etag not in precondition.matches:
         raise PreconditionFailed("It has changed since", f"its ETag is {state.record.etag}")
-
-
-def _files(
-    wanted: _Draft, texts: Mapping[str, Text], before: State | None
-) -> tuple[dict[str, bytes], list[str]]:
-    """The files that are to be made, and those that are as they were."""
-    made: dict[str, bytes] = {}
-    kept: list[str] = []
-    there = before.files() if before else {}
-    marks = before.record.marks if before and before.record.maker == wanted.record.maker else {}
-
-    def add(name: str, content: bytes) -> None:
-        if name in there and files.has(there[name], content):
-            kept.append(name)
-        else:
-            made[name] = content
-
-    for name, text in texts.items():
-        if name in there and marks.get(name) == text.mark:
-            kept.append(name)
-        else:
-            add(name, text.made().encode())
-    for name, content in wanted.certificates.items():
-        add(name, content)
-    for listener, text in wanted.layer4.items():
-        add(f"layer4/{listener}.conf", text.made().encode())
-    return made, kept
-
-
-def _layer4_text(state: State | None, listener: str) -> bytes | None:
-    """What keepalived was told of a listener."""
-    try:
-        return state.layer4(listener) if state else None
-    except FileNotFoundError:
-        return None
-
-
-def _summary(lb_id: ObjectId, state: State) -> Summary:
-    balancer = decode(state.model(), LoadBalancer)
-    return Summary(
-        loadbalancer_id=lb_id,
-        etag=state.record.etag,
-        process_model=ProcessModel(state.record.process_model),
-        generation=state.number,
-        listeners=len(balancer.listeners or ()),
-        pools=len(consistency.pools(balancer)),
-    )
-
-
-def _result(
-    lb_id: ObjectId,
-    record: Record,
-    before: State | None,
-    plans: Sequence[ProcessPlan],
-    *,
-    dry_run: bool = False,
-    number: int | None = None,
-) -> Result:
-    return Result(
-        loadbalancer_id=lb_id,
-        etag=record.etag,
-        process_model=ProcessModel(record.process_model),
-        created=before is None,
-        dry_run=dry_run,
-        step=_greatest(plans),
-        processes=tuple(plans),
-        generation=number or (before.number if before else None),
-    )
-
-
-def _greatest(plans: Sequence[ProcessPlan]) -> str:
-    return max((plan.step for plan in plans), key=_STEPS.index, default="nothing")
-
-
-def _plan(process: str, plan: Plan) -> ProcessPlan:
-    return ProcessPlan(id=process, step=plan.step.value, reasons=plan.reasons, words=plan.words)
-
-
-def _outcome(process: str, outcome: Outcome) -> ProcessPlan:
-    return ProcessPlan(
-        id=process,
-        step=outcome.done.value,
-        reasons=outcome.plan.reasons,
-        words=outcome.plan.words,
-        fell_back=outcome.fell_back,
-    )
-
-
-def _stopped(before: State | None, record: Record) -> list[ProcessPlan]:
-    if before is None:
-        return []
-    gone = [each for each in before.record.processes if each not in record.processes]
-    gone += [each for each in before.record.layer4 if each not in record.layer4]
-    return [ProcessPlan(id=each, step="stop") for each in gone]
-
-
-def _remove_uploaded(instance: InstanceLayout) -> None:
-    """Remove what an uploaded text has left that was superseded."""
-    for path in (instance.configuration, instance.addition, instance.peer, instance.rejected):
-        files.remove(path)
-    for path in instance.last_good.iterdir():
-        if path.is_file() and not path.is_symlink() and path.suffix == ".cfg":
-            files.remove(path)
-    files.remove_tree(instance.last_good / "certificates")
-    files.remove_tree(instance.certificates)
-    for path in instance.generations.iterdir():
-        if not (path / "record.json").exists():
-            files.remove_tree(path)

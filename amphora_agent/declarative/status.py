@@ -7,8 +7,7 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from amphora_agent.declarative.view import is_up
-from amphora_agent.model import consistency
+from amphora_agent.model import meaning
 from amphora_agent.model.declared import (
     ListenerStatus,
     LoadBalancerStatus,
@@ -17,6 +16,7 @@ from amphora_agent.model.declared import (
     PoolStatus,
 )
 from amphora_agent.model.loadbalancer import Listener, LoadBalancer, Member, Pool
+from amphora_agent.model.meaning import is_up
 from amphora_agent.model.status import InstanceReading
 
 _DOWN = "administratively down"
@@ -68,7 +68,7 @@ def of(
     """`statistics` is what each process says to `show stat`, None when it does not answer; `layer4`
     the readings of UDP and SCTP listeners."""
     said = _read(statistics.values())
-    pools = tuple(_pool(pool, said, layer4) for pool in consistency.pools(balancer).values())
+    pools = tuple(_pool(pool, said, layer4) for pool in meaning.pools(balancer).values())
     by_id = {pool.pool_id: pool for pool in pools}
     listeners = tuple(
         _listener(listener, said, layer4, by_id) for listener in balancer.listeners or ()
@@ -116,7 +116,7 @@ def _listener(
     connections = 0
     if not is_up(listener):
         return ListenerStatus(listener_id=name, operating_status=Status.OFFLINE, reason=_DOWN)
-    if consistency.is_layer4(listener):
+    if meaning.is_layer4(listener):
         reading = layer4.get(name)
         now = reading and reading.current and reading.current.listeners.get(name)
         if not now:
@@ -138,7 +138,7 @@ def _listener(
                 reason=words,
                 connections=connections,
             )
-    default = pools.get(consistency.default_pool_id(listener) or "")
+    default = pools.get(meaning.default_pool_id(listener) or "")
     status, reason = Status.ONLINE, ""
     if default is not None and default.operating_status in (Status.ERROR, Status.DEGRADED):
         status = default.operating_status

@@ -11,6 +11,7 @@ process; then `<process>/current` leads there.
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -21,6 +22,8 @@ from amphora_agent.errors import NotFound
 from amphora_agent.layout import Layout, ObjectId, object_id
 
 _MODEL, _RECORD = "model.json", "record.json"
+#: A state that is forgotten, of which the next one is made: nearly all files in it are the same.
+_SPARE = ".spare"
 #: States that are kept to go back to, the committed one among them.
 _MOST = 10
 
@@ -71,9 +74,10 @@ class State:
         """What keepalived is told of a listener."""
         return (self.directory / "layer4" / f"{listener}.conf").read_bytes()
 
-    def files(self, prefix: str = "") -> dict[str, Path]:
-        """The files below a directory of it, by their names there."""
-        return files.below(self.directory / prefix)
+    @cached_property
+    def inodes(self) -> Mapping[str, int]:
+        """Its files, by their names in its directory."""
+        return files.inodes_below(self.directory)
 
 
 class Store:
@@ -94,6 +98,10 @@ class Store:
             return State(self._directory(lb_id) / current.readlink())
         except OSError:
             return None
+
+    def signature(self, lb_id: ObjectId) -> object:
+        """That of the committed state; None where there is none."""
+        return files.signature(self._directory(lb_id) / "current" / _RECORD)
 
     def processes(self, lb_id: ObjectId) -> set[str]:
         """The processes that have directories of their own in this load balancer, or had."""
@@ -160,14 +168,12 @@ class Store:
         `made` are the files that are new, by their names in it, `kept` those that are as in
         `before`.
         """
-        generations = self._generations(lb_id)
-        files.make_private_directory(generations)
-        with files.scratch_directory(generations) as stage:
+        files.make_private_directory(self._generations(lb_id))
+        with self._scratch(lb_id) as stage:
             everything = {**made, _MODEL: model, _RECORD: msgspec.json.encode(record)}
-            _make_directories(stage, (*everything, *kept))
-            for name in kept:
-                assert before is not None
-                files.link(before.directory / name, stage / name)
+            source, inodes = (before.directory, before.inodes) if before else (stage, {})
+            files.link_all(source, stage, {name: inodes[name] for name in kept})
+            _make_directories(stage, everything)
             each = len(everything) < _MANY
             for name, data in everything.items():
                 files.fill(stage / name, data, sync=each)
@@ -178,11 +184,8 @@ class Store:
     @contextlib.contextmanager
     def copied(self, lb_id: ObjectId, state: State) -> Iterator[Path]:
         """A directory with a state as it was, staged anew."""
-        with files.scratch_directory(self._generations(lb_id)) as stage:
-            found = state.files()
-            _make_directories(stage, found)
-            for name, path in found.items():
-                files.link(path, stage / name)
+        with self._scratch(lb_id) as stage:
+            files.link_all(state.directory, stage, state.inodes)
             yield stage
 
     def commit(self, lb_id: ObjectId, stage: Path) -> State:
@@ -214,8 +217,8 @@ class Store:
         """Forget states that are too many, and what a killed agent left; not those `used`."""
         for number in self.numbers(lb_id)[:-_MOST]:
             if number not in used:
-                files.retire_tree(self._generations(lb_id) / str(number))
-        files.sweep(self._generations(lb_id))
+                files.spare_tree(self._generations(lb_id) / str(number), self._spare(lb_id))
+        files.sweep(self._generations(lb_id), deep=False)
 
     def forget_empty(self, lb_id: ObjectId) -> None:
         """Remove directories that were made for a load balancer, and have nothing in them."""
@@ -270,6 +273,13 @@ class Store:
 
     def _generations(self, lb_id: ObjectId) -> Path:
         return self._directory(lb_id) / "generations"
+
+    def _spare(self, lb_id: ObjectId) -> Path:
+        return self._generations(lb_id) / _SPARE
+
+    def _scratch(self, lb_id: ObjectId) -> contextlib.AbstractContextManager[Path]:
+        """A directory to make a state in: of a spare one, or empty."""
+        return files.scratch_directory(self._generations(lb_id), self._spare(lb_id))
 
     def _certificates(self, lb_id: ObjectId) -> Path:
         return self._directory(lb_id) / "certificates"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from amphora_agent import files
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy import preflight, running, signs
 from amphora_agent.haproxy.difference import Difference, difference
@@ -44,7 +45,7 @@ class Candidate(NamedTuple):
     """What is to be accepted: texts by the names of their files, of which `theirs` are the
     controller's, or made of what it says. `check` lets haproxy check these texts, or as much of
     them as proves what is new. `committed` are those that are committed, as far as they have been
-    read."""
+    read; of a declared instance all."""
 
     texts: Texts
     theirs: Collection[str]
@@ -101,15 +102,17 @@ class Acceptance:
         self._require_descriptors(wanted)
         if change == Difference():
             return Verdict(Proof.SAME, proven, counts, known.foreseen if known else None)
+        foreseen = None
         if committed and change:
             decided = plan(committed, wanted, (), self._haproxy.capabilities(), change)
+            foreseen = self._foreseen(instance, decided)
             if decided.step in (Step.NOTHING, Step.RUNTIME):
-                foreseen = self._foreseen(instance, decided)
                 return Verdict(Proof.UNDERSTOOD, proven, counts, foreseen)
         self._require_memory(instance, committed, wanted)
         part = portion(wanted, change) if change and proven else None
         self._require_check(candidate, part or wanted)
-        return Verdict(Proof.PORTION if part else Proof.WHOLE, proven=True, counts=counts)
+        proof = Proof.PORTION if part else Proof.WHOLE
+        return Verdict(proof, proven=True, counts=counts, foreseen=foreseen)
 
     def committed_configuration(self, instance: InstanceLayout) -> Counted | None:
         """What the controller sent last, if it is known which words are in it."""
@@ -117,7 +120,7 @@ class Acceptance:
         counts = known.counts.get(instance.configuration.name) if known else None
         if not counts:
             return None
-        return signs.with_counts(running.text_of(instance.configuration), counts)
+        return signs.with_counts(files.text(instance.configuration), counts)
 
     def committed(self, instance: InstanceLayout, verdict: Verdict) -> None:
         """Remember the verdict about what is under the instance's names now."""
@@ -205,7 +208,9 @@ class Acceptance:
 
 
 def _committed(instance: InstanceLayout, read: Texts) -> Texts | None:
-    texts = running.unread(instance.sources)
+    if instance.declared:
+        return read or None
+    texts = running.unread(instance)
     try:
         return {name: read[name] if name in read else texts[name] for name in texts} or None
     except FileNotFoundError:

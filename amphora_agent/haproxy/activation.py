@@ -9,7 +9,7 @@ are ahead of the process all the while: should it die, it comes back with what i
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from amphora_agent.haproxy import (
     workers,
 )
 from amphora_agent.haproxy.change import Change
+from amphora_agent.haproxy.directory import Directory
 from amphora_agent.haproxy.observe import keeping_final_counters
 from amphora_agent.haproxy.plan import FileChange, Plan, Step, plan
 from amphora_agent.haproxy.process import Haproxy
@@ -94,8 +95,14 @@ class Activation:
         self._supervisor = supervisor
         self._clock = clock
 
-    def activate(self, instance: InstanceLayout, foreseen: Foreseen | None = None) -> Outcome:
-        """Make it run what is committed, as `foreseen` when that is still true.
+    def activate(
+        self,
+        instance: InstanceLayout,
+        foreseen: Foreseen | None = None,
+        read: Collection[Directory] = (),
+    ) -> Outcome:
+        """Make it run what is committed, as `foreseen` when that is still true. `read` are
+        directories of its texts that have been read.
 
         Raises:
             OperationFailed: it did not come up; the last good configuration is committed again,
@@ -105,7 +112,7 @@ class Activation:
             decided = plan(None, running.committed(instance), (), self._haproxy.capabilities())
             self.start(instance)
             return Outcome(decided)
-        situation = self._situation(instance)
+        situation = self._situation(instance, read=read)
         changes = running.file_changes(instance)
         seen = self._still_true(instance, foreseen) if not changes else None
         decided = self._plan(situation, changes, seen)
@@ -118,13 +125,19 @@ class Activation:
                 except Refused as refusal:
                     logger.warning("instance=%s falls back to a reload: %s", instance.id, refusal)
                     # What has been touched is on record by now.
-                    self._reload(instance, self._situation(instance))
+                    self._reload(instance, self._situation(instance, read=read))
                     return Outcome(decided, str(refusal))
             case _:
                 self._reload(instance, situation)
         return Outcome(decided)
 
-    def foresee(self, instance: InstanceLayout, wanted: Texts, staged: Path) -> Plan:
+    def foresee(
+        self,
+        instance: InstanceLayout,
+        wanted: Texts,
+        staged: Path,
+        read: Collection[Directory] = (),
+    ) -> Plan:
         """What `activate` would do, were these texts, of the directory `staged`, committed for a
         declared instance. Nothing changes.
 
@@ -133,7 +146,7 @@ class Activation:
         """
         if not self.runs(instance):
             return plan(None, wanted, (), self._haproxy.capabilities())
-        situation = self._situation(instance, wanted)
+        situation = self._situation(instance, wanted, read)
         return self._plan(situation, running.file_changes(instance, staged))
 
     def runs(self, instance: InstanceLayout) -> bool:
@@ -174,7 +187,12 @@ class Activation:
 
     # What differs
 
-    def _situation(self, instance: InstanceLayout, wanted: Texts | None = None) -> _Situation:
+    def _situation(
+        self,
+        instance: InstanceLayout,
+        wanted: Texts | None = None,
+        read: Collection[Directory] = (),
+    ) -> _Situation:
         """What there is now; what is wanted is committed, or `wanted`.
 
         Raises:
@@ -186,17 +204,17 @@ class Activation:
             self._restore(instance)
             raise OperationFailed("Error reloading haproxy", str(error)) from error
         program = self._haproxy.capabilities().version
-        committed = running.unread(instance.sources)
+        committed = running.unread(instance, read)
         loaded = None
         if now.current is not None:
-            loaded = running.loaded(instance, now.current, program, committed)
+            loaded = running.loaded(instance, now.current, program, committed, read)
         return _Situation(now, program, loaded, committed if wanted is None else wanted)
 
     def _still_true(self, instance: InstanceLayout, foreseen: Foreseen | None) -> Plan | None:
         if foreseen is None or foreseen.program != self._haproxy.installed():
             return None
-        good = running.signatures(instance.good_sources)
-        return foreseen.plan if foreseen.before == good else None
+        now = running.good_signatures(instance)
+        return foreseen.plan if foreseen.before == now else None
 
     def _plan(
         self, situation: _Situation, changes: Sequence[FileChange], seen: Plan | None = None
@@ -220,7 +238,7 @@ class Activation:
         assert loaded is not None
         if loaded.record is None:
             return
-        if loaded.texts != situation.wanted or not running.is_remembered(instance):
+        if not running.is_remembered(instance) or loaded.texts != situation.wanted:
             running.remember(instance, loaded.record)
 
     # At run time

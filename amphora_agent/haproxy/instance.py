@@ -1,60 +1,43 @@
-"""Instances: upload, start, stop, reload, delete (docs/architecture.md, the life of a change).
+"""Instances: upload, start, stop, reload, go back, delete (docs/architecture.md, the life of a
+change).
 
 What is on disk under an instance's real names is always one complete configuration that haproxy
 has accepted.
 """
 
 import contextlib
-import hashlib
 import logging
 import time
-from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 from amphora_agent import files
-from amphora_agent.errors import AgentError, InvalidRequest, NotFound, OperationFailed
-from amphora_agent.haproxy import generations, mend, render, running, signs, text, workers
+from amphora_agent.errors import AgentError, InvalidRequest, OperationFailed
+from amphora_agent.haproxy import generations, mend, render, running, signs, text
 from amphora_agent.haproxy.acceptance import Acceptance, Candidate, Proof
-from amphora_agent.haproxy.activation import Activation, Outcome, master_of, process_name
+from amphora_agent.haproxy.activation import Activation, Outcome, process_name
+from amphora_agent.haproxy.certificate_files import CertificateFiles
 from amphora_agent.haproxy.generations import Generations
 from amphora_agent.haproxy.headroom import Headroom
-from amphora_agent.haproxy.journal import MOST_ENTRIES, Journal, Record
-from amphora_agent.haproxy.listeners import Listener
-from amphora_agent.haproxy.mend import Mended
-from amphora_agent.haproxy.observe import Observer, listener_index
+from amphora_agent.haproxy.inventory import require
+from amphora_agent.haproxy.journal import Journal, Record
 from amphora_agent.haproxy.plan import Step
-from amphora_agent.haproxy.policy import Bounds, crt_list_violations
+from amphora_agent.haproxy.policy import Bounds
 from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.haproxy.signs import Counted
-from amphora_agent.haproxy.socket import NoAnswer, NotListening
 from amphora_agent.haproxy.text import Texts
-from amphora_agent.layout import CertificateName, InstanceLayout, Layout, ObjectId
-from amphora_agent.model.changes import AGENT, Caller, Entry, Operation
-from amphora_agent.model.instances import InstanceDetails, InstanceStatus, Worker
-from amphora_agent.model.status import ListenerStatus, PoolReading
+from amphora_agent.layout import InstanceLayout, Layout, ObjectId
+from amphora_agent.model.changes import AGENT, Caller, Operation
 from amphora_agent.processes.command import Completed
-from amphora_agent.processes.supervisor import ProcessState, Supervisor
+from amphora_agent.processes.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for one answer of a socket.
-_ANSWER = 5.0
-
-
-class OneListener(NamedTuple):
-    """A listener with an instance of its own; `pools` by id, None when haproxy does not tell."""
-
-    status: ListenerStatus
-    pools: Mapping[str, PoolReading] | None
-
 
 class Instances:
-    """All instances of the amphora. Changes of one instance are made one after another, by
-    whichever process, and written down in its journal with who asked for them; reads wait for
-    nobody."""
+    """Changes instances: each one's changes are made one after another, by whichever process, and
+    written down in its journal with who asked for them."""
 
     def __init__(
         self,
@@ -71,15 +54,13 @@ class Instances:
         self.supervisor = supervisor
         self.group = group
         self._agent_port = agent_port
-        self._clock = clock
         self._journal = Journal(clock=clock)
         self._generations = Generations()
         self.activation = Activation(layout, haproxy, supervisor, clock)
-        self._index = listener_index()
-        self._observer = Observer(layout, clock)
         # systemd is the one who starts haproxy, or a thread of this process.
         self.headroom = Headroom("1" if supervisor.notified else "self")
         self.acceptance = Acceptance(haproxy, self.headroom, self._bounds)
+        self.certificates = CertificateFiles(layout, self.changing, self._bounds)
 
     # Configuration
 
@@ -111,7 +92,7 @@ class Instances:
             if not files.has(instance.addition, addition):
                 staged_addition = files.Staged(instance.addition, addition, files.PRIVATE)
                 stages.enter_context(staged_addition)
-            peer = peer_name(amphora_id)
+            peer = render.peer_name(amphora_id)
             given = staged_addition.path if staged_addition else instance.addition
             name = instance.configuration.name
 
@@ -139,100 +120,15 @@ class Instances:
                 if staged_addition:
                     staged_addition.commit()
                 files.write(instance.configuration, mended.content)
-            if release is not None and self.is_declared(instance_id):
+            if release is not None and self._layout.instance(instance_id).declared:
                 release(instance_id)
             self.acceptance.committed(instance, verdict)
             record.words = [f"{len(configuration)} bytes; {verdict.proof.value}"]
-        _log(mended, instance_id, instance.configuration.name)
-
-    def is_declared(self, instance_id: ObjectId) -> bool:
-        """Whether the agent writes the configuration of this instance."""
-        return self._layout.instance(instance_id).declared
-
-    def configuration(self, instance_id: ObjectId) -> bytes:
-        """The configuration as it was sent.
-
-        Raises:
-            NotFound
-        """
-        content = self._existing(instance_id).configuration.read_bytes()
-        return mend.configuration_as_sent(content)
-
-    def listeners(self) -> list[ListenerStatus]:
-        """Every listener of every instance; ACTIVE, OFFLINE (stopped) or ERROR (died)."""
-        rows = []
-        for instance in self._layout.instances():
-            status = self._status(instance)
-            for listener in self._index.of(instance):
-                rows.append(ListenerStatus(status, listener.id, listener.type))
-        return rows
-
-    def listener(self, listener_id: ObjectId) -> OneListener:
-        """The listener whose instance this is, with what haproxy says of its pools.
-
-        Raises:
-            NotFound
-        """
-        instance = self._existing(listener_id)
-        (known,) = self._index.of(instance)[:1] or (Listener(listener_id, ""),)
-        status = ListenerStatus(self._status(instance), known.id, known.type)
-        try:
-            pools = self._observer.pools(instance, timeout=_ANSWER)
-        except (NotListening, NoAnswer) as error:
-            logger.info("instance=%s pools unknown: %s", listener_id, error)
-            pools = None
-        return OneListener(status, pools)
-
-    def running(self) -> int:
-        """How many instances run."""
-        return sum(master_of(instance).listening() for instance in self._layout.instances())
+        for change in mended.changes:
+            logger.warning("instance=%s file=%s mended for haproxy: %s", instance_id, name, change)
 
     def haproxy_version(self) -> str:
         return self.haproxy.capabilities().version
-
-    # History
-
-    def overview(self) -> list[InstanceStatus]:
-        """Every instance, sorted by id."""
-        return [
-            InstanceStatus(
-                id=instance.id,
-                state=self._status(instance),
-                generation=self._generations.newest(instance),
-                pending=self._generations.pending(instance),
-            )
-            for instance in self._layout.instances()
-        ]
-
-    def details(self, instance_id: ObjectId) -> InstanceDetails:
-        """An instance with its processes.
-
-        Raises:
-            NotFound
-        """
-        instance = self._existing(instance_id)
-        current, leaving = _lives(instance)
-        return InstanceDetails(
-            id=instance.id,
-            state=self._status(instance),
-            generation=self._generations.newest(instance),
-            pending=self._generations.pending(instance),
-            generations=tuple(self._generations.numbers(instance)),
-            current=current,
-            leaving=leaving,
-        )
-
-    def changes(self, instance_id: ObjectId, most: int = MOST_ENTRIES) -> list[Entry]:
-        """What was done to an instance, the newest first; also to one that has never been
-        accepted.
-
-        Raises:
-            NotFound
-        """
-        instance = self._layout.instance(instance_id)
-        if not instance.directory.is_dir():
-            raise _unknown(instance_id)
-        return self._journal.entries(instance, most)
 
     def rollback(
         self, instance_id: ObjectId, generation: int | None = None, by: Caller = AGENT
@@ -247,7 +143,7 @@ class Instances:
         """
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.ROLLBACK) as record:
-            self._existing(instance_id)
+            require(instance)
             if generation is None:
                 generation = self._generations.before(instance)
             wanted = self._generations.content(instance, generation)
@@ -293,7 +189,7 @@ class Instances:
         """
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.START) as record:
-            self._existing(instance_id)
+            require(instance)
             if self.activation.runs(instance):
                 record.plan = "nothing"
             else:
@@ -312,7 +208,7 @@ class Instances:
         """
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.RELOAD) as record:
-            self._existing(instance_id)
+            require(instance)
             outcome = self._activate(instance, record)
         if outcome.done is Step.START:
             return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
@@ -341,7 +237,7 @@ class Instances:
         """Stop an instance until it is started again; return the sentence for the controller."""
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.STOP):
-            self._existing(instance_id)
+            require(instance)
             self.supervisor.stop(process_name(instance))
             # Without it whoever asks knows at once that nobody will answer.
             instance.master_socket.unlink(missing_ok=True)
@@ -385,61 +281,6 @@ class Instances:
                     if self.activation.runs(instance):
                         self._activate(instance, record)
 
-    # Certificates
-
-    def put_certificate(
-        self, instance_id: ObjectId, name: CertificateName, data: bytes, by: Caller = AGENT
-    ) -> None:
-        """Store a certificate file of an instance; haproxy reads it at the next reload.
-
-        Raises:
-            InvalidRequest: it is a list of certificates that names files of others.
-        """
-        mended = mend.certificate(data)
-        instance = self._layout.instance(instance_id)
-        with self.changing(instance, by, Operation.CERTIFICATE_PUT) as record:
-            record.words = [name]
-            self._require_own_files(instance, name, mended.content)
-            files.make_private_directory(self._layout.certificates / instance_id)
-            files.write(self._layout.certificate(instance_id, name), mended.content)
-        _log(mended, instance_id, name)
-
-    def certificate_md5(self, instance_id: ObjectId, name: CertificateName) -> str:
-        """The hex MD5 of a certificate file as it was sent, by which the controller knows it.
-
-        Raises:
-            NotFound
-        """
-        try:
-            data = self._layout.certificate(instance_id, name).read_bytes()
-        except FileNotFoundError:
-            raise NotFound(
-                "Certificate Not Found", f"No certificate with filename: {name}"
-            ) from None
-        sent = mend.certificate_as_sent(data)
-        return hashlib.md5(sent, usedforsecurity=False).hexdigest()
-
-    def delete_certificate(
-        self, instance_id: ObjectId, name: CertificateName, by: Caller = AGENT
-    ) -> None:
-        """Remove a certificate file; nothing happens when there is none."""
-        instance = self._layout.instance(instance_id)
-        with self.changing(instance, by, Operation.CERTIFICATE_DELETE) as record:
-            record.words = [name]
-            record.kept = files.remove(self._layout.certificate(instance_id, name))
-
-    def _require_own_files(
-        self, instance: InstanceLayout, name: CertificateName, content: bytes
-    ) -> None:
-        """What has no PEM block may be a crt-list, and that names files, too."""
-        if b"-----BEGIN " in content or b"/" not in content:
-            return
-        listed = content.decode(errors="surrogateescape")
-        found = crt_list_violations(name, listed, self._bounds(instance))
-        if found:
-            details = "\n".join(f"[{name}:{each.line}] : {each.reason}" for each in found)
-            raise InvalidRequest("Invalid request", details)
-
     @contextlib.contextmanager
     def changing(
         self, instance: InstanceLayout, by: Caller, operation: Operation
@@ -474,52 +315,6 @@ class Instances:
             agent_port=self._agent_port,
             group=self.group,
         )
-
-    def _existing(self, instance_id: ObjectId) -> InstanceLayout:
-        instance = self._layout.instance(instance_id)
-        if not instance.configuration.is_file():
-            raise _unknown(instance_id)
-        return instance
-
-    def _status(self, instance: InstanceLayout) -> str:
-        if master_of(instance).listening():
-            return "ACTIVE"
-        match self.supervisor.state(process_name(instance)):
-            case ProcessState.STOPPED:
-                return "OFFLINE"
-            case ProcessState.FAILED:
-                return "ERROR"
-            case ProcessState.RUNNING:
-                # Coming up; or a master of 2.6 that executes itself anew while its worker serves.
-                return "ACTIVE" if instance.master_socket.exists() else "OFFLINE"
-
-
-def peer_name(amphora_id: str) -> str:
-    """The name of this amphora among its peers, as the controller's text has it (WIRE §3)."""
-    digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
-    name = b64encode(digest, b"_-").decode().rstrip("=")
-    return f"x{name[1:]}" if name.startswith("-") else name
-
-
-def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]:
-    """The worker that serves, and those that leave."""
-    try:
-        reply = master_of(instance).command("show proc", timeout=_ANSWER)
-        known, now = workers.lives(reply), workers.parse(reply)
-    except OperationFailed as error:
-        logger.info("instance=%s workers unknown: %s", instance.id, error)
-        return None, ()
-    current = None if now.current is None else known.get(now.current)
-    return current, tuple(known[pid] for pid in now.leaving if pid in known)
-
-
-def _unknown(instance_id: ObjectId) -> NotFound:
-    return NotFound("Loadbalancer Not Found", f"No loadbalancer with UUID: {instance_id}")
-
-
-def _log(mended: Mended, instance_id: ObjectId, file: str) -> None:
-    for change in mended.changes:
-        logger.warning("instance=%s file=%s mended for haproxy: %s", instance_id, file, change)
 
 
 def _counted(configuration: bytes, before: Counted | None) -> Counted:

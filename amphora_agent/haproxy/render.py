@@ -1,5 +1,8 @@
 """What the agent itself has to say to haproxy, beside the controller's text."""
 
+import hashlib
+from base64 import b64encode
+
 from amphora_agent import templates
 from amphora_agent.haproxy.text import Config
 
@@ -45,3 +48,10 @@ def check_addition() -> str:
 def ping_wrapper() -> str:
     """The program that checks the members of pools with a PING monitor."""
     return templates.render(_FOLDER, "ping-wrapper.sh.j2")
+
+
+def peer_name(amphora_id: str) -> str:
+    """The name of this amphora among its peers, as the controller's text has it (WIRE §3)."""
+    digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
+    name = b64encode(digest, b"_-").decode().rstrip("=")
+    return f"x{name[1:]}" if name.startswith("-") else name

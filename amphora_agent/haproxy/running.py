@@ -8,13 +8,15 @@ cut that tears it does no harm.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from amphora_agent import files
+from amphora_agent.haproxy import directory
+from amphora_agent.haproxy.directory import Directory
 from amphora_agent.haproxy.plan import FileChange, Plan
 from amphora_agent.haproxy.text import Texts
 from amphora_agent.layout import InstanceLayout
@@ -74,28 +76,46 @@ class _Unread(Mapping[str, str]):
         return len(self._readers)
 
 
+class _UnreadDirectory(Mapping[str, str]):
+    """The texts of a directory, all read when one of them is looked at first."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _texts(self) -> Texts:
+        return directory.read(self._path).texts
+
+    def __getitem__(self, name: str) -> str:
+        return self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+
 def identity(pid: int) -> str:
     """What tells a worker from every other process there was or will be."""
     return f"{pid} {start_time(pid)}"
 
 
 def committed(instance: InstanceLayout) -> Texts:
-    """What is to run."""
-    return texts(instance.sources)
-
-
-def texts(sources: Iterable[Path]) -> Texts:
-    """The texts of these files, by their names.
+    """What is to run.
 
     Raises:
         FileNotFoundError
     """
-    return {path.name: text_of(path) for path in sources}
+    return {path.name: files.text(path) for path in instance.sources}
 
 
-def unread(sources: Iterable[Path]) -> Texts:
-    """The same, of files that stay: each is read when it is looked at, if it is."""
-    return _Unread({path.name: partial(text_of, path) for path in sources})
+def unread(instance: InstanceLayout, read: Iterable[Directory] = ()) -> Texts:
+    """The same, as long as it stays committed: each text is read when it is looked at, if it is.
+    That of a declared instance may be among those `read`."""
+    if instance.declared:
+        return _of_directory(instance.current, read)
+    return _Unread({path.name: partial(files.text, path) for path in instance.sources})
 
 
 def signatures(paths: Iterable[Path]) -> tuple[object, ...]:
@@ -103,25 +123,21 @@ def signatures(paths: Iterable[Path]) -> tuple[object, ...]:
     return tuple(files.signature(path) for path in paths)
 
 
-def loaded(instance: InstanceLayout, pid: int, program: str, wanted: Texts) -> Loaded | None:
+def loaded(
+    instance: InstanceLayout,
+    pid: int,
+    program: str,
+    wanted: Texts,
+    read: Iterable[Directory] = (),
+) -> Loaded | None:
     """What the worker with this pid has loaded; None when nothing is known of it.
 
     `program` is the version of haproxy that is installed. Of `wanted`, the committed texts, that
-    is taken which is the same file.
+    is taken which is the same file; or what is there of those `read`.
     """
-    committed = {path.name: path for path in instance.sources}
-    try:
-        readers = {
-            path.name: partial(wanted.__getitem__, path.name)
-            if path.name in committed and path.samefile(committed[path.name])
-            else _reader(path)
-            for path in instance.good_sources
-        }
-    except FileNotFoundError:
+    texts = _good_texts(instance, wanted, read)
+    if texts is None:
         return None
-    if not readers:
-        return None
-    texts = _Unread(readers)
     record = _read(instance)
     if record is None or record.worker != identity(pid):
         return Loaded(texts, "the worker is another one than was last made to run", None)
@@ -130,6 +146,11 @@ def loaded(instance: InstanceLayout, pid: int, program: str, wanted: Texts) -> L
     if record.pending is not None:
         return Loaded(texts, "an earlier change did not come to its end", record)
     return Loaded(texts, "", record)
+
+
+def good_signatures(instance: InstanceLayout) -> tuple[object, ...]:
+    """The signatures of what was loaded when haproxy last came up."""
+    return signatures((instance.good,) if instance.declared else instance.good_sources)
 
 
 def file_changes(instance: InstanceLayout, staged: Path | None = None) -> list[FileChange]:
@@ -150,11 +171,10 @@ def file_changes(instance: InstanceLayout, staged: Path | None = None) -> list[F
 def _changes(before: Path, after: Path, called: Path) -> list[FileChange]:
     """Of two directories; in the texts the second is `called` so."""
     inodes_before, inodes_after = files.inodes(before), files.inodes(after)
-    if inodes_before == inodes_after:
-        return []
+    differing = {name for name, _ in inodes_before.items() ^ inodes_after.items()}
     changes = []
-    for name in sorted(inodes_before.keys() | inodes_after.keys()):
-        if Path(name).suffix in _NOT_NAMED or inodes_before.get(name) == inodes_after.get(name):
+    for name in sorted(differing):
+        if Path(name).suffix in _NOT_NAMED:
             continue
         was = (before / name).read_bytes() if name in inodes_before else None
         now = (after / name).read_bytes() if name in inodes_after else None
@@ -178,7 +198,7 @@ def remember(instance: InstanceLayout, record: Record) -> None:
     """Note that the worker has loaded what is committed."""
     if instance.declared:
         files.make_private_directory(instance.last_good)
-        files.point(instance.good, str(instance.current.resolve()))
+        files.point(instance.good, str(instance.current.resolve()), sync=False)
     else:
         files.mirror(instance.certificates, instance.good / "certificates")
         files.keep_as(instance.addition, _good(instance, instance.addition))
@@ -216,19 +236,32 @@ def restore(instance: InstanceLayout) -> bool:
     return True
 
 
-def _reader(path: Path) -> Callable[[], str]:
-    """Raises FileNotFoundError at once."""
-    path.stat()
-    return partial(text_of, path)
+def _good_texts(instance: InstanceLayout, wanted: Texts, read: Iterable[Directory]) -> Texts | None:
+    """What was loaded when haproxy last came up; None when that is not there."""
+    try:
+        if instance.declared:
+            if instance.good.samefile(instance.current):
+                return wanted
+            return _of_directory(instance.good, read)
+        committed = {path.name: path for path in instance.sources}
+        readers = {
+            path.name: partial(wanted.__getitem__, path.name)
+            if path.samefile(committed[path.name])
+            else partial(files.text, path)
+            for path in instance.good_sources
+        }
+    except FileNotFoundError:
+        return None
+    return _Unread(readers)
+
+
+def _of_directory(path: Path, read: Iterable[Directory]) -> Texts:
+    known = directory.one_at(path, read)
+    return _UnreadDirectory(path) if known is None else known.texts
 
 
 def _good(instance: InstanceLayout, path: Path) -> Path:
     return instance.good / path.name
-
-
-def text_of(path: Path) -> str:
-    """A file as text from which its bytes can be told."""
-    return path.read_bytes().decode(errors="surrogateescape")
 
 
 def _read(instance: InstanceLayout) -> Record | None:

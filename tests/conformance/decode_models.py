@@ -1,6 +1,7 @@
 """Says of each model on standard input, one JSON body a line, what the agent finds wrong with it.
 
-Run with the agent's own Python: its libraries are not in the environments of these tests.
+Run as a module, with the agent's own Python: its libraries are not in the environments of these
+tests.
 """
 
 import json
@@ -11,23 +12,7 @@ from amphora_agent.errors import InvalidRequest
 from amphora_agent.model import consistency
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer import LoadBalancer
-
-PLACES = rendering.Places(
-    loadbalancer_id="lb",
-    project_id="project",
-    configuration="/var/lib/octavia/lb/current",
-    certificates="/var/lib/octavia/lb/current",
-    stats_socket="/var/lib/octavia/lb.sock",
-    state_file="/var/lib/octavia/lb/servers-state",
-    ping_wrapper="/var/lib/octavia/ping-wrapper.sh",
-    log="/dev/log",
-    user="nobody",
-    group="nogroup",
-    hard_stop_after="1800s",
-    max_reloads=0,
-    namespace="amphora-haproxy",
-    udp_check="/var/lib/octavia/lvs/check/udp_check.sh",
-)
+from tests.unit.declarative.places import PLACES
 
 
 def answer(body: bytes) -> dict[str, object]:

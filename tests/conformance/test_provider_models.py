@@ -151,11 +151,11 @@ def _json(body: dict[str, Any]) -> str:
 def answers(balancers: list[data_models.LoadBalancer]) -> list[dict[str, Any]]:
     """What the agent says of all forms of all of them."""
     lines = [line for balancer in balancers for line in bodies(balancer)]
-    script = Path(__file__).with_name("decode_models.py")
     # Relative, it is found from the root of the source, where these tests run.
     agent = Path(os.environ["AMPHORA_AGENT"]).absolute()
     said = subprocess.run(
-        [agent.with_name("python"), script],
+        [agent.with_name("python"), "-m", "tests.conformance.decode_models"],
+        cwd=Path(__file__).parents[2],
         input="\n".join(lines),
         capture_output=True,
         text=True,

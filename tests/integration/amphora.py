@@ -314,6 +314,16 @@ def stopped(targets: Sequence[Process], stop: Any, go_on: Any) -> Iterator[None]
             process.send(go_on)
 
 
+@contextmanager
+def taken(balancer: LoadBalancer) -> Iterator[None]:
+    """Somebody else listens at its port."""
+    with balancer.amphora.namespace.make_socket(VIP) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((VIP, balancer.port))
+        other.listen()
+        yield
+
+
 def _listens(process: Process, port: int) -> bool:
     """Whether a process holds a socket that listens on a TCP port (of this namespace)."""
     inodes = set()

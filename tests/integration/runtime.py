@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
-from lab import haproxies
-from lab.archive import UnavailableError
 from lab.listeners import HealthMonitor, Listener, Member, loadbalancer, stable_id
 from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer
 
@@ -18,19 +17,11 @@ from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer
 WATCHED = HealthMonitor(delay=1, timeout=1, fall=2, rise=2)
 
 
-@pytest.fixture(scope="module", params=haproxies.SERIES)
-def amphora(boot: Callable[..., Amphora], request: pytest.FixtureRequest) -> Iterator[Amphora]:
+@pytest.fixture(scope="module")
+def amphora(boot: Callable[..., Amphora], program: Path) -> Iterator[Amphora]:
     """Of one version of haproxy."""
-    try:
-        program = haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
     with ExitStack() as ending:
-        failed_before = request.session.testsfailed
-        booted = boot(ending, settings={"haproxy_amphora": {"haproxy_cmd": str(program)}})
-        yield booted
-        if request.session.testsfailed > failed_before:
-            print(f"--- the agent's log ---\n{booted.agent.log[-20000:]}")
+        yield boot(ending, settings={"haproxy_amphora": {"haproxy_cmd": str(program)}})
 
 
 def member(number: int, **more: object) -> Member:

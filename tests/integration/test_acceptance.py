@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.client import AmphoraError
-from lab import haproxies
-from lab.archive import UnavailableError
 from lab.listeners import Listener, http_listener, loadbalancer
 from lab.pki import Authority
 from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer, differences
@@ -43,13 +41,9 @@ class Checks:
         return texts
 
 
-@pytest.fixture(scope="module", params=haproxies.SERIES)
-def checks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checks:
-    try:
-        real = haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
-    return Checks(tmp_path_factory.mktemp("program"), real)
+@pytest.fixture(scope="module")
+def checks(program: Path, tmp_path_factory: pytest.TempPathFactory) -> Checks:
+    return Checks(tmp_path_factory.mktemp("program"), program)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,6 @@ from amphora_agent.haproxy.difference import difference
 from amphora_agent.haproxy.plan import Step, plan
 from amphora_agent.haproxy.portion import portion
 from amphora_agent.haproxy.process import Haproxy
-from lab import haproxies
-from lab.archive import UnavailableError
 
 #: Configurations for each version, and changes of each.
 _CONFIGURATIONS, _CHANGES = 12, 10
@@ -26,12 +24,9 @@ Sections = dict[str, list[str]]
 Edit = Callable[[random.Random, Sections], None]
 
 
-@pytest.fixture(params=haproxies.SERIES)
-def haproxy(request: pytest.FixtureRequest, tmp_path: Path) -> Haproxy:
-    try:
-        return Haproxy(haproxies.program(request.param), tmp_path)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
+@pytest.fixture
+def haproxy(program: Path, tmp_path: Path) -> Haproxy:
+    return Haproxy(program, tmp_path)
 
 
 def test_less_than_the_whole_has_the_verdict_of_the_whole(haproxy: Haproxy, tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from amphora_agent.client import AmphoraError
-from lab.http import Tls
-from lab.pki import Authority
 from tests.integration.amphora import Amphora, LoadBalancer, differences
+from tests.integration.site import Site
 
 PEM = b"-----BEGIN CERTIFICATE-----\nanything\n-----END CERTIFICATE-----\n"
 MD5 = hashlib.md5(PEM).hexdigest()
@@ -107,57 +106,23 @@ def test_a_certificate_of_a_load_balancer_with_no_id_is_refused(amphora: Amphora
     assert differences(before, amphora.files()) == set()
 
 
-class Site:
-    """A TERMINATED_HTTPS load balancer with one certificate that can be exchanged."""
-
-    def __init__(self, amphora: Amphora) -> None:
-        self.authority = Authority.create("tenant", key="ec")
-        self.balancer = amphora.new_balancer(kind="TERMINATED_HTTPS")
-        self.path = amphora.agent.cert_path / self.balancer.id / "site.pem"
-        self.balancer.crt_list = str(self.path.with_name("listener.pem"))
-        self.amphora = amphora
-        self.amphora.api.upload_certificate(
-            self.balancer.id, "listener.pem", f"{self.path}\n".encode()
-        )
-
-    def put_certificate(self) -> int:
-        """Put a new one in place and answer with its serial number."""
-        issued = self.authority.issue("site", dns=["site"], key="ec")
-        self.amphora.api.upload_certificate(self.balancer.id, "site.pem", issued.pem)
-        return issued.serial
-
-    def presented(self) -> int:
-        tls = Tls(server_name="site", ca=self.authority.certificate)
-        with self.balancer.client(tls=tls) as client:
-            response = client.get()
-        assert response.status == 200
-        assert response.peer is not None
-        return response.peer.serial
-
-
-@pytest.fixture
-def site(amphora: Amphora) -> Iterator[Site]:
-    made = Site(amphora)
-    yield made
-    made.balancer.delete()
-
-
 def test_tls_is_terminated_with_what_was_uploaded(site: Site) -> None:
-    serial = site.put_certificate()
+    serial = site.put()
     site.balancer.push()
     assert site.presented() == serial
 
 
 def test_a_new_certificate_is_presented_after_the_next_reload(site: Site) -> None:
-    old = site.put_certificate()
+    old = site.put()
     site.balancer.push()
-    new = site.put_certificate()
+    new = site.put()
     assert site.presented() == old
     site.balancer.push()
     assert site.presented() == new
 
 
 def test_an_upload_that_names_a_certificate_that_is_not_there_is_refused(site: Site) -> None:
+    site.list("site.pem")
     with pytest.raises(AmphoraError, match=r"site\.pem") as raised:
         site.balancer.upload()
     assert raised.value.status == 400
@@ -166,7 +131,7 @@ def test_an_upload_that_names_a_certificate_that_is_not_there_is_refused(site: S
 def test_a_deleted_certificate_is_used_until_the_next_reload(
     site: Site, balancer: LoadBalancer
 ) -> None:
-    serial = site.put_certificate()
+    serial = site.put()
     site.balancer.push()
     site.amphora.api.delete_certificate(site.balancer.id, "site.pem")
     assert site.presented() == serial

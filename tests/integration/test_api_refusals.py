@@ -1,7 +1,6 @@
 """Requests that are wrong: a status that the controller understands, JSON that says why, and
 nothing changed on disk or for traffic."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from tests.integration.amphora import (
     ERRORS_UNDERSTOOD,
     Amphora,
     Answer,
-    LoadBalancer,
     read_answer,
     request_bytes,
 )
@@ -19,14 +17,6 @@ ID = "0c1cbc2b-3d9e-4f54-a9a5-2f5d1b0f3a11"
 
 
 pytestmark = pytest.mark.usefixtures("nothing_changes")
-
-
-@pytest.fixture(scope="module")
-def served(amphora: Amphora) -> Iterator[LoadBalancer]:
-    made = amphora.new_balancer()
-    made.push()
-    yield made
-    made.delete()
 
 
 def refused(answer: Answer) -> Any:

@@ -21,8 +21,7 @@ from amphora_agent.haproxy.text import parse
 from amphora_agent.keepalived import vrrp_text
 from amphora_agent.model import consistency
 from amphora_agent.model.loadbalancer import LoadBalancer
-from lab import haproxies
-from lab.archive import UnavailableError
+from amphora_agent.model.policies import MOST_RULES
 from lab.pki import Authority
 from tests.unit.declarative.balancers import (
     balancer,
@@ -34,21 +33,21 @@ from tests.unit.declarative.balancers import (
     pool,
     rule,
 )
+from tests.unit.declarative.places import PLACES
 from tests.unit.declarative.strategies import balancers
 
-_EXAMPLES = 100
 _REGEXES = 3000
+
+_EXAMPLES = 100
+any_model = settings(
+    max_examples=_EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
 
 #: What in a rendered text names a file of which kind.
 _FILES = {"ca-file": "ca", "crl-file": "crl", "crt": "pem", "crt-list": "list"}
-
-
-@pytest.fixture(params=haproxies.SERIES, scope="module")
-def haproxy(request: pytest.FixtureRequest) -> Path:
-    try:
-        return haproxies.program(request.param)
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +71,14 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def places(directory: Path) -> Places:
-    return Places(
-        loadbalancer_id="607226db-27ef-4d41-ae89-f2a800e9c2db",
+    current = str(directory / "current")
+    return PLACES._replace(
         project_id="a project",
-        configuration=str(directory / "current"),
-        certificates=str(directory / "current"),
+        configuration=current,
+        certificates=current,
         stats_socket=str(directory / "stats.sock"),
         state_file=str(directory / "state"),
         ping_wrapper="/bin/true",
-        log="/dev/log",
-        user="nobody",
-        group="nogroup",
-        hard_stop_after="1800s",
-        max_reloads=0,
-        namespace="amphora-haproxy",
-        udp_check="/var/lib/octavia/lvs/check/udp_check.sh",
     )
 
 
@@ -106,9 +98,9 @@ def write(process: Process, directory: Path, certificates: Mapping[str, bytes]) 
     return current
 
 
-def check(haproxy: Path, current: Path) -> None:
+def check(program: Path, current: Path) -> None:
     said = subprocess.run(
-        [haproxy, "-c", "-f", current], capture_output=True, text=True, check=False
+        [program, "-c", "-f", current], capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stderr + "\n".join(_complained_of(said.stderr))
 
@@ -120,19 +112,14 @@ def _complained_of(said: str) -> Iterator[str]:
 
 
 def test_any_model_is_configuration(
-    haproxy: Path, directory: Path, certificates: Mapping[str, bytes]
+    program: Path, directory: Path, certificates: Mapping[str, bytes]
 ) -> None:
-    @settings(
-        max_examples=_EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
+    @any_model
     @given(balancers())
     def is_accepted(made: LoadBalancer) -> None:
-        check(haproxy, write(view.whole(made), directory, certificates))
+        check(program, write(view.whole(made), directory, certificates))
         for process in itertools.islice(view.each(made), 1):
-            check(haproxy, write(process, directory, certificates))
+            check(program, write(process, directory, certificates))
 
     is_accepted()
 
@@ -163,24 +150,24 @@ def expressions() -> list[str]:
 
 
 def test_any_regular_expression_that_passes_is_one_to_every_engine(
-    haproxy: Path, directory: Path, certificates: Mapping[str, bytes], expressions: list[str]
+    program: Path, directory: Path, certificates: Mapping[str, bytes], expressions: list[str]
 ) -> None:
     rules = [
         rule("PATH", "REGEX", value, l7rule_id=f"r{number}".ljust(64, "x"))
         for number, value in enumerate(expressions)
     ]
-    most = consistency.MOST_RULES
+    most = MOST_RULES
     policies = [
         policy("REJECT", *rules[begin : begin + most], name=f"policy-{begin}")
         for begin in range(0, len(rules), most)
     ]
     made = decoded(balancer(listener(l7policies=policies)))
     assert not list(consistency.problems(made))
-    check(haproxy, write(view.whole(made), directory, certificates))
+    check(program, write(view.whole(made), directory, certificates))
 
 
 def test_a_shared_pool_is_checked_by_one_backend(
-    haproxy: Path, directory: Path, certificates: Mapping[str, bytes]
+    program: Path, directory: Path, certificates: Mapping[str, bytes]
 ) -> None:
     """Others of the same pool track it, and a disabled member or one in reserve is so in each."""
     members = [member("a", backup=True), member("b", admin_state_up=False, weight=0)]
@@ -194,7 +181,7 @@ def test_a_shared_pool_is_checked_by_one_backend(
         )
     )
     current = write(view.whole(made), directory, certificates)
-    check(haproxy, current)
+    check(program, current)
     text = (current / "pool-pool.cfg").read_text()
     assert re.findall(r"^backend (.*)", text, re.M) == ["pool", "pool:two"]
     assert re.findall(r"server a .* (check|track \S+)", text) == ["check", "track pool/a"]
@@ -223,12 +210,8 @@ def check_by_keepalived(text: str, directory: Path) -> None:
 def test_any_udp_or_sctp_listener_is_configuration_to_keepalived(directory: Path) -> None:
     texts: list[str] = []
 
-    @settings(
-        max_examples=_EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        suppress_health_check=list(HealthCheck),
-    )
+    # Few have such a listener.
+    @settings(any_model, max_examples=4 * _EXAMPLES)
     @given(balancers())
     def render(made: LoadBalancer) -> None:
         texts.extend(layer4_texts(made, directory))

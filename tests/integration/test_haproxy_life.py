@@ -4,7 +4,6 @@ Reloads, good and bad, are tested with every version of haproxy in test_haproxy_
 """
 
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,22 +13,12 @@ from amphora_agent.client import AmphoraError
 from lab.listeners import http_listener
 from lab.waiting import until
 from tests.integration.amphora import (
-    VIP,
     Amphora,
     LoadBalancer,
     differences,
     stopped,
+    taken,
 )
-
-
-@contextmanager
-def taken(balancer: LoadBalancer) -> Iterator[None]:
-    """Somebody else listens at its port."""
-    with balancer.amphora.namespace.make_socket(VIP) as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind((VIP, balancer.port))
-        other.listen()
-        yield
 
 
 @contextmanager

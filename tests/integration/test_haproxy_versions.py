@@ -21,7 +21,6 @@ from amphora_agent.haproxy.socket import MasterSocket
 from amphora_agent.haproxy.workers import Workers
 from lab import haproxies
 from lab.agent import AgentProcess
-from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
 from lab.http import Client, Load, get, spread
@@ -36,6 +35,7 @@ from lab.listeners import (
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki
 from lab.waiting import until
+from tests.integration import programs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -93,10 +93,7 @@ def amphora(
     webs: dict[str, Backend],
 ) -> Iterator[Amphora]:
     series: str = request.param
-    try:
-        program = haproxies.program(series)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
+    program = programs.of_series(series)
     directory = lab.directory()
     pki = AmphoraPki.create(directory / "pki", str(uuid.uuid4()), key="ec")
     with (

@@ -1,10 +1,7 @@
 """What the agent tells of its instances: how they are, and who changed what."""
 
-import contextlib
 import re
 import signal
-import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,18 +11,8 @@ from amphora_agent.client import AmphoraError
 from lab.listeners import http_listener
 from lab.pki import Authority
 from lab.waiting import until
-from tests.integration.amphora import VIP, Amphora, LoadBalancer
+from tests.integration.amphora import VIP, Amphora, LoadBalancer, taken
 from tests.integration.history import push_only, run, told
-
-
-@contextlib.contextmanager
-def taken(balancer: LoadBalancer) -> Iterator[None]:
-    """Somebody else listens at its port."""
-    with balancer.amphora.namespace.make_socket(VIP) as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind((VIP, balancer.port))
-        other.listen()
-        yield
 
 
 def changes(balancer: LoadBalancer) -> list[dict[str, Any]]:

@@ -20,8 +20,6 @@ from amphora_agent.metrics.octavia import COLUMNS, METRICS
 from amphora_agent.metrics.translate import Machine, families
 from amphora_agent.model.figures import Scope
 from amphora_agent.settings import SettingsFile
-from lab import haproxies
-from lab.archive import UnavailableError
 from lab.http import Response, get
 from lab.network import Lab, Namespace
 from lab.waiting import until
@@ -291,14 +289,10 @@ def test_it_follows_a_namespace_that_comes_and_goes(lab: Lab, proxy: str) -> Non
 # As haproxy's own exporter
 
 
-@pytest.fixture(scope="module", params=haproxies.SERIES)
+@pytest.fixture(scope="module")
 def exporting(
-    boot: Callable[..., Amphora], request: pytest.FixtureRequest
+    boot: Callable[..., Amphora], program: Path
 ) -> Iterator[tuple[Amphora, LoadBalancer]]:
-    try:
-        program = haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
     with ExitStack() as ending:
         booted = boot(ending, settings={"haproxy_amphora": {"haproxy_cmd": str(program)}})
         made, _ = ending.enter_context(prometheus_listener(booted))

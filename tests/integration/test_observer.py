@@ -17,17 +17,19 @@ from amphora_agent.haproxy.observe import Observer
 from amphora_agent.haproxy.process import Haproxy
 from amphora_agent.haproxy.socket import MasterSocket, NoAnswer, NotListening
 from amphora_agent.heartbeat.counters import Reported, increases
-from amphora_agent.layout import Layout, ObjectId, object_id
+from amphora_agent.layout import Layout, ObjectId, certificate_name, object_id
 from amphora_agent.processes.embedded import EmbeddedSupervisor
 from amphora_agent.settings import Settings
 from lab import listeners, processes
-from lab.http import get
+from lab.http import Tls, get
 from lab.network import Lab, Namespace
+from lab.pki import Authority
 from lab.waiting import until
 from tests.integration.amphora import VIP, WEB_PORTS
 
 ID = object_id("lb1")
 PORT = 10000
+_STAT = "show stat -1 1 -1"
 
 
 class Services:
@@ -53,8 +55,10 @@ class Services:
     def master(self) -> MasterSocket:
         return MasterSocket(self.layout.instance(ID).master_socket)
 
-    def push(self, *, monitor: bool = False, count: int = 1) -> list[listeners.Listener]:
-        """A configuration that needs a reload, with this many listeners."""
+    def push(
+        self, *, monitor: bool = False, count: int = 1, crt_list: str = ""
+    ) -> list[listeners.Listener]:
+        """A configuration that needs a reload, with this many listeners, of HTTPS with a list."""
         self.version += 1
         made = [
             listeners.http_listener(
@@ -62,6 +66,8 @@ class Services:
                 port=PORT + number,
                 members=[(VIP, port) for port in WEB_PORTS],
                 monitor=listeners.HealthMonitor(rise=1) if monitor else None,
+                kind="TERMINATED_HTTPS" if crt_list else "HTTP",
+                crt_list=crt_list,
             )
             for number in range(count)
         ]
@@ -226,6 +232,32 @@ def test_a_reload_without_a_last_word_counts_nothing_twice(services: Services) -
         os.kill(old, signal.SIGCONT)
         later, memory = counted(services, observer, memory)
     assert (total, later) == (0, 1)
+
+
+def test_a_connection_counts_from_the_end_of_its_handshake_on(
+    services: Services, authorities: tuple[Authority, Authority]
+) -> None:
+    """Which is why the last word of a worker is waited for until none goes on."""
+    site, directory = authorities[0].issue("site"), services.layout.instance(ID).certificates
+    certificates = services.instances.certificates
+    certificates.put(ID, certificate_name("site.pem"), site.pem)
+    listed = listeners.crt_list([str(directory / "site.pem")]).encode()
+    certificates.put(ID, certificate_name("list.pem"), listed)
+    services.push(crt_list=str(directory / "list.pem"))
+
+    def unfinished() -> int:
+        (current,) = _workers(services)
+        return statistics.unfinished(services.master.command(f"@!{current} {_STAT}", timeout=5))
+
+    assert unfinished() == 0
+    with services.namespace.connect(VIP, PORT) as connection:
+        until(lambda: unfinished() == 1, "it is accepted")
+        with Tls().context().wrap_socket(connection) as encrypted:
+            until(lambda: unfinished() == 0, "it counts")
+            services.namespace.connect(VIP, PORT).close()
+            until(lambda: unfinished() == 1, "one has failed")
+            assert encrypted.version()
+    until(lambda: unfinished() == 0, "nobody is left who could")
 
 
 def test_last_words_are_kept_until_they_are_forgotten(services: Services) -> None:

@@ -47,14 +47,6 @@ def amphora(boot: Callable[..., Amphora], trap: Trap) -> Iterator[Amphora]:
         yield boot(ending, settings=settings)
 
 
-@pytest.fixture(scope="module")
-def served(amphora: Amphora) -> Iterator[LoadBalancer]:
-    made = amphora.new_balancer()
-    made.push()
-    yield made
-    made.delete()
-
-
 @pytest.fixture(autouse=True)
 def nothing_happens(amphora: Amphora, served: LoadBalancer, trap: Trap) -> Iterator[None]:
     """haproxy is not started, the file that Lua would write stays away, and so does any change

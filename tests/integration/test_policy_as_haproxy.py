@@ -17,8 +17,6 @@ import pytest
 from amphora_agent.haproxy import policy_table as table
 from amphora_agent.haproxy.policy import Bounds, violations
 from amphora_agent.haproxy.text import blocks
-from lab import haproxies
-from lab.archive import UnavailableError
 
 #: Lines to a configuration: haproxy goes on after an error.
 _AT_ONCE = 60
@@ -49,14 +47,6 @@ class Canary:
 @pytest.fixture
 def canary(tmp_path: Path) -> Canary:
     return Canary(tmp_path)
-
-
-@pytest.fixture(params=haproxies.SERIES)
-def program(request: pytest.FixtureRequest) -> Path:
-    try:
-        return haproxies.program(request.param)
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
 def bounds(directory: Path) -> Bounds:

@@ -9,22 +9,12 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.haproxy import preflight
-from lab import haproxies
-from lab.archive import UnavailableError
 from lab.pki import Authority
 
 #: Descriptors that a haproxy may have here.
 LIMIT = 3000
 #: haproxy's own, for its threads and for its master: not counted, nobody is refused for them.
 ITS_OWN = 100
-
-
-@pytest.fixture(scope="module", params=haproxies.SERIES)
-def program(request: pytest.FixtureRequest) -> Path:
-    try:
-        return haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
 
 
 def complaint(program: Path, directory: Path, text: str, limit: int) -> str:

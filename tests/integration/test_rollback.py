@@ -3,28 +3,25 @@
 import contextlib
 import os
 import re
-import socket
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from amphora_agent import files
-from lab.http import Tls
 from lab.listeners import http_listener
-from lab.pki import Authority
 from lab.waiting import until
 from tests.integration.amphora import (
-    VIP,
     Amphora,
     LoadBalancer,
     differences,
     read_answer,
     request_bytes,
+    taken,
 )
 from tests.integration.history import push_only, push_weighted, rollback, run, told
+from tests.integration.site import Site
 
 
 @pytest.fixture
@@ -33,16 +30,6 @@ def pushed(balancer: LoadBalancer) -> LoadBalancer:
     push_only(balancer, "web1")
     push_only(balancer, "web2")
     return balancer
-
-
-@contextlib.contextmanager
-def taken(balancer: LoadBalancer) -> Iterator[None]:
-    """Somebody else listens at its port."""
-    with balancer.amphora.namespace.make_socket(VIP) as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind((VIP, balancer.port))
-        other.listen()
-        yield
 
 
 def served(balancer: LoadBalancer) -> set[str]:
@@ -150,43 +137,6 @@ def test_what_is_stopped_stays_so_and_comes_up_as_it_was(pushed: LoadBalancer) -
 
 
 # Certificates
-
-
-class Site:
-    """A TERMINATED_HTTPS load balancer whose certificate has a new name each time."""
-
-    def __init__(self, amphora: Amphora) -> None:
-        self.authority = Authority.create("tenant", key="ec")
-        self.balancer = amphora.new_balancer(kind="TERMINATED_HTTPS")
-        self.directory = amphora.agent.cert_path / self.balancer.id
-        self.balancer.crt_list = str(self.directory / "listener.pem")
-        self.amphora = amphora
-
-    def push(self, name: str, *, instead_of: str = "") -> int:
-        """With the controller's order of things; answer with the serial number."""
-        issued = self.authority.issue("site", dns=["site"], key="ec")
-        api = self.amphora.api
-        api.upload_certificate(self.balancer.id, name, issued.pem)
-        listed = f"{self.directory / name}\n".encode()
-        api.upload_certificate(self.balancer.id, "listener.pem", listed)
-        self.balancer.push()
-        if instead_of:
-            api.delete_certificate(self.balancer.id, instead_of)
-        return issued.serial
-
-    def presented(self) -> int:
-        tls = Tls(server_name="site", ca=self.authority.certificate)
-        with self.balancer.client(tls=tls) as client:
-            response = client.get()
-        assert response.peer is not None
-        return response.peer.serial
-
-
-@pytest.fixture
-def site(amphora: Amphora) -> Iterator[Site]:
-    made = Site(amphora)
-    yield made
-    made.balancer.delete()
 
 
 def names(directory: Path) -> set[str]:

@@ -23,11 +23,11 @@ from amphora_agent.haproxy.plan import FileChange, Plan, Step, plan
 from amphora_agent.haproxy.socket import MasterSocket
 from benchmarks.bare import BareHaproxy
 from lab import haproxies
-from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.network import Lab, Namespace
 from lab.pki import Authority
 from lab.waiting import until
+from tests.integration import programs
 from tests.unit.haproxy.test_plan import MEMBERS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -60,10 +60,7 @@ def webs(amphora: Namespace) -> Iterator[dict[str, Backend]]:
 
 @pytest.fixture(scope="module", params=haproxies.SERIES)
 def series(request: pytest.FixtureRequest) -> str:
-    try:
-        haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
+    programs.of_series(request.param)
     return str(request.param)
 
 

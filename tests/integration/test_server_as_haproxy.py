@@ -8,8 +8,6 @@ import pytest
 
 from amphora_agent.haproxy.server import parse
 from amphora_agent.haproxy.text import split
-from lab import haproxies
-from lab.archive import UnavailableError
 
 #: Lines of a configuration.
 _LINES = 500
@@ -64,12 +62,7 @@ def any_line(source: random.Random) -> str:
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("series", haproxies.SERIES)
-def test_haproxy_takes_what_is_understood(series: str, seed: int, tmp_path: Path) -> None:
-    try:
-        program = haproxies.program(series)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
+def test_haproxy_takes_what_is_understood(program: Path, seed: int, tmp_path: Path) -> None:
     source = random.Random(seed)
     lines = [any_line(source) for _ in range(_LINES)]
     for line in lines:

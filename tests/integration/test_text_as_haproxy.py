@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.haproxy.text import SECTIONS, blocks, split
-from lab import haproxies
-from lab.archive import UnavailableError
 
 #: Lines to a configuration. haproxy goes on after an error, but it says only so much.
 _AT_ONCE = 40
@@ -64,14 +62,6 @@ SPECIAL = [
 ]
 
 
-@pytest.fixture(params=haproxies.SERIES)
-def haproxy(request: pytest.FixtureRequest) -> Path:
-    try:
-        return haproxies.program(request.param)
-    except UnavailableError as missing:
-        pytest.skip(str(missing))
-
-
 def random_lines(number: int) -> list[str]:
     """Lines of what matters in them, that begin with a word which haproxy does not know."""
     source = random.Random(number)
@@ -82,9 +72,9 @@ def random_lines(number: int) -> list[str]:
     ]
 
 
-def complaints(haproxy: Path, directory: Path, *texts: str) -> str:
+def complaints(program: Path, directory: Path, *texts: str) -> str:
     """What haproxy says of these files, 0.cfg and so on."""
-    command = [str(haproxy), "-c"]
+    command = [str(program), "-c"]
     for number, text in enumerate(texts):
         file = directory / f"{number}.cfg"
         file.write_bytes(text.encode(errors="surrogateescape"))
@@ -95,7 +85,7 @@ def complaints(haproxy: Path, directory: Path, *texts: str) -> str:
     return done.stderr.decode(errors="surrogateescape")
 
 
-def read_by_haproxy(haproxy: Path, directory: Path, lines: Sequence[str]) -> dict[int, str]:
+def read_by_haproxy(program: Path, directory: Path, lines: Sequence[str]) -> dict[int, str]:
     """For each line the word that haproxy complains of; none for lines that it cannot split."""
     found = {}
     for begin in range(0, len(lines), _AT_ONCE):
@@ -104,7 +94,7 @@ def read_by_haproxy(haproxy: Path, directory: Path, lines: Sequence[str]) -> dic
             r"0\.cfg:(\d+)\] : "
             r"(?:unknown keyword '(.*?)' in 'global' section"
             r"|'maxconn' cannot handle unexpected argument '(.*?)'\.)\n",
-            complaints(haproxy, directory, "global\n" + "\n".join(some) + "\n"),
+            complaints(program, directory, "global\n" + "\n".join(some) + "\n"),
             re.DOTALL,
         )
         for line, keyword, argument in said:
@@ -113,34 +103,34 @@ def read_by_haproxy(haproxy: Path, directory: Path, lines: Sequence[str]) -> dic
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_first_word_of_any_line(haproxy: Path, tmp_path: Path, seed: int) -> None:
+def test_the_first_word_of_any_line(program: Path, tmp_path: Path, seed: int) -> None:
     lines = random_lines(seed)
-    read = read_by_haproxy(haproxy, tmp_path, lines)
+    read = read_by_haproxy(program, tmp_path, lines)
     assert len(read) > len(lines) / 4
     for number, word in read.items():
         assert split(lines[number])[0] == word, lines[number]
 
 
-def test_the_first_word_of_special_lines(haproxy: Path, tmp_path: Path) -> None:
-    read = read_by_haproxy(haproxy, tmp_path, SPECIAL)
+def test_the_first_word_of_special_lines(program: Path, tmp_path: Path) -> None:
+    read = read_by_haproxy(program, tmp_path, SPECIAL)
     assert len(read) == len(SPECIAL)
     for number, word in read.items():
         assert split(SPECIAL[number])[0] == word, SPECIAL[number]
 
 
-def test_words_further_on_in_any_line(haproxy: Path, tmp_path: Path) -> None:
+def test_words_further_on_in_any_line(program: Path, tmp_path: Path) -> None:
     lines = [f"maxconn 5 {line}" for line in [*SPECIAL, *random_lines(7)]]
-    read = read_by_haproxy(haproxy, tmp_path, lines)
+    read = read_by_haproxy(program, tmp_path, lines)
     assert len(read) > len(lines) / 4
     for number, word in read.items():
         assert split(lines[number])[2] == word, lines[number]
 
 
 def test_environment_variables_are_the_one_thing_that_is_left_as_written(
-    haproxy: Path, tmp_path: Path
+    program: Path, tmp_path: Path
 ) -> None:
     line = 'kw"$PATH"'
-    (word,) = read_by_haproxy(haproxy, tmp_path, [line]).values()
+    (word,) = read_by_haproxy(program, tmp_path, [line]).values()
     assert word == "kw/usr/sbin:/usr/bin:/sbin:/bin"
     assert split(line) == ("kw$PATH",)
 
@@ -157,11 +147,11 @@ def test_environment_variables_are_the_one_thing_that_is_left_as_written(
         ["kw1", "kw2\0 a"],
     ],
 )
-def test_a_line_ends_at_its_newline(haproxy: Path, tmp_path: Path, lines: list[str]) -> None:
+def test_a_line_ends_at_its_newline(program: Path, tmp_path: Path, lines: list[str]) -> None:
     text = "\n".join(["global", *lines])
     (block,) = blocks({"f": text})
     read = {line.line - 2: line.words[0] for line in block.lines() if line.words}
-    said = read_by_haproxy(haproxy, tmp_path, lines)
+    said = read_by_haproxy(program, tmp_path, lines)
     # It does not read words from a line with an open quote, but goes on with the next.
     assert said.keys() == {place for place in read if place >= 0 and "'" not in lines[place]} - {
         place for place, line in enumerate(lines) if '"' in line
@@ -189,9 +179,9 @@ def text_of_sections(number: int) -> str:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_sections_begin_where_haproxy_sees_them(haproxy: Path, tmp_path: Path, seed: int) -> None:
+def test_sections_begin_where_haproxy_sees_them(program: Path, tmp_path: Path, seed: int) -> None:
     text = text_of_sections(seed)
-    said = complaints(haproxy, tmp_path, text)
+    said = complaints(program, tmp_path, text)
     seen = dict(re.findall(r"0\.cfg:(\d+)\][ :]+unknown keyword 'kw' (?:in '?(\S+?)'? )?", said))
     ours = {
         str(directive.line): block.kind
@@ -204,9 +194,9 @@ def test_sections_begin_where_haproxy_sees_them(haproxy: Path, tmp_path: Path, s
     assert {line: kinds.get(kind, kind) for line, kind in seen.items()} == ours
 
 
-def test_no_section_goes_on_in_the_next_file(haproxy: Path, tmp_path: Path) -> None:
+def test_no_section_goes_on_in_the_next_file(program: Path, tmp_path: Path) -> None:
     texts = {"0.cfg": "global\n kw\n", "1.cfg": "kw\nglobal\n kw\n"}
-    said = complaints(haproxy, tmp_path, *texts.values())
+    said = complaints(program, tmp_path, *texts.values())
     assert re.findall(r"(\d\.cfg:\d+)\][ :]+unknown keyword 'kw' (.*)\.?\n", said) == [
         ("0.cfg:2", "in 'global' section"),
         ("1.cfg:1", "out of section."),
@@ -220,14 +210,14 @@ def test_no_section_goes_on_in_the_next_file(haproxy: Path, tmp_path: Path) -> N
 
 
 def test_the_keywords_of_sections_are_all_that_a_haproxy_knows(
-    haproxy: Path, tmp_path: Path
+    program: Path, tmp_path: Path
 ) -> None:
-    words = set(re.findall(rb"(?<=\0)[a-z][a-z_-]{3,15}(?=\0)", haproxy.read_bytes()))
+    words = set(re.findall(rb"(?<=\0)[a-z][a-z_-]{3,15}(?=\0)", program.read_bytes()))
     candidates = sorted({word.decode() for word in words} | SECTIONS)
     known = {
         word
         for begin in range(0, len(candidates), _AT_ONCE)
-        for word in sections_among(haproxy, tmp_path, candidates[begin : begin + _AT_ONCE])
+        for word in sections_among(program, tmp_path, candidates[begin : begin + _AT_ONCE])
     }
     # A line may begin with "default", too, but no section does.
     assert known - {"default"} <= SECTIONS
@@ -235,9 +225,9 @@ def test_the_keywords_of_sections_are_all_that_a_haproxy_knows(
     assert known >= SECTIONS - later - {"program"}
 
 
-def sections_among(haproxy: Path, directory: Path, words: Sequence[str]) -> list[str]:
+def sections_among(program: Path, directory: Path, words: Sequence[str]) -> list[str]:
     """The words that haproxy takes for more than a keyword out of place."""
-    said = complaints(haproxy, directory, *(f"{word}\n" for word in words))
+    said = complaints(program, directory, *(f"{word}\n" for word in words))
     refused = set(re.findall(r"unknown keyword '(\S+)' out of section", said))
     left = [word for word in words if word not in refused]
     if len(left) <= 1:
@@ -245,6 +235,6 @@ def sections_among(haproxy: Path, directory: Path, words: Sequence[str]) -> list
     # An error may have been the last that it looked at.
     middle = len(left) // 2
     return [
-        *sections_among(haproxy, directory, left[:middle]),
-        *sections_among(haproxy, directory, left[middle:]),
+        *sections_among(program, directory, left[:middle]),
+        *sections_among(program, directory, left[middle:]),
     ]

@@ -224,6 +224,85 @@ def test_sweep_of_a_directory_that_is_not_there_does_nothing(tmp_path: Path) -> 
     files.sweep(tmp_path / "absent")
 
 
+def test_sweep_looks_no_deeper_than_it_is_told(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "a").mkdir()
+    for name in (f".stage-{dead.pid}-x", f"a/.stage-{dead.pid}-y"):
+        (tmp_path / name).mkdir()
+    files.sweep(tmp_path, deep=False)
+    assert names(tmp_path) == ["a"]
+    assert names(tmp_path / "a") == [f".stage-{dead.pid}-y"]
+
+
+def tree(path: Path, **contents: str) -> Path:
+    """A directory with files; two underscores stand for a slash."""
+    for name, content in contents.items():
+        file = path / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    return path
+
+
+def test_links_make_a_directory_what_is_wanted_of_another(tmp_path: Path) -> None:
+    source = tree(tmp_path / "source", a="a", b="b", d__e__f="f", g__h="h")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    every = files.inodes_below(source)
+    assert sorted(every) == ["a", "b", "d/e/f", "g/h"]
+    files.link_all(source, copy, every)
+    assert files.inodes_below(copy) == every
+    assert stat.S_IMODE((copy / "d").stat().st_mode) == 0o700
+    few = {name: every[name] for name in ("b", "g/h")}
+    files.link_all(source, copy, few)
+    assert files.inodes_below(copy) == few
+    assert names(copy) == ["b", "g"]  # nor is there a directory too many
+    files.link_all(source, copy, {})
+    assert names(copy) == []
+    assert (source / "d/e/f").read_text() == "f"
+
+
+def test_links_that_are_right_stay_and_others_are_replaced(tmp_path: Path) -> None:
+    before = tree(tmp_path / "before", a="a", b="old")
+    now = tmp_path / "now"
+    now.mkdir()
+    files.link(before / "a", now / "a")
+    tree(now, b="new", c="c")
+    # What is right already could not be linked: there is nothing to link it to.
+    wanted = files.inodes_below(now)
+    (now / "a").unlink()
+    files.link_all(now, before, wanted)
+    assert files.inodes_below(before) == wanted
+    assert {name: (before / name).read_text() for name in names(before)} == {
+        "a": "a",
+        "b": "new",
+        "c": "c",
+    }
+
+
+def test_a_scratch_directory_is_made_of_a_spare_one(tmp_path: Path) -> None:
+    spare = tree(tmp_path / "spare", a="a")
+    with files.scratch_directory(tmp_path, spare) as scratch:
+        assert (scratch / "a").read_text() == "a"
+        assert not spare.exists()
+    assert names(tmp_path) == []
+    with files.scratch_directory(tmp_path, spare) as scratch:
+        assert names(scratch) == []
+
+
+def test_one_spare_directory_is_enough(tmp_path: Path) -> None:
+    first, second = tree(tmp_path / "first", a="1"), tree(tmp_path / "second", a="2")
+    files.spare_tree(first, tmp_path / "spare")
+    files.spare_tree(second, tmp_path / "spare")
+    assert names(tmp_path) == ["spare"]
+    assert (tmp_path / "spare" / "a").read_text() == "1"
+
+
+def test_text_tells_bytes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a\xff\r\n")
+    assert files.text(tmp_path / "file").encode(errors="surrogateescape") == b"a\xff\r\n"
+
+
 def test_keep_as_keeps_the_content_of_now(tmp_path: Path) -> None:
     file, copy = tmp_path / "file", tmp_path / "sub/copy"
     files.write(file, OLD)

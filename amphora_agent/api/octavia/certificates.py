@@ -11,7 +11,6 @@ from amphora_agent.layout import certificate_name, object_id
 
 def certificates(services: Services) -> Blueprint:
     routes = Blueprint("certificates", __name__)
-    instances = services.instances
     # A name may come with slashes in it (percent-encoded): it is refused by name, not unknown.
     route = "/1.0/loadbalancer/<lb_id>/certificates/<rest:filename>"
 
@@ -19,18 +18,18 @@ def certificates(services: Services) -> Blueprint:
     def put(lb_id: str, filename: str) -> ResponseReturnValue:
         instance, name = object_id(lb_id), certificate_name(filename)
         data = body(LARGEST_CERTIFICATE)
-        instances.put_certificate(instance, name, data, by=caller())
+        services.instances.certificates.put(instance, name, data, by=caller())
         return OK, 200, etag(data)
 
     @routes.get(route)
     def get(lb_id: str, filename: str) -> ResponseReturnValue:
-        md5 = instances.certificate_md5(object_id(lb_id), certificate_name(filename))
+        md5 = services.instances.certificates.md5(object_id(lb_id), certificate_name(filename))
         return {"md5sum": md5}, 200, {"ETag": md5}
 
     @routes.delete(route)
     def delete(lb_id: str, filename: str) -> ResponseReturnValue:
         which, name = object_id(lb_id), certificate_name(filename)
-        instances.delete_certificate(which, name, by=caller())
+        services.instances.certificates.delete(which, name, by=caller())
         return OK
 
     return routes

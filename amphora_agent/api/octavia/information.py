@@ -12,19 +12,19 @@ from amphora_agent.model.status import ListenerStatus
 
 def information(services: Services) -> Blueprint:
     routes = Blueprint("information", __name__)
-    instances, lvs, host = services.instances, services.lvs, services.host
+    inventory, lvs, host = services.inventory, services.lvs, services.host
 
     def identity() -> dict[str, Any]:
         return {
             "hostname": host.hostname(),
-            "haproxy_version": instances.haproxy_version(),
+            "haproxy_version": services.instances.haproxy_version(),
             "api_version": versions.spoken(),
             "keepalived_version": host.keepalived_version(),
             "ipvsadm_version": host.ipvsadm_version(),
         }
 
     def all_listeners() -> list[ListenerStatus]:
-        return [*instances.listeners(), *lvs.listeners()]
+        return [*inventory.listeners(), *lvs.listeners()]
 
     @routes.get("/")
     @routes.get("//")
@@ -42,7 +42,7 @@ def information(services: Services) -> Blueprint:
             **host.figures(),
             "active": True,
             "networks": services.network.counters(),
-            "haproxy_count": instances.running(),
+            "haproxy_count": inventory.running(),
             "lvs_listener_process_count": lvs.running(),
             "topology": services.settings.current().loadbalancer_topology,
             "topology_status": "OK",

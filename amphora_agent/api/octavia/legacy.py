@@ -18,7 +18,7 @@ def legacy(services: Services) -> Blueprint:
 
     @routes.get(f"/{LEGACY}/listeners/<listener_id>")
     def listener(listener_id: str) -> ResponseReturnValue:
-        found = services.instances.listener(object_id(listener_id))
+        found = services.inventory.listener(object_id(listener_id))
         answer = found.status._asdict()
         if found.pools is not None:
             answer["pools"] = [

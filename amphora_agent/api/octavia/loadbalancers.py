@@ -30,7 +30,7 @@ def loadbalancers(services: Services) -> Blueprint:
 
     @routes.get("/1.0/loadbalancer/<lb_id>/haproxy")
     def configuration(lb_id: str) -> ResponseReturnValue:
-        data = instances.configuration(object_id(lb_id))
+        data = services.inventory.configuration(object_id(lb_id))
         return Response(data, mimetype="text/plain", headers=etag(data))
 
     @routes.put("/1.0/loadbalancer/<lb_id>/<action>")
@@ -54,7 +54,7 @@ def loadbalancers(services: Services) -> Blueprint:
         which = object_id(object_)
         if lvs.holds(which):
             lvs.delete(which)
-        elif instances.is_declared(which):
+        elif services.inventory.is_declared(which):
             services.declared().delete(which, caller())
         else:
             instances.delete(which, by=caller())

@@ -134,7 +134,9 @@ class _Agent:
                 case "upload", (lb, text):
                     self._instances.upload(object_id(lb), AMPHORA, text.encode())
                 case "put_certificate", (lb, name, content):
-                    self._instances.put_certificate(object_id(lb), name, content.encode())
+                    self._instances.certificates.put(object_id(lb), name, content.encode())
+                case "delete_certificate", (lb, name):
+                    self._instances.certificates.delete(object_id(lb), name)
                 case "kill", (lb, victim):
                     instance = self._layout.instance(object_id(lb))
                     self.kill_haproxy(instance, victim)

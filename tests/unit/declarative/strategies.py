@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from amphora_agent.model.consistency import POOLS_OF, Problem, problems
+from amphora_agent.model.consistency import POOLS_OF, problems
 from amphora_agent.model.loadbalancer import (
     Algorithm,
     AlpnProtocol,
@@ -23,6 +23,7 @@ from amphora_agent.model.loadbalancer import (
     RuleType,
     TlsVersion,
 )
+from amphora_agent.model.problem import Problem
 from tests.unit.declarative.balancers import Body, decoded, listener, policy, rule
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
@@ -49,7 +50,8 @@ _url = st.builds("{}://{}".format, st.sampled_from(("http", "https")), _path.map
 _domain = st.sampled_from(("www.example.org", "a", "_x-1.example", "example.org."))
 _codes = st.sampled_from(("200", "200,202,302", "200-204", "100-599"))
 _ipv4 = st.sampled_from(("192.0.2.1", "198.51.100.77", "10.0.0.9"))
-_ipv6 = st.sampled_from(("2001:db8::1", "fe80::1", "2001:db8:0:1::ffff"))
+_ROUTED, _LINKS_OWN = "2001:db8::1", "fe80::1"
+_ipv6 = st.sampled_from((_ROUTED, _LINKS_OWN, "2001:db8:0:1::ffff"))
 _address = st.one_of(_ipv4, _ipv6)
 _network = st.sampled_from(("10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "192.0.2.1/32", "::/0"))
 _port = st.integers(1, 65535)
@@ -164,21 +166,29 @@ def _persistence(draw: st.DrawFn, protocol: PoolProtocol) -> Body | None:
 @st.composite
 def _pools(draw: st.DrawFn, name: str) -> Body:
     protocol = draw(st.sampled_from(PoolProtocol))
+    layer4 = protocol in (PoolProtocol.UDP, PoolProtocol.SCTP)
     tls = {}
-    if protocol not in (PoolProtocol.UDP, PoolProtocol.SCTP) and draw(st.booleans()):
+    if not layer4 and draw(st.booleans()):
         tls = {
             "tls_enabled": True,
             **draw(some(**_tls(), **_containers(tls_container=_CONTAINER, ca_tls_container=PEM))),
         }
         if tls.keys() & {"ca_tls_container_ref", "ca_tls_container_data"}:
             tls |= draw(some(**_containers(crl_container=PEM)))
+    members, checks = draw(_members()), draw(st.none() | _monitors(protocol))
+    if layer4 and checks and checks["type"] in ("HTTP", "TCP"):
+        # An address of a link cannot be checked.
+        members = [
+            {key: _ROUTED if value == _LINKS_OWN else value for key, value in each.items()}
+            for each in members
+        ]
     return {
         "pool_id": name,
         "protocol": protocol,
         "lb_algorithm": draw(st.sampled_from(Algorithm)),
-        "members": draw(_members()),
+        "members": members,
         "session_persistence": draw(_persistence(protocol)),
-        "healthmonitor": draw(st.none() | _monitors(protocol)),
+        "healthmonitor": checks,
         **tls,
         **draw(some(admin_state_up=_up, name=_free, description=_free)),
     }

@@ -11,7 +11,7 @@ from amphora_agent.declarative.certificates import extract, without_keys
 from amphora_agent.haproxy.text import parse
 from amphora_agent.model.decode import encode
 from tests.unit.declarative.balancers import balancer, decoded, listener, member, pool
-from tests.unit.declarative.test_rendering import CURRENT, PLACES
+from tests.unit.declarative.places import CURRENT, PLACES
 
 KEY = "-----BEGIN PRIVATE KEY-----\nS0VZ\n-----END PRIVATE KEY-----\n"
 _CA = "-----BEGIN CERTIFICATE-----\nQ0E=\n-----END CERTIFICATE-----\n"

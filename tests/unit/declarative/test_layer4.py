@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.declarative import layer4, rendering
 from amphora_agent.keepalived.lvs_text import Endpoint, Member, parse
-from amphora_agent.model import consistency, loadbalancer
+from amphora_agent.model import consistency, loadbalancer, meaning
 from amphora_agent.model.loadbalancer import LoadBalancer
 from tests.unit.declarative.balancers import balancer, decoded, listener, member, monitor, pool
+from tests.unit.declarative.places import BASE, PLACES
 from tests.unit.declarative.strategies import balancers
-from tests.unit.declarative.test_rendering import BASE, PLACES, is_up
+from tests.unit.declarative.test_rendering import is_up
 
 
 def rendered(made: LoadBalancer) -> dict[str, str]:
@@ -44,7 +45,7 @@ def test_any_of_them_is_read_back(made: LoadBalancer) -> None:
         if each.protocol in ("UDP", "SCTP") and is_up(each) and is_up(made)
     }
     assert texts.keys() == wanted.keys()
-    pools = consistency.pools(made)
+    pools = meaning.pools(made)
     vips = {made.vip_address, *(vip.ip_address for vip in made.additional_vips or ())}
     for name, a_listener in wanted.items():
         read = parse(texts[name], BASE)

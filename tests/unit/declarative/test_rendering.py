@@ -10,10 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.declarative import rendering, view
-from amphora_agent.declarative.rendering import Places
 from amphora_agent.haproxy.policy import Bounds, violations
 from amphora_agent.haproxy.text import Section, blocks, parse
-from amphora_agent.model import consistency
+from amphora_agent.model import meaning
 from amphora_agent.model.loadbalancer import (
     HealthMonitor,
     L7Policy,
@@ -32,26 +31,9 @@ from tests.unit.declarative.balancers import (
     policy,
     pool,
 )
+from tests.unit.declarative.places import BASE, CURRENT, PLACES
 from tests.unit.declarative.strategies import balancers
 
-BASE = "/var/lib/octavia"
-CURRENT = f"{BASE}/lb/current"
-PLACES = Places(
-    loadbalancer_id="lb",
-    project_id="project",
-    configuration=CURRENT,
-    certificates=CURRENT,
-    stats_socket=f"{BASE}/lb.sock",
-    state_file=f"{BASE}/lb/servers-state",
-    ping_wrapper=f"{BASE}/ping-wrapper.sh",
-    log="/run/rsyslog/octavia/log",
-    user="nobody",
-    group="nogroup",
-    hard_stop_after="1800s",
-    max_reloads=3,
-    namespace="amphora-haproxy",
-    udp_check=f"{BASE}/lvs/check/udp_check.sh",
-)
 BOUNDS = Bounds(
     base=BASE,
     directory=f"{BASE}/lb",
@@ -228,8 +210,8 @@ def pattern(rule: L7Rule) -> Iterator[str]:
 
 
 def decides(a_policy: L7Policy, made: LoadBalancer) -> bool:
-    target = consistency.redirect_pool_id(a_policy)
-    to_nowhere = target is not None and not is_up(consistency.pools(made)[target])
+    target = meaning.redirect_pool_id(a_policy)
+    to_nowhere = target is not None and not is_up(meaning.pools(made)[target])
     return is_up(a_policy) and any(map(is_up, a_policy.rules or ())) and not to_nowhere
 
 
@@ -274,10 +256,10 @@ def test_each_policy_is_a_statement_in_the_order_of_their_effect(made: LoadBalan
 
 
 def used(made: LoadBalancer) -> Iterator[tuple[Listener, Pool]]:
-    pools = consistency.pools(made)
+    pools = meaning.pools(made)
     for wanted in haproxys(made):
         policies = [each for each in wanted.l7policies or () if decides(each, made)]
-        names = [consistency.default_pool_id(wanted), *map(consistency.redirect_pool_id, policies)]
+        names = [meaning.default_pool_id(wanted), *map(meaning.redirect_pool_id, policies)]
         for name in dict.fromkeys(name for name in names if name is not None):
             if is_up(pools[name]):
                 yield wanted, pools[name]
@@ -287,7 +269,7 @@ def used(made: LoadBalancer) -> Iterator[tuple[Listener, Pool]]:
 @given(balancers())
 def test_each_pool_that_is_used_is_checked_by_one_backend(made: LoadBalancer) -> None:
     backends = sections(made, "backend")
-    backends.pop(consistency.METRICS, None)
+    backends.pop(meaning.METRICS, None)
     pools = {a_pool.pool_id: a_pool for _, a_pool in used(made)}
     assert {name.split(":")[0] for name in backends} == set(pools) <= set(backends)
     for name, section in backends.items():
@@ -466,7 +448,7 @@ def test_ten_listeners_and_their_policies_have_one_backend() -> None:
 
 def test_metrics_are_asked_of_the_agent() -> None:
     made = decoded(balancer(listener("PROMETHEUS")))
-    (server,) = sections(made, "backend")[consistency.METRICS].all("server")
+    (server,) = sections(made, "backend")[meaning.METRICS].all("server")
     assert server.words[2] == "127.0.0.1:9102"
     assert view.whole(made).serves_metrics
 

@@ -17,7 +17,8 @@ from tests.unit.declarative.balancers import (
     pool,
     rule,
 )
-from tests.unit.declarative.test_rendering import PLACES, configuration
+from tests.unit.declarative.places import PLACES
+from tests.unit.declarative.test_rendering import configuration
 
 
 def text(name: str, *listeners: dict[str, Any], pools: Any = ()) -> str:

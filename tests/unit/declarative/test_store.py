@@ -117,6 +117,38 @@ def test_the_last_ten_are_kept_and_those_in_use(store: Store) -> None:
         store.numbered(LB, 3)
 
 
+def test_a_state_is_made_of_one_that_is_forgotten(store: Store, layout: Layout) -> None:
+    generations = layout.base / LB / "generations"
+    same = {f"{number}.cfg": b"same" for number in range(20)}
+    first = committed(store, {**same, "changed.cfg": b"0", "gone/a.cfg": b"a"})
+    inode = first.directory.stat().st_ino
+    for number in range(1, 11):
+        committed(store, {"changed.cfg": b"%d" % number}, *same, etag=str(number))
+    store.prune(LB)
+    assert store.numbers(LB) == [*range(2, 12)]
+    kept = {number: store.numbered(LB, number).inodes for number in store.numbers(LB)}
+    last = committed(store, {"changed.cfg": b"last"}, *same, etag="last")
+    assert last.directory.stat().st_ino == inode
+    assert sorted(last.inodes) == sorted([*same, "changed.cfg", "model.json", "record.json"])
+    assert [path.name for path in generations.glob("12/*") if path.is_dir()] == []
+    assert (current(layout) / "changed.cfg").read_bytes() == b"last"
+    for number, inodes in kept.items():
+        state = store.numbered(LB, number)
+        assert state.inodes == inodes
+        assert (state.directory / "changed.cfg").read_bytes() == b"%d" % (number - 1)
+
+
+def test_what_is_left_of_a_spare_state_is_removed_with_the_load_balancer(store: Store) -> None:
+    for number in range(12):
+        committed(store, {"haproxy.cfg": b"%d" % number}, etag=str(number))
+        store.prune(LB)
+    # It is used up when the next state is refused, too.
+    with store.staged(LB, {}, (), None, record(), b"{}") as stage:
+        assert sorted(path.name for path in stage.iterdir()) == ["model.json", "record.json"]
+    directory = store.existing(LB).directory.parent
+    assert sorted(path.name for path in directory.iterdir() if not path.name.isdigit()) == []
+
+
 def test_several_processes_have_directories_that_lead_there(store: Store, layout: Layout) -> None:
     made = {"a/haproxy.cfg": b"a", "b/haproxy.cfg": b"b"}
     with store.staged(LB, made, (), None, record("1", "a", "b"), b"{}") as stage:

@@ -18,8 +18,8 @@ from amphora_agent.haproxy.text import parse
 from amphora_agent.model import consistency
 from amphora_agent.model.loadbalancer import LoadBalancer
 from tests.unit.declarative.balancers import Body, decoded, member, monitor, policy, pool, rule
+from tests.unit.declarative.places import PLACES
 from tests.unit.declarative.strategies import PEM
-from tests.unit.declarative.test_rendering import PLACES
 
 HOSTILE = [
     "\n", "\r", "\r\n", "\0", "\t", "\v", "\f", "\x1c", "\x7f", "\x85", "\u2028", "\u2029", "'",

@@ -3,8 +3,6 @@
 import pytest
 
 from amphora_agent.haproxy.capabilities import of_version
-from amphora_agent.haproxy.instance import peer_name
-from lab import listeners
 
 
 @pytest.mark.parametrize(
@@ -31,29 +29,3 @@ def test_what_can_be_done_while_it_runs(
         delete_servers,
         pools_connections,
     )
-
-
-@pytest.mark.parametrize(
-    ("amphora_id", "name"),
-    [
-        # Computed with octavia.common.utils.base64_sha1_string of release 19, less the padding.
-        ("a", "hvfkN-qlp-zhXR3cuerq6jd2Z7g"),
-        ("b", "6dcfXufJLW3J6S-9rRe4vUlBj5g"),
-        ("8", "xl27zqXOfimIuMabz9-eiQSqvB8"),
-    ],
-)
-def test_the_peer_name_is_the_controller_s(amphora_id: str, name: str) -> None:
-    assert peer_name(amphora_id) == name
-
-
-def test_a_peer_name_never_begins_with_a_hyphen() -> None:
-    names = {peer_name(str(number)) for number in range(2000)}
-    assert all(len(name) == 27 for name in names)
-    assert not any(name.startswith("-") for name in names)
-    assert any(name.startswith("x") for name in names)
-    assert not any(set(name) & set("+/=") for name in names)
-
-
-def test_the_laboratory_computes_the_same_peer_name() -> None:
-    for number in range(300):
-        assert listeners.peer_name(str(number)) == peer_name(str(number))

@@ -13,7 +13,8 @@ from amphora_agent import files
 from amphora_agent.errors import NotFound
 from amphora_agent.haproxy import generations
 from amphora_agent.haproxy.generations import Content, Generations
-from amphora_agent.layout import InstanceLayout, ObjectId
+from amphora_agent.layout import InstanceLayout
+from tests.unit.haproxy.instances import layout
 
 #: What the certificates of the tests hold.
 KEY = b"a key"
@@ -22,16 +23,6 @@ KEY = b"a key"
 @pytest.fixture
 def instance(tmp_path: Path) -> InstanceLayout:
     return layout(tmp_path)
-
-
-def layout(top: Path) -> InstanceLayout:
-    return InstanceLayout(
-        id=ObjectId("lb"),
-        directory=top / "lb",
-        certificates=top / "certs/lb",
-        stats_socket=top / "lb.sock",
-        master_socket=top / "lb.master",
-    )
 
 
 def commit(instance: InstanceLayout, text: str, **certificates: bytes) -> Content:
@@ -218,7 +209,8 @@ def test_one_that_is_not_there_is_said_to_be_so(instance: InstanceLayout) -> Non
 _MORTAL = """
 import os, sys
 from pathlib import Path
-from tests.unit.haproxy.test_generations import commit, layout
+from tests.unit.haproxy.test_generations import commit
+from tests.unit.haproxy.instances import layout
 from amphora_agent.haproxy.generations import Generations
 
 instance, fatal = layout(Path(sys.argv[1])), int(sys.argv[2])

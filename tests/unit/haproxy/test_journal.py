@@ -18,8 +18,9 @@ from amphora_agent.errors import (
     PreconditionFailed,
 )
 from amphora_agent.haproxy.journal import Journal
-from amphora_agent.layout import InstanceLayout, ObjectId
+from amphora_agent.layout import InstanceLayout
 from amphora_agent.model.changes import AGENT, Caller, Entry, Operation, Result, operator
+from tests.unit.haproxy.instances import layout
 
 CONTROLLER = Caller("octavia-controller", "4C0FFEE")
 NOON = datetime(2026, 3, 1, 12, 0, 0, 123456, UTC)
@@ -35,16 +36,6 @@ def journal() -> Journal:
     """With a clock that goes on 1.5 s at each look."""
     ticks = itertools.count(step=1.5)
     return Journal(lambda: NOON, lambda: next(ticks))
-
-
-def layout(top: Path) -> InstanceLayout:
-    return InstanceLayout(
-        id=ObjectId("lb"),
-        directory=top / "lb",
-        certificates=top / "certs/lb",
-        stats_socket=top / "lb.sock",
-        master_socket=top / "lb.master",
-    )
 
 
 def add(
@@ -249,7 +240,8 @@ def test_what_a_newer_agent_says_besides_does_not_matter(
 _MORTAL = """
 import os, sys
 from pathlib import Path
-from tests.unit.haproxy.test_journal import CONTROLLER, layout
+from tests.unit.haproxy.test_journal import CONTROLLER
+from tests.unit.haproxy.instances import layout
 from amphora_agent.haproxy.journal import Journal
 from amphora_agent.model.changes import Operation
 

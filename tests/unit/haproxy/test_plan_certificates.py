@@ -5,6 +5,7 @@ import pytest
 from amphora_agent.haproxy.capabilities import of_version
 from amphora_agent.haproxy.plan import FileChange, Plan, Step, plan
 from lab.pki import Authority
+from tests.unit.haproxy.test_plan import commands
 
 TEXT = """\
 global
@@ -23,10 +24,6 @@ LONG = Authority.create("root").intermediate("i").issue("long").pem
 
 def planned(*files: FileChange, text: str = TEXT, version: str = "2.6.12") -> Plan:
     return plan({"x": text}, {"x": text}, files, of_version(version))
-
-
-def commands(made: Plan) -> list[str]:
-    return [command.text for change in made.changes for command in change.commands]
 
 
 @pytest.mark.parametrize("version", ["2.6.12", "2.8.25", "3.0.11"])

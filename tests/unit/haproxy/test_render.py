@@ -1,8 +1,10 @@
-"""What the agent adds to a controller's configuration: the group, when nobody else names it."""
+"""What the agent adds to a controller's configuration: the group, when nobody else names it; and
+the name of its amphora among peers."""
 
 import pytest
 
 from amphora_agent.haproxy import render, text
+from lab import listeners
 
 
 def added_group(configuration: str) -> str | None:
@@ -72,3 +74,29 @@ def test_a_bound_that_the_controller_names_stays_the_only_one(keyword: str) -> N
     assert keyword not in said(f"global\n    {keyword} 30\n")
     assert keyword in said(f"global\n    # {keyword} 30\n")
     assert keyword in said(f"defaults\n    {keyword} 30\n")
+
+
+@pytest.mark.parametrize(
+    ("amphora_id", "name"),
+    [
+        # Computed with octavia.common.utils.base64_sha1_string of release 19, less the padding.
+        ("a", "hvfkN-qlp-zhXR3cuerq6jd2Z7g"),
+        ("b", "6dcfXufJLW3J6S-9rRe4vUlBj5g"),
+        ("8", "xl27zqXOfimIuMabz9-eiQSqvB8"),
+    ],
+)
+def test_the_peer_name_is_the_controller_s(amphora_id: str, name: str) -> None:
+    assert render.peer_name(amphora_id) == name
+
+
+def test_a_peer_name_never_begins_with_a_hyphen() -> None:
+    names = {render.peer_name(str(number)) for number in range(2000)}
+    assert all(len(name) == 27 for name in names)
+    assert not any(name.startswith("-") for name in names)
+    assert any(name.startswith("x") for name in names)
+    assert not any(set(name) & set("+/=") for name in names)
+
+
+def test_the_laboratory_computes_the_same_peer_name() -> None:
+    for number in range(300):
+        assert listeners.peer_name(str(number)) == render.peer_name(str(number))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent import files
-from amphora_agent.haproxy import running
+from amphora_agent.haproxy import directory, running
 from amphora_agent.haproxy.plan import FileChange
 from amphora_agent.haproxy.running import Record
 from amphora_agent.layout import InstanceLayout, object_id
@@ -109,6 +109,71 @@ def test_certificate_files_that_differ_are_found(instance: InstanceLayout) -> No
         FileChange(str(path / "gone.pem"), b"gone.pem", None),
         FileChange(str(path / "other.pem"), b"other.pem", b"new"),
     ]
+
+
+@pytest.fixture
+def declared(tmp_path: Path) -> InstanceLayout:
+    """One that has come up with its first state, and has a second one committed."""
+    directory = tmp_path / "lb"
+    made = InstanceLayout(
+        id=object_id("lb"),
+        directory=directory,
+        certificates=directory / "current" / "certificates",
+        stats_socket=tmp_path / "s",
+        master_socket=tmp_path / "m",
+        declared=True,
+    )
+    for number in ("1", "2"):
+        state = directory / "generations" / number
+        files.write(state / "haproxy.cfg", b"global\n")
+        files.write(state / "pool.cfg", f"backend {number}\n".encode())
+        files.write(state / "listener.cidrs", f"10.0.0.{number}\n".encode())
+    files.point(made.current, "generations/1")
+    running.remember(made, record())
+    files.point(made.current, "generations/2")
+    return made
+
+
+def test_what_a_declared_instance_has_loaded(declared: InstanceLayout) -> None:
+    wanted = running.unread(declared)
+    found = running.loaded(declared, PID, "3.0", wanted)
+    assert found is not None
+    assert dict(wanted) == {"haproxy.cfg": "global\n", "pool.cfg": "backend 2\n"}
+    assert dict(found.texts) == {"haproxy.cfg": "global\n", "pool.cfg": "backend 1\n"}
+    assert running.file_changes(declared) == [
+        FileChange(str(declared.current / "listener.cidrs"), b"10.0.0.1\n", b"10.0.0.2\n")
+    ]
+    assert not running.is_remembered(declared)
+
+
+def test_directories_that_have_been_read_are_not_read_again(declared: InstanceLayout) -> None:
+    read = [directory.read(path) for path in (declared.current, declared.good)]
+    wanted = running.unread(declared, read)
+    found = running.loaded(declared, PID, "3.0", wanted, read)
+    assert found is not None
+    assert wanted is read[0].texts
+    assert found.texts is read[1].texts
+
+
+def test_what_was_committed_has_the_same_signature_when_it_is_loaded(
+    declared: InstanceLayout,
+) -> None:
+    committed = running.signatures(declared.loads)
+    assert running.good_signatures(declared) != committed
+    running.remember(declared, record())
+    assert running.good_signatures(declared) == committed
+    wanted = running.unread(declared)
+    found = running.loaded(declared, PID, "3.0", wanted)
+    assert found is not None
+    assert found.texts is wanted
+    assert running.file_changes(declared) == []
+
+
+def test_nothing_is_known_of_a_declared_instance_without_good_files(
+    declared: InstanceLayout,
+) -> None:
+    declared.good.unlink()
+    assert running.loaded(declared, PID, "3.0", running.unread(declared)) is None
 
 
 def test_files_that_are_the_same_are_not_read(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.model import consistency
+from amphora_agent.model import consistency, meaning
 from tests.unit.declarative.balancers import (
     balancer,
     decoded,
@@ -210,6 +210,24 @@ _BROKEN: list[tuple[dict[str, Any], str]] = [
         balancer(pools=(pool(members=[member(address="224.0.0.1")]),)),
         "pools[0].members[0].address: 224.0.0.1 is not the address of a host",
     ),
+    (
+        balancer(
+            pools=(pool("UDP", members=[member(address="fe80::1")], healthmonitor=monitor("TCP")),)
+        ),
+        "pools[0].members[0].address: TCP of a UDP pool cannot check fe80::1, a link's own",
+    ),
+    (
+        balancer(
+            pools=(
+                pool(
+                    "SCTP",
+                    members=[member(monitor_address="fe80::1")],
+                    healthmonitor=monitor("HTTP"),
+                ),
+            )
+        ),
+        "pools[0].members[0].monitor_address: HTTP of a SCTP pool cannot check fe80::1",
+    ),
     (_with_monitor(type_="UDP-CONNECT"), f"{_MONITOR}.type: a HTTP pool cannot have UDP-CONNECT"),
     (_with_monitor("UDP", type_="PING"), f"{_MONITOR}.type: a UDP pool cannot have PING"),
     (_with_monitor(http_version=1.05), f"{_MONITOR}.http_version: 1.05 is not one of 1.0, 1.1"),
@@ -302,7 +320,7 @@ def test_forms_of_a_pool_say_together_what_it_is() -> None:
         )
     )
     assert list(consistency.problems(made)) == []
-    (found,) = consistency.pools(made).values()
+    (found,) = meaning.pools(made).values()
     assert found.healthmonitor is not None
     assert [(each.member_id, each.weight) for each in found.members or ()] == [
         ("a", None),
