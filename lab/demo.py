@@ -494,10 +494,10 @@ class Demo:
             raise DemoError("somebody noticed")
         self._tell.say("no worker was replaced, and the client's connection stayed")
 
-    def _workers(self) -> object:
+    def _workers(self) -> list[int]:
         """The processes of haproxy that serve, and those that are about to end."""
         shown = self._api.instance(self._site.id)
-        return shown["current"], shown["leaving"]
+        return [worker["pid"] for worker in (shown["current"], *shown["leaving"])]
 
     def _show_to_operator(self) -> None:
         self._tell.step("For an operator: lines to paste while it runs (make demo KEEP=1)")
