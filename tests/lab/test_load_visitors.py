@@ -250,16 +250,20 @@ class Http2:
         self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         self.http.initiate_connection()
         self.streams: list[int] = []
+        self._acknowledged = False
 
     def await_streams(self, count: int) -> None:
+        """And the settings' acknowledgement: what comes to a closed socket would reset it, and
+        take away what the client has not read yet."""
         self.flush()
-        while len(self.streams) < count:
+        while len(self.streams) < count or not self._acknowledged:
             data = self._socket.recv(65536)
             if not data:
                 raise ConnectionError
             for event in self.http.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived) and event.stream_id:
                     self.streams.append(event.stream_id)
+                self._acknowledged |= isinstance(event, h2.events.SettingsAcknowledged)
             self.flush()
 
     def answer(self, stream: int) -> None:
