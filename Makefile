@@ -48,8 +48,8 @@ unit: $(VENV)/test  ## What needs no root
 
 .PHONY: integration
 integration: $(VENV)/test  ## The agent with real haproxy, namespaces, TLS
-	@# Much of their time is waiting: three processes at once, which take file after file.
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/lab tests/integration
+	@# Much of their time is waiting: two processes at once, which take file after file.
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/lab tests/integration
 
 .PHONY: fuzz
 fuzz: $(VENV)/test  ## The parser, the policy and every URL for ten minutes (FUZZ_SEED=n: again)
