@@ -43,6 +43,7 @@ def authority() -> Authority:
 def _secrets(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
     """Any reference to a secret is one to a certificate, or to what is public of an authority."""
     issued = authority.issue("www.example.com", dns=["www.example.com"])
+    revoked = authority.revocation_list()  # once: it has the time in it
     container = data_models.TLSContainer(
         id="5f0c3a1e",
         primary_cn="www.example.com",
@@ -63,7 +64,7 @@ def _secrets(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
 
     def secret(_manager: Any, _project: Any, reference: str, **_: Any) -> str:
         of_crl = "crl" in reference.lower()
-        return (authority.revocation_list() if of_crl else authority.certificate).decode()
+        return (revoked if of_crl else authority.certificate).decode()
 
     monkeypatch.setattr(utils.stevedore_driver, "DriverManager", Manager)
     monkeypatch.setattr(utils.cert_parser, "load_certificates_data", load)
