@@ -343,6 +343,10 @@ class Declared:
             record.kept = kept
             try:
                 yield record
+            except (Conflict, InvalidRequest, PreconditionFailed):
+                # What is not there has no history.
+                record.kept = kept and self.holds(lb_id)
+                raise
             finally:
                 self._store.forget_empty(lb_id)
 

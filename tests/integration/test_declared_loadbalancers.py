@@ -169,6 +169,19 @@ def test_everything_that_is_wrong_is_said_with_its_place(balancer: DeclaredBalan
     assert differences(before, balancer.amphora.files()) == set()
 
 
+def test_what_is_refused_is_in_the_history_of_what_is_there(balancer: DeclaredBalancer) -> None:
+    wrong = {**balancer.body, "vip_address": "0.0.0.0"}
+    assert balancer.put(body=wrong).status == 400
+    assert balancer.put(headers={"If-None-Match": "*"}).status == 412
+    entries = balancer.amphora.api.changes(balancer.id)[:2]
+    assert [entry["result"] for entry in entries] == ["refused", "refused"]
+    assert "vip_address: 0.0.0.0 is not the address of a host" in entries[1]["because"]
+    absent = DeclaredBalancer(balancer.amphora)
+    assert absent.put(body={**wrong, "loadbalancer_id": absent.id}).status == 400
+    assert absent.put(headers={"If-Match": "*"}).status == 412
+    assert not (balancer.amphora.agent.base_path / absent.id).exists()
+
+
 def test_a_port_that_is_taken_leaves_all_as_it_was(balancer: DeclaredBalancer, taken: None) -> None:
     before = balancer.get().json()
     balancer.body["listeners"].append(listener("second", TAKEN))
