@@ -4,6 +4,7 @@ Each carries a short `message` and the `details` a person needs: the two members
 body that the controller reads. The HTTP status belongs to `api/`, which maps classes to it.
 """
 
+import errno
 from collections.abc import Iterable
 
 
@@ -47,5 +48,27 @@ class PreconditionFailed(AgentError):
     """The object is in another state than the request is meant for."""
 
 
+class Unavailable(AgentError):
+    """It cannot be done now; a little later it can."""
+
+
 class OperationFailed(AgentError):
     """The request was right, carrying it out failed; what was there before still is."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the system refused, with the file that it is about, and what may help."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return f"the system refuses: {reason}"
+    files = " -> ".join(str(name) for name in (error.filename, error.filename2) if name)
+    help_ = f"; {_HELP[error.errno]}" if error.errno in _HELP else ""
+    return f"cannot use {files}: {reason}{help_}"
+
+
+_HELP = {
+    errno.EACCES: "run it as root",
+    errno.EPERM: "run it as root",
+    errno.ENOSPC: "make room on the disk",
+    errno.EROFS: "the disk must be writable",
+}

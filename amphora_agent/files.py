@@ -9,19 +9,28 @@ that makes them.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
+import mmap
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping
+import stat
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 _STAGE_PREFIX = ".stage-"
 _numbers = itertools.count()
-#: Bytes that are compared at once.
-_BLOCK = 1 << 18
+#: Temporary files and directories of this process that a disk has refused to remove.
+_not_discarded: set[Path] = set()
+#: Bytes at the end of a file to which lines are added.
+_END = 1 << 16
 
 #: Secrets and configuration: for the agent alone.
 PRIVATE = 0o600
+#: What nobody changes any more.
+READ_ONLY = 0o400
 #: Scripts and text that others in the amphora read.
 PUBLIC = 0o644
 #: Programs: for the agent's user alone, and for others.
@@ -57,7 +66,7 @@ class Staged:
 
     def discard(self) -> None:
         """Remove the temporary file; does nothing after `commit`."""
-        self.path.unlink(missing_ok=True)
+        discard(self.path)
 
     def __enter__(self) -> "Staged":
         return self
@@ -70,7 +79,7 @@ def write(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
     """Replace `destination` with `data` at one instant.
 
     Raises:
-        OSError: the disk refused; the file is as it was.
+        OSError: the disk refused; the file is as it was, or has `data`, which a power cut may undo.
     """
     with Staged(destination, data, mode) as staged:
         staged.commit()
@@ -79,13 +88,70 @@ def write(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
 def note(destination: Path, data: bytes) -> None:
     """Replace `destination` with `data` at one instant, for whoever reads it before the machine
     ends: it is not synced. Raises as `write`."""
+    replace_unsynced(destination, data, PRIVATE)
+
+
+def open_fifo(path: Path) -> int:
+    """Open a FIFO for reading and writing without waiting; make it first where there is none.
+
+    Raises:
+        OSError: it cannot be made or opened.
+    """
+    make_private_directory(path.parent)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISFIFO(path.lstat().st_mode):
+            path.unlink()
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, PRIVATE)
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def write_beside(destination: Path, data: bytes, mode: int, *, sync: bool = False) -> Path:
+    """Write a temporary file in the directory of `destination`; return its path. Whoever calls this
+    renames it, or discards it. Raises as `write`."""
     path = destination.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+    path.unlink(missing_ok=True)  # of an earlier process with this id
     try:
-        path.write_bytes(data)
-        path.chmod(PRIVATE)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            if sync:
+                os.fsync(descriptor)
+    except BaseException:  # also KeyboardInterrupt: a half-written file must not stay
+        discard(path)
+        raise
+    return path
+
+
+def discard(path: Path) -> None:
+    """Remove a temporary file or directory. One that cannot be removed is removed with the next
+    one, by `discard_left`, or swept when the agent starts."""
+    _not_discarded.add(path)
+    discard_left()
+
+
+def discard_left() -> None:
+    """Remove what the disk has refused to remove."""
+    for path in _not_discarded.copy():
+        with contextlib.suppress(OSError):
+            try:
+                path.unlink(missing_ok=True)
+            except IsADirectoryError:
+                remove_tree(path)
+            _not_discarded.discard(path)
+
+
+def write_read_only(destination: Path, data: bytes, *, sync: bool) -> None:
+    """Write a file that nobody changes any more. With `sync` its bytes, though not its name, are on
+    disk afterwards. Raises as `write`."""
+    path = write_beside(destination, data, READ_ONLY, sync=sync)
+    try:
         os.replace(path, destination)
-    finally:
-        path.unlink(missing_ok=True)
+    except BaseException:  # also KeyboardInterrupt
+        discard(path)
+        raise
 
 
 def provide(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
@@ -94,23 +160,73 @@ def provide(destination: Path, data: bytes, mode: int = PRIVATE) -> None:
         write(destination, data, mode)
 
 
-def append(path: Path, line: bytes, *, limit: int, before: Path) -> None:
+def append(
+    path: Path, line: Callable[[bytes], bytes], *, limit: int, before: Path, patience: float = 1.0
+) -> None:
     """Add a line to a file for the agent alone, in one write that is not synced. A file that would
     exceed `limit` bytes becomes `before`, and the line the first of a new one.
 
-    A torn line, of a kill or a full disk, stays alone: the next begins on a line of its own.
+    `line` makes it from the end of what was written before (64 KiB at most). One process appends at
+    a time. A torn line, of a kill or a full disk, stays alone: the next begins on a line of its
+    own.
+
+    Raises:
+        OSError: the disk refuses, or (TimeoutError) somebody else has held the file for `patience`
+            seconds.
     """
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size + len(line) > limit:
-            os.replace(path, before)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            line = b"\n" + line
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    deadline = time.monotonic() + patience
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
+        try:
+            _lock_in_time(descriptor, path, deadline)
+            if not _is_named(descriptor, path):  # it has become `before` meanwhile
+                continue
+            end, size = _end_of(path), os.fstat(descriptor).st_size
+            added = line(end or _end_of(before))
+            if size and size + len(added) > limit:
+                os.replace(path, before)
+                continue
+            if end and not end.endswith(b"\n"):
+                added = b"\n" + added
+            if os.write(descriptor, added) < len(added):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _lock_in_time(descriptor: int, path: Path, deadline: float) -> None:
+    """Raises TimeoutError."""
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "another process holds it", str(path)) from None
+            time.sleep(0.005)
+
+
+def _end_of(path: Path) -> bytes:
+    """The last bytes of a file; none when it is not there."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb", buffering=0) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _END))
+        return file.read(_END)
+    return b""
+
+
+def lines_backwards(path: Path) -> Iterator[bytes]:
+    """The lines of a file that only grows, the last one first; none when it is not there."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+            end = size
+            while end > 0:
+                begin = content.rfind(b"\n", 0, end - 1) + 1
+                yield content[begin:end].rstrip(b"\n")
+                end = begin
 
 
 def has(path: Path, data: bytes) -> bool:
@@ -126,69 +242,45 @@ def text(path: Path) -> str:
     return path.read_bytes().decode(errors="surrogateescape")
 
 
-def keep_as(source: Path, copy: Path) -> bool:
-    """Give the present content of `source` a second name, replacing what `copy` named.
-
-    A hard link: it costs nothing, and stays as it is when `source` is replaced later.
-    Returns False when there is no `source`.
-    """
-    make_directory(copy.parent)
-    temporary = copy.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{copy.name}")
-    temporary.unlink(missing_ok=True)
+def keep_or_copy(source: Path, copy: Path) -> None:
+    """Give `source`, whatever kind of file it is, a second name for the agent alone; on another
+    file system, copy it."""
+    temporary = copy.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
     try:
-        os.link(source, temporary)
-    except FileNotFoundError:
-        return False
-    os.replace(temporary, copy)
-    # Renaming a link over another link to the same file does nothing and leaves the first name.
-    temporary.unlink(missing_ok=True)
-    return True
+        try:
+            os.link(source, temporary, follow_symlinks=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            temporary = write_beside(copy, source.read_bytes(), PRIVATE)
+        if not temporary.is_symlink():
+            temporary.chmod(PRIVATE)
+        os.replace(temporary, copy)
+    finally:
+        discard(temporary)
 
 
-def mirror(source: Path, copy: Path) -> None:
-    """Make the directory `copy` name exactly the regular files of `source`, by hard links."""
-    wanted = inodes(source)
-    if wanted:
-        make_directory(copy)
-    present = inodes(copy)
-    for name, inode in wanted.items():
-        if present.get(name) != inode:
-            keep_as(source / name, copy / name)
-    for name in present.keys() - wanted.keys():
-        (copy / name).unlink(missing_ok=True)
-    if wanted != present:
-        _sync_directory(copy)
-
-
-@contextlib.contextmanager
-def staged_directory(destination: Path) -> Iterator[Path]:
-    """A new directory for the agent alone, to be filled in the block: it gets its name when that
-    ends, and is gone when that raises. Not synced."""
-    path = destination.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
-    remove_tree(path)  # of an earlier process with this id
-    path.mkdir(mode=0o700)
+def replace_unsynced(destination: Path, data: bytes, mode: int) -> None:
+    """Replace `destination` with `data` at one instant; a power cut may undo it. Raises as
+    `write`."""
+    path = write_beside(destination, data, mode)
     try:
-        yield path
-        os.rename(path, destination)
-    except BaseException:  # also KeyboardInterrupt: a half-made directory must not stay
-        remove_tree(path)
+        os.replace(path, destination)
+    except BaseException:  # also KeyboardInterrupt
+        discard(path)
         raise
 
 
 @contextlib.contextmanager
-def scratch_directory(parent: Path, spare: Path | None = None) -> Iterator[Path]:
-    """A new directory for the agent alone, gone after the block unless it was renamed. It becomes
-    of `spare`, with what is in it, if there is that."""
+def scratch_directory(parent: Path) -> Iterator[Path]:
+    """A new directory for the agent alone, gone after the block."""
     path = parent / f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}"
     remove_tree(path)  # of an earlier process with this id
     try:
-        if spare is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(spare, path)
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700)
         yield path
     finally:
-        remove_tree(path)
+        discard(path)
 
 
 def fill(path: Path, data: bytes, *, sync: bool) -> None:
@@ -201,62 +293,50 @@ def fill(path: Path, data: bytes, *, sync: bool) -> None:
             os.fsync(descriptor)
 
 
+def sync_names(*directories: Path) -> None:
+    """Have the names in directories on disk."""
+    for directory in directories:
+        _sync_directory(directory)
+
+
 def sync_everything() -> None:
     """Have all that was written by now on disk: for many files this costs less than each."""
     os.sync()
 
 
-def publish(directory: Path, name: Path) -> None:
-    """Give a new directory its name, which is not taken; what is in it is on disk already."""
-    _sync_directory(directory)
-    os.rename(directory, name)
-    _sync_directory(name.parent)
-
-
 def point(name: Path, target: str, *, sync: bool = True) -> None:
     """Make a symbolic link, or let one that is there lead elsewhere, at one instant. Without `sync`
-    a power cut may undo it."""
+    a power cut may undo it.
+
+    Raises:
+        OSError: the disk refused; the link is as it was, unless the disk refuses that, too.
+    """
+    before = None
     with contextlib.suppress(OSError):
-        if os.readlink(name) == target:
+        before = os.readlink(name)
+        if before == target:
             return
+    _replace_link(name, target)
+    try:
+        if sync:
+            _sync_directory(name.parent)
+    except BaseException:  # also KeyboardInterrupt: who is told that it failed finds it so
+        if before is None:
+            name.unlink()
+        else:
+            _replace_link(name, before)
+        raise
+
+
+def _replace_link(name: Path, target: str) -> None:
     temporary = name.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
-    temporary.unlink(missing_ok=True)
+    temporary.unlink(missing_ok=True)  # of an earlier process with this id
     os.symlink(target, temporary)
-    os.replace(temporary, name)
-    if sync:
-        _sync_directory(name.parent)
-
-
-def link(source: Path, copy: Path) -> None:
-    """Give the present content of `source` a second name, which is not taken yet."""
-    os.link(source, copy)
-
-
-def link_all(source: Path, copy: Path, wanted: Mapping[str, int]) -> None:
-    """Make the directory `copy` have the `wanted` files below `source`, and no others, by hard
-    links. Files are given by their paths in there, with their inodes; those that `copy` has already
-    stay."""
-    present = inodes_below(copy)
-    for name, inode in present.items():
-        if wanted.get(name) != inode:
-            os.unlink(f"{copy}/{name}")
-    before, after = _directories(present), _directories(wanted)
-    for inside in sorted(before - after, reverse=True):
-        os.rmdir(copy / inside)
-    for inside in sorted(after - before):
-        os.mkdir(copy / inside, mode=0o700)
-    for name, inode in wanted.items():
-        if present.get(name) != inode:
-            os.link(f"{source}/{name}", f"{copy}/{name}")
-
-
-def _directories(names: Iterable[str]) -> set[str]:
-    """The directories that paths are in, without the topmost."""
-    found = {name.rpartition("/")[0] for name in names}
-    for inside in [*found]:
-        while inside := inside.rpartition("/")[0]:
-            found.add(inside)
-    return found - {""}
+    try:
+        os.replace(temporary, name)
+    except BaseException:  # also KeyboardInterrupt
+        discard(temporary)
+        raise
 
 
 def refer(name: Path, target: str) -> None:
@@ -284,41 +364,55 @@ def inodes(directory: Path) -> dict[str, int]:
     return {entry.name: entry.inode() for entry in _regular_files(directory)}
 
 
-def sizes(directory: Path, besides: Container[int] = ()) -> dict[int, int]:
-    """The sizes of the regular files of a directory by inode, without those known already."""
-    return {
-        entry.inode(): entry.stat(follow_symlinks=False).st_size
-        for entry in _regular_files(directory)
-        if entry.inode() not in besides
-    }
-
-
-def same(one: Path, other: Path) -> bool:
-    """Whether two files are the same, or have the same bytes; False when one is missing."""
-    try:
-        now, then = one.stat(), other.stat()
-        if os.path.samestat(now, then):
-            return True
-        if now.st_size != then.st_size:
-            return False
-        with one.open("rb", buffering=0) as first, other.open("rb", buffering=0) as second:
-            while (block := first.read(_BLOCK)) == second.read(_BLOCK):
-                if not block:
-                    return True
-        return False
-    except FileNotFoundError:
-        return False
-
-
 def make_directory(path: Path) -> None:
-    """Make `path` and its parents, for the agent and the groups that it serves to traverse."""
-    path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    """Make `path` and its parents, for the agent and the groups that it serves to traverse. One
+    that is there is only looked at: a disk that stalls holds whoever would make it."""
+    if not path.is_dir():
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
 
 def make_private_directory(path: Path) -> None:
     """Make `path` for the agent alone (keys live in it)."""
     make_directory(path.parent)
-    path.mkdir(mode=0o700, exist_ok=True)
+    if not path.is_dir():
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def tighten(path: Path, mode: int) -> bool:
+    """Take from a file or directory of the agent's user what `mode` does not allow. Return whether
+    it is as it should be: also when it is not there.
+
+    What belongs to somebody else, or cannot be changed, stays as it is.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        present = stat.S_IMODE(status.st_mode)
+        if not present & ~mode:
+            return True
+        if status.st_uid != os.geteuid():
+            return False
+        os.fchmod(descriptor, present & mode)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def make_private_directories(path: Path, top: Path) -> None:
+    """Make `path` and what leads there from `top`, which is made too, for the agent alone."""
+    if path.is_dir():
+        return
+    make_directory(top.parent)
+    for each in (*reversed(path.parents), path):
+        if each.is_relative_to(top):
+            each.mkdir(mode=0o700, exist_ok=True)
 
 
 def remove(path: Path) -> bool:
@@ -331,30 +425,30 @@ def remove(path: Path) -> bool:
     return True
 
 
+def remove_at_once(path: Path) -> None:
+    """Remove a directory and all in it at one instant: what cannot be removed then has no name any
+    more by which anybody would find it, and goes as temporary files do. Nothing happens when it is
+    not there.
+
+    Raises:
+        OSError: the disk refused; all is there, or nothing, which a power cut may undo.
+    """
+    temporary = path.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
+    remove_tree(temporary)  # of an earlier process with this id
+    try:
+        path.rename(temporary)
+    except FileNotFoundError:
+        return
+    discard(temporary)
+    _sync_directory(path.parent)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory and all in it; nothing happens when it is not there."""
     import shutil  # only here, and commands that end need it not at all
 
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
-
-
-def spare_tree(path: Path, spare: Path) -> None:
-    """Keep a directory that is of no use any more for one that will be much like it; or remove it,
-    if there is a spare one already. Nobody ever sees it by its name with a part of what is in it.
-    """
-    try:
-        os.rename(path, spare)
-    except OSError:
-        retire_tree(path)
-
-
-def retire_tree(path: Path) -> None:
-    """Remove a directory and all in it; nobody ever sees it by its name with a part of that."""
-    retired = path.with_name(f"{_STAGE_PREFIX}{os.getpid()}-{next(_numbers)}")
-    remove_tree(retired)  # of an earlier process with this id
-    os.rename(path, retired)
-    remove_tree(retired)
 
 
 @contextlib.contextmanager
@@ -374,6 +468,41 @@ def locked(path: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def open_nameless(directory: Path) -> BinaryIO:
+    """Open a new file without a name, to write and to read: whoever ends leaves nothing. Raises
+    OSError."""
+    import tempfile  # only here, and commands that end need it not at all
+
+    return tempfile.TemporaryFile(dir=directory, buffering=0, prefix=_STAGE_PREFIX)
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write all of `data` to an unbuffered file, which takes a part of it when the disk fills up.
+    Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextlib.contextmanager
+def locked_if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock that `path` is, if nobody else does; the value says whether."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = _is_named(descriptor, path)
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 def cap(path: Path, limit: int) -> None:

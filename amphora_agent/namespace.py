@@ -16,6 +16,7 @@ from amphora_agent.errors import OperationFailed
 
 T = TypeVar("T")
 
+_OWN = Path("/proc/thread-self/ns/net")
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,6 +33,13 @@ class Namespace:
 
     def exists(self) -> bool:
         return self.path.exists()
+
+    def is_entered(self) -> bool:
+        """Whether the calling thread is inside already, as a process that was started there is."""
+        try:
+            return os.path.samefile(self.path, _OWN)
+        except OSError:
+            return False
 
     def run(self, function: Callable[[], T]) -> T:
         """Call `function` inside the namespace and return what it returns.
@@ -51,7 +59,10 @@ class Namespace:
                 failures.append(error)
 
         thread = threading.Thread(target=body, name=f"in-{self.name}")
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OperationFailed("Cannot enter the network namespace", str(error)) from error
         thread.join()
         if failures:
             raise failures[0]
@@ -64,6 +75,9 @@ def _enter(path: Path) -> None:
     except OSError as error:
         raise OperationFailed("Cannot enter the network namespace", str(error)) from error
     try:
+        # Who is inside already needs no capability.
+        if os.path.samestat(os.fstat(descriptor), _OWN.stat()):
+            return
         # os.setns exists only from Python 3.12.
         if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
             number = ctypes.get_errno()

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from amphora_agent.client import AmphoraClient
-from amphora_agent.layout import Layout, object_id
-from amphora_agent.settings import SettingsFile
+from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.client.v2 import AmphoraClient
+from amphora_agent.paths import Layout, object_id
 from benchmarks.bare import BareHaproxy
 from lab.agent import AgentProcess
 from lab.heartbeats import HeartbeatReceiver

@@ -30,7 +30,7 @@ from typing import Any
 import msgspec
 
 import amphora_agent
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
 from lab.agent import AgentProcess

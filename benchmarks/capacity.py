@@ -12,7 +12,7 @@ import zlib
 from bisect import bisect_left
 from pathlib import Path
 
-from amphora_agent.heartbeat import message, versions
+from amphora_agent.heartbeat.datagram import message
 from amphora_agent.model.status import (
     NO_COUNTERS,
     Counters,
@@ -99,9 +99,9 @@ def _most_that_fit(
         )
         reading = {"instance": InstanceReading(some, worker, ())}
         # The oldest form has a pool in each of its listeners.
-        version = versions.LATEST if once else versions.NUMBERED
+        version = message.LATEST if once else message.NUMBERED
         content = message.content(_id(source), 1_000_000, reading, counted, version)
-        content["ver"] = versions.LATEST
+        content["ver"] = message.LATEST
         if compact:
             return len(message.seal(content, "key")) > message.LARGEST_DATAGRAM
         return len(zlib.compress(json.dumps(content).encode())) + 64 > message.LARGEST_DATAGRAM

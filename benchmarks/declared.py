@@ -15,10 +15,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from amphora_agent.client import DeclarativeClient
+from amphora_agent.client.v2 import DeclarativeClient
 from benchmarks.bed import VIP, Balancer, Bed, make_bed
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
+from lab import bodies
 from lab.listeners import Listener, http_listener, loadbalancer
 
 _COLUMNS = (
@@ -140,48 +141,40 @@ _CHANGES: Mapping[str, Callable[[tuple[Listener, ...], int], tuple[Listener, ...
 
 def _model(lb_id: str, listeners: tuple[Listener, ...]) -> dict[str, Any]:
     """These listeners in Octavia's model."""
-    pools = []
-    for listener in listeners:
-        assert listener.pool is not None
-        monitor = listener.pool.monitor
-        assert monitor is not None
-        pools.append(
-            {
-                "pool_id": listener.pool.id,
-                "protocol": "HTTP",
-                "lb_algorithm": "ROUND_ROBIN",
-                "members": [
-                    {
-                        "member_id": member.id,
-                        "address": member.address,
-                        "protocol_port": member.port,
-                        "weight": member.weight,
-                    }
-                    for member in listener.pool.members
-                ],
-                "healthmonitor": {
-                    "healthmonitor_id": f"{listener.pool.id}-m",
-                    "type": "HTTP",
-                    "delay": monitor.delay,
-                    "timeout": monitor.timeout,
-                    "max_retries": monitor.rise,
-                    "max_retries_down": monitor.fall,
-                    "url_path": monitor.path,
-                },
-            }
-        )
-    return {
-        "loadbalancer_id": lb_id,
-        "vip_address": VIP,
-        "pools": pools,
-        "listeners": [
-            {
-                "listener_id": listener.id,
-                "protocol": "HTTP",
-                "protocol_port": listener.port,
-                "connection_limit": listener.connection_limit,
-                "default_pool_id": listener.pool.id if listener.pool else None,
-            }
+    return bodies.balancer(
+        *(
+            bodies.listener(
+                name=listener.id,
+                protocol_port=listener.port,
+                connection_limit=listener.connection_limit,
+                default_pool_id=listener.pool.id if listener.pool else None,
+            )
             for listener in listeners
+        ),
+        pools=tuple(_pool(listener) for listener in listeners),
+        loadbalancer_id=lb_id,
+        vip_address=VIP,
+    )
+
+
+def _pool(listener: Listener) -> bodies.Body:
+    assert listener.pool is not None
+    monitor = listener.pool.monitor
+    assert monitor is not None
+    return bodies.pool(
+        name=listener.pool.id,
+        members=[
+            bodies.member(
+                member.id, address=member.address, protocol_port=member.port, weight=member.weight
+            )
+            for member in listener.pool.members
         ],
-    }
+        healthmonitor=bodies.monitor(
+            healthmonitor_id=f"{listener.pool.id}-m",
+            delay=monitor.delay,
+            timeout=monitor.timeout,
+            max_retries=monitor.rise,
+            max_retries_down=monitor.fall,
+            url_path=monitor.path,
+        ),
+    )

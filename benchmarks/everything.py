@@ -7,7 +7,7 @@ import hashlib
 import uuid
 from dataclasses import replace
 
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
 from benchmarks.bed import Balancer, Bed, deploy
 from lab.listeners import Listener, crt_list, http_listener, loadbalancer
 from lab.pki import Authority

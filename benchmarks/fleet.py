@@ -18,18 +18,20 @@ from typing import Any
 import msgspec
 import psutil
 
-from amphora_agent.declarative import names, rendering, view
-from amphora_agent.declarative.backends import Backend, Server
-from amphora_agent.declarative.rendering import Places
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.socket import MasterSocket
-from amphora_agent.haproxy.workers import Workers
-from amphora_agent.model.declared import ProcessModel
+from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.runtime.socket import MasterSocket
+from amphora_agent.loadbalancer import render
+from amphora_agent.loadbalancer.render import Places
+from amphora_agent.loadbalancer.translate import names, to_haproxy
+from amphora_agent.loadbalancer.translate.backends import Backend, Server
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer import ListenerProtocol, LoadBalancer, Pool
-from amphora_agent.processes.embedded import EmbeddedSupervisor
-from amphora_agent.processes.supervisor import Mark, ProcessSpec
+from amphora_agent.model.loadbalancer.results import ProcessModel
+from amphora_agent.model.loadbalancer.types import ListenerProtocol, LoadBalancer, Pool
+from amphora_agent.supervisor.contract import Mark, ProcessSpec
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
+from lab import bodies, rendered
 from lab.network import Namespace
 from lab.pki import Credentials
 
@@ -69,18 +71,18 @@ class Site:
     def of(cls, listeners: int, members: int) -> Site:
         pool_ids = [f"pool-{n - n % _TEN if n % _TEN < _SHARING else n}" for n in range(listeners)]
         encrypted = [n for n in range(listeners) if n % _ENCRYPTED == _ENCRYPTED - 2]
-        body = {
-            "loadbalancer_id": "loadbalancer",
-            "vip_address": VIP,
-            "listeners": [
-                _listener(n, pool_ids[n], encrypted=n in encrypted)
-                | {"connection_limit": min(_CONNECTIONS_EACH, _CONNECTIONS // listeners)}
+        limit = min(_CONNECTIONS_EACH, _CONNECTIONS // listeners)
+        body = bodies.balancer(
+            *(
+                _listener(n, pool_ids[n], encrypted=n in encrypted) | {"connection_limit": limit}
                 for n in range(listeners)
-            ],
-            "pools": [_pool(pool_id, members) for pool_id in dict.fromkeys(pool_ids)],
-        }
+            ),
+            pools=tuple(_pool(pool_id, members) for pool_id in dict.fromkeys(pool_ids)),
+            loadbalancer_id="loadbalancer",
+            vip_address=VIP,
+        )
         return cls(
-            decode(msgspec.json.encode(body), LoadBalancer),
+            bodies.decoded(body),
             tuple(_FIRST_PORT + n for n in range(listeners)),
             tuple(_FIRST_PORT + n for n in encrypted),
             own_pool=pool_ids[-1],
@@ -104,52 +106,51 @@ class Site:
             if listener.listener_id in listener_ids and listener.protocol is ListenerProtocol.HTTP
         )
 
-    def processes(self, model: ProcessModel) -> tuple[view.Process, ...]:
+    def processes(self, model: ProcessModel) -> tuple[to_haproxy.Process, ...]:
         if model is ProcessModel.LOADBALANCER:
-            return (view.whole(self.balancer),)
-        return tuple(view.each(self.balancer))
+            return (to_haproxy.whole(self.balancer),)
+        return tuple(to_haproxy.each(self.balancer))
 
 
 def _listener(number: int, pool_id: str, *, encrypted: bool) -> dict[str, Any]:
-    return {
-        "listener_id": f"listener-{number}",
-        "protocol": "TERMINATED_HTTPS" if encrypted else "HTTP",
-        "default_tls_container_ref": "site" if encrypted else None,
-        "protocol_port": _FIRST_PORT + number,
-        "default_pool_id": pool_id,
-        "insert_headers": {"X-Forwarded-For": "true"},
-    }
+    return bodies.listener(
+        "TERMINATED_HTTPS" if encrypted else "HTTP",
+        f"listener-{number}",
+        default_tls_container_ref="site" if encrypted else None,
+        protocol_port=_FIRST_PORT + number,
+        default_pool_id=pool_id,
+        insert_headers={"X-Forwarded-For": "true"},
+    )
 
 
 def _pool(pool_id: str, members: int) -> dict[str, Any]:
-    return {
-        "pool_id": pool_id,
-        "protocol": "HTTP",
-        "lb_algorithm": "ROUND_ROBIN",
-        "members": [
-            {
-                "member_id": f"member-{n}",
-                "address": f"127.0.{1 + n // 250}.{1 + n % 250}",
-                "protocol_port": MEMBER_PORT,
-                "monitor_port": CHECK_PORT,
-            }
+    return bodies.pool(
+        name=pool_id,
+        members=[
+            bodies.member(
+                f"member-{n}",
+                address=f"127.0.{1 + n // 250}.{1 + n % 250}",
+                protocol_port=MEMBER_PORT,
+                monitor_port=CHECK_PORT,
+            )
             for n in range(members)
         ],
-        "healthmonitor": {
-            "healthmonitor_id": f"monitor-of-{pool_id}",
-            "type": "HTTP",
-            "delay": CHECK_DELAY,
-            "timeout": 3,
-            "max_retries": 2,
-        },
-    }
+        healthmonitor=bodies.monitor(
+            healthmonitor_id=f"monitor-of-{pool_id}", delay=CHECK_DELAY, timeout=3, max_retries=2
+        ),
+    )
 
 
 class Instance:
     """One haproxy: a master, its worker, and its files."""
 
     def __init__(
-        self, process: view.Process, directory: Path, certificates: Path, program: Path, name: str
+        self,
+        process: to_haproxy.Process,
+        directory: Path,
+        certificates: Path,
+        program: Path,
+        name: str,
     ) -> None:
         self.listeners = tuple(frontend.id for frontend in process.frontends)
         self.pools = frozenset(backend.pool_id for backend in process.backends)
@@ -170,20 +171,21 @@ class Instance:
             group="nogroup",
             hard_stop_after="1h",
             max_reloads=5,
+            first_check=100,
             namespace="",
             udp_check="",
         )
         self.name = name
         self.socket = MasterSocket(directory / "master")
 
-    def write(self, process: view.Process) -> None:
+    def write(self, process: to_haproxy.Process) -> None:
         """Write the files."""
-        for name, text in rendering.render(process, self._places).items():
+        for name, text in rendered.render(process, self._places).items():
             (self._configuration / name).write_text(text)
 
     def write_pool(self, backends: Sequence[Backend]) -> None:
         """Write the file of the pool that these backends are."""
-        text = rendering.render_pool(backends, self._places)
+        text = render.render_pool(backends, self._places)
         (self._configuration / names.pool(backends[0].pool_id)).write_text(text)
 
     def specification(self, namespace: Path) -> ProcessSpec:

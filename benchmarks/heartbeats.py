@@ -16,13 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.haproxy import statistics
-from amphora_agent.haproxy.observe import Observer
-from amphora_agent.heartbeat import counters, message
-from amphora_agent.heartbeat.sender import Sender
-from amphora_agent.layout import Layout
+from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.haproxy.replies import statistics
+from amphora_agent.haproxy.runtime.poller import Observer
+from amphora_agent.heartbeat.datagram import counters, message
+from amphora_agent.heartbeat.memory import CounterMemory
+from amphora_agent.heartbeat.sender import Facts, Sender
 from amphora_agent.model.status import InstanceReading
-from amphora_agent.settings import SettingsFile
+from amphora_agent.paths import Layout
+from amphora_agent.slots import SlotFile
+from amphora_agent.supervisor.identity import boot_id
 from benchmarks.bare import BareHaproxy
 from benchmarks.bed import Balancer, Bed, make_bed, running, touch
 from benchmarks.report import Column, Section, median, milliseconds
@@ -109,8 +113,27 @@ def _canned(
 
 def _live(bed: Bed, balancer: Balancer, layout: Layout, scale: Scale) -> Iterator[dict[str, Any]]:
     settings = SettingsFile(bed.agent.config_file)
-    sender = Sender(settings.current, Observer(layout), layout.heartbeat_counters)
-    sender.beat()  # reads the configuration, and begins to remember
+    observer = Observer(layout)
+    on_disk, in_memory = layout.heartbeat_counters
+    memory = CounterMemory(
+        [SlotFile(on_disk, sync=True), SlotFile(in_memory, sync=False)],
+        boot_id(),
+        Alarms(layout.alarms),
+    )
+    memory.start()
+    readings: dict[str, InstanceReading] = {}
+    sender = Sender(lambda: Facts(settings.current()), lambda: readings, memory)
+
+    def beat() -> None:
+        """What a reader and a sender do in one interval, one after the other."""
+        readings.update(observer.read(timeout=5))
+        number = memory.account(readings)
+        while number is None or memory.written < number:
+            time.sleep(0.001)
+            number = memory.account(readings) if number is None else number
+        sender.beat()
+
+    beat()  # reads the configuration, and begins to remember
     bed.health_manager.next()
 
     def serve() -> None:
@@ -125,7 +148,7 @@ def _live(bed: Bed, balancer: Balancer, layout: Layout, scale: Scale) -> Iterato
             for _ in range(scale.heartbeat_runs):
                 between()
                 begun, begun_cpu = time.perf_counter(), time.process_time()
-                sender.beat()
+                beat()
                 cpu.append(milliseconds(time.process_time() - begun_cpu))
                 wall.append(milliseconds(time.perf_counter() - begun))
                 sizes.append(bed.health_manager.next().size)

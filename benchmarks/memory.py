@@ -35,7 +35,7 @@ _COLUMNS = (
     Column("haproxy_alone", "alone, MiB", 1),
 )
 
-_MIB = 1024 * 1024
+MIB = 1024 * 1024
 
 #: Of an entry of proc(5) pagemap: the page is in memory; the number of its page frame.
 _PRESENT, _FRAME = 1 << 63, (1 << 55) - 1
@@ -77,7 +77,7 @@ def _row(bed: Bed, when: str) -> dict[str, Any]:
     # The members are served by a haproxy as well, which is not the agent's.
     haproxies = [p for p in mentioning(bed.agent.base_path) if p.program == "haproxy"]
     for name, found in (("agent", bed.agent.processes()), ("haproxy", haproxies)):
-        each = [_pss(process) for process in found]
+        each = [pss(process) for process in found]
         row |= {
             f"{name}_processes": len(found),
             f"{name}_pss": sum(each),
@@ -87,11 +87,12 @@ def _row(bed: Bed, when: str) -> dict[str, Any]:
     return row
 
 
-def _pss(process: Process) -> float:
+def pss(process: Process) -> float:
+    """MiB."""
     rollup = (PROC / str(process.pid) / "smaps_rollup").read_text()
     found = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
     assert found is not None, rollup
-    return int(found[1]) * 1024 / _MIB
+    return int(found[1]) * 1024 / MIB
 
 
 def _alone(found: Iterable[Process]) -> float | None:
@@ -101,7 +102,7 @@ def _alone(found: Iterable[Process]) -> float | None:
     for process in found:
         frames |= _frames(process)
     frames.discard(0)
-    return len(frames) * PAGESIZE / _MIB if frames else None
+    return len(frames) * PAGESIZE / MIB if frames else None
 
 
 def _frames(process: Process) -> set[int]:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.haproxy.inquiry import Inquiry
-from amphora_agent.metrics.collector import Collector
-from amphora_agent.metrics.translate import Machine
-from amphora_agent.model.figures import Scope
+from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
+from amphora_agent.metrics.endpoint import Collector
+from amphora_agent.metrics.translate.haproxy import Machine
+from amphora_agent.model.status import Scope
 from benchmarks.bed import Balancer, Bed, make_bed, running, touch
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amphora_agent.haproxy import statistics
-from amphora_agent.model.declared import ProcessModel
-from amphora_agent.processes.embedded import EmbeddedSupervisor
+from amphora_agent.haproxy.replies import statistics
+from amphora_agent.model.loadbalancer.results import ProcessModel
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from benchmarks import bare, fleet
 from benchmarks.bare import BareHaproxy, private_copy
 from benchmarks.fleet import VIP, Fleet, Site, cpu_seconds, pss

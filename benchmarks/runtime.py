@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from amphora_agent.haproxy import workers
+from amphora_agent.haproxy.replies import workers
 from benchmarks.bare import BareHaproxy, ask, private_copy
 from benchmarks.bed import MEMBER_PORT, VIP, Balancer, Bed, make_bed
 from benchmarks.execs import Executions

@@ -28,7 +28,7 @@ _COLUMNS = (
 _LIST_MODULES = """\
 import sys
 before = set(sys.modules)
-import amphora_agent.main
+import amphora_agent.daemon.run
 for name in list(sys.modules):
     root = name.partition(".")[0]
     if name not in before and root not in sys.stdlib_module_names | {"amphora_agent"}:

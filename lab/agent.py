@@ -46,7 +46,8 @@ class AgentProcess(Starting):
     ``controllers`` are heartbeat receivers (``address:port``). ``settings`` overrides or adds
     configuration: ``{"section": {"key": "value"}}``. ``options`` are more words for its command
     line; the memory limit lets controllers size TLS caches for a small machine. ``record`` is a
-    laboratory's, which then knows what to remove if this process is killed.
+    laboratory's, which then knows what to remove if this process is killed. ``place`` is the
+    namespace of its management network.
     """
 
     def __init__(
@@ -66,13 +67,15 @@ class AgentProcess(Starting):
         start_timeout: float = 15,
         address: str = "127.0.0.1",
         port: int | None = None,
+        place: Namespace = _HOST,
     ) -> None:
+        self._place = place
         self.directory = directory.resolve()
         self.pki = pki
         self.amphora_id = pki.amphora_id
         self.namespace = namespace
         self.address = address
-        self.port = port or free_port(address)
+        self.port = port or place.inside(lambda: free_port(address))
         self.base_path = self.directory / "octavia"
         self.cert_path = self.base_path / "certs"
         self.network_path = self.directory / "interfaces"
@@ -170,13 +173,14 @@ class AgentProcess(Starting):
             *self._options,
         ]
 
-    def start(self) -> AgentProcess:
-        """Start it and wait until it answers. An existing configuration file is kept, for the
-        controller may have replaced it. Raises AgentError."""
+    def start(self, *, status: int = 200) -> AgentProcess:
+        """Start it and wait until it answers, with this status. An existing configuration file is
+        kept, for the controller may have replaced it. Raises AgentError."""
         if self._process is not None:
             raise AgentError("the agent is running already")
         for directory in (self.directory, self.base_path, self.cert_path):
-            directory.mkdir(parents=True, exist_ok=True)
+            if not directory.is_dir():  # to make one that is there would wait for a stalled disk
+                directory.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists():
             self.config_file.write_text(self.config())
         if self._record is not None:
@@ -185,7 +189,7 @@ class AgentProcess(Starting):
                 self._record.add_namespace(self.namespace)
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
-                self.command(),
+                self._place.command(self.command()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -193,13 +197,13 @@ class AgentProcess(Starting):
                 # A Ctrl-C at the terminal is for the demo, which then stops the agent in order.
                 start_new_session=True,
             )
-        self._await_api()
+        self._await_api(status)
         return self
 
     def get(self, path: str, *, timeout: float = 10) -> Response:
         """One request as the controller, over a connection of its own."""
         return get(
-            _HOST,
+            self._place,
             self.address,
             self.port,
             path,
@@ -220,7 +224,7 @@ class AgentProcess(Starting):
             self.kill()
             raise AgentError(f"the agent did not end within {timeout} s{self._said()}") from None
         self._process = None
-        lingering = [agent.pid for agent in agents if not agent.wait(2)]
+        lingering = [agent.pid for agent in agents if not (agent.wait(2) or agent.waits_for_disk)]
         if lingering:
             processes.end(agent for agent in agents if agent.pid in lingering)
             raise AgentError(f"the agent ended without its processes {lingering}{self._said()}")
@@ -254,7 +258,7 @@ class AgentProcess(Starting):
             # A child whose parent has died is nobody's descendant, but still of the session.
             found |= {p for p in processes.running() if p.session == self._process.pid}
             found |= {main} if main else set()
-        return sorted(process for process in found if not _is_service(process))
+        return sorted(p for p in found if not _is_service(p) and not _is_check(p))
 
     def services(self) -> list[Process]:
         """The processes that carry traffic: detached from the agent, they survive it."""
@@ -271,7 +275,7 @@ class AgentProcess(Starting):
         if self._made_namespace:
             delete_namespace(self.namespace)
 
-    def _await_api(self) -> None:
+    def _await_api(self, status: int) -> None:
         assert self._process is not None
         deadline = time.monotonic() + self._start_timeout
         last: object = "nothing was tried"
@@ -281,7 +285,7 @@ class AgentProcess(Starting):
             except FAILURES as error:
                 last = f"{type(error).__name__}: {error}"
             else:
-                if response.status == 200:
+                if response.status == status:
                     return
                 last = f"{response.status} {response.text}"
             try:
@@ -304,6 +308,11 @@ def _is_service(process: Process) -> bool:
     if process.program in _SERVICES:
         return True
     return any(word.endswith(_PROBE) for word in process.arguments)
+
+
+def _is_check(process: Process) -> bool:
+    """Whether a process ends by itself: it examines a certificate."""
+    return any(word.endswith("_check") for word in process.arguments)
 
 
 def agent_executable() -> list[str]:

@@ -72,6 +72,14 @@ def fetch(release: str, package: str, directory: Path) -> list[Path]:
     return sorted((directory / "cache/archives").glob("*.deb"))
 
 
+def run(*arguments: str) -> str:
+    """What a program says; raises UnavailableError when it fails."""
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UnavailableError(f"{' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
 def _codename() -> str:
     lines = Path("/etc/os-release").read_text().splitlines()
     values = dict(line.partition("=")[::2] for line in lines)

@@ -57,6 +57,10 @@ class Machine(Starting):
         file.write_bytes(data)
         file.chmod(mode)
 
+    def written(self, path: str) -> bytes:
+        """What `write` has put there."""
+        return (self._directory / "changes/upper" / path.lstrip("/")).read_bytes()
+
     def start(self, *, timeout: float = 30) -> Machine:
         """Boot, and wait until systemd has started everything that it should.
 

@@ -23,9 +23,10 @@ from lab.archive import CACHE, UnavailableError, environment, sources
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = (
-    *("setup.py", "pyproject.toml", "README.md", "LICENSE"),
+    *("setup.py", "pyproject.toml", "README.md", "LICENSE", "requirements/agent.txt"),
     *("amphora_agent", "haproxy_templates", "systemd"),
 )
+_LOCK = _ROOT / "requirements/agent.txt"
 _PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "udev", "iproute2", "procps", "nftables", "haproxy"),
     *("udhcpc", "iputils-ping", "python3", "python3-venv", "ca-certificates", "openssl"),
@@ -41,7 +42,9 @@ _KEPT = 3
 
 _INSTALL = """
 python3 -m venv /opt/amphora-agent
-/opt/amphora-agent/bin/pip install --quiet --no-index --find-links /wheels amphora-agent
+pip() { /opt/amphora-agent/bin/pip install --quiet --no-index --no-deps --find-links /wheels "$@"; }
+pip --require-hashes -r /wheels/agent.txt
+pip amphora-agent
 ln -s /opt/amphora-agent/bin/amphora-* /usr/bin/
 units=$(/opt/amphora-agent/bin/python -c '
 from amphora_agent import templates
@@ -205,10 +208,13 @@ def _digest_of_sources(base: str) -> str:
 
 def _install_agent(release: Release, base: Path, scratch: Path) -> None:
     wheel = _build_wheel(scratch)
+    wheels = scratch / "upper/wheels"
     _pip(
-        *("download", "--dest", str(scratch / "upper/wheels"), "--only-binary=:all:"),
-        *("--python-version", release.python, str(wheel)),
+        *("download", "--dest", str(wheels), "--no-deps", "--only-binary=:all:"),
+        *("--python-version", release.python, "--require-hashes", "-r", str(_LOCK)),
     )
+    shutil.copy2(_LOCK, wheels)
+    shutil.copy2(wheel, wheels)
     target = scratch / "target"
     # The host's own environment has settings for pip that mean nothing in there.
     script = f'exec env -i PATH={_PATH} chroot {target} sh -euc "$1"'
@@ -225,8 +231,9 @@ def _build_wheel(scratch: Path) -> Path:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(path, copy / source, ignore=ignored)
         else:
+            (copy / source).parent.mkdir(exist_ok=True)
             shutil.copy2(path, copy / source)
-    _pip("wheel", "--no-deps", "--wheel-dir", str(built), str(copy))
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(built), str(copy))
     (wheel,) = built.glob("*.whl")
     return wheel
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from amphora_agent.client import AmphoraClient, AmphoraError
+from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from lab.agent import AgentError, AgentProcess
 from lab.backend import Backend
 from lab.heartbeats import Heartbeat, HeartbeatReceiver

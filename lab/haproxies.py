@@ -21,7 +21,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from lab.archive import CACHE, UnavailableError, fetch
+from lab.archive import CACHE, UnavailableError, fetch, run
 
 SERIES = ("2.6", "2.8", "3.0")
 
@@ -85,10 +85,10 @@ def _from_packages(home: Path) -> Path:
         except UnavailableError as error:
             raise UnavailableError(f"haproxy {_RELEASE_SERIES} of {_RELEASE}: {error}") from error
         for package in packages:
-            _run("dpkg-deb", "--extract", str(package), str(tree))
+            run("dpkg-deb", "--extract", str(package), str(tree))
         _take_program_and_libraries(tree, stage)
-        linker = Path(_run("patchelf", "--print-interpreter", str(stage / "haproxy"))).name
-        _run(
+        linker = Path(run("patchelf", "--print-interpreter", str(stage / "haproxy"))).name
+        run(
             "patchelf",
             *("--set-interpreter", str(home / "lib" / linker)),
             # Unlike a RUNPATH it counts for what the libraries themselves need, too.
@@ -113,13 +113,6 @@ def _take_program_and_libraries(tree: Path, stage: Path) -> None:
     for library in tree.glob("usr/lib/*-linux-gnu/*.so*"):
         shutil.copy2(library, libraries, follow_symlinks=False)
     shutil.copy2(tree / "usr/sbin/haproxy", stage)
-
-
-def _run(*arguments: str) -> str:
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise UnavailableError(f"{' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def main() -> int:

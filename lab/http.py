@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import select
+import socket
 import ssl
 import threading
 import time
@@ -50,6 +51,8 @@ class Tls:
 
     def context(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Controllers before release 15 issue certificates without key identifiers.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         context.minimum_version = self.minimum
         context.maximum_version = self.maximum
         if self.ca is None:
@@ -169,7 +172,7 @@ class Client(Closing):
                 peer=self._peer,
                 seconds=time.monotonic() - begun,
             )
-        except BaseException:
+        except BaseException:  # also an interruption leaves no connection open
             connection.close()
             raise
         # http.client drops the socket itself when the server announced that it closes.
@@ -186,12 +189,14 @@ class Client(Closing):
 
     def _connect(self) -> _Connection:
         raw = self._namespace.connect(self._address, self._port, timeout=self._timeout)
+        # As http.client does: a body sent after its header waits for no acknowledgement.
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._context is None:
             return _Connection(raw)
         assert self._tls is not None
         try:
             secure = self._context.wrap_socket(raw, server_hostname=self._tls.server_name)
-        except BaseException:
+        except BaseException:  # also an interruption leaves no connection open
             raw.close()
             raise
         self._peer = _peer(secure)

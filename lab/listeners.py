@@ -20,7 +20,7 @@ _NAMES = uuid.UUID("5b0c4d1e-6f0c-4b57-9d3a-2f2f1f1d7a10")
 
 # The controller's defaults (haproxy_amphora.timeout_*, and the cipher and version defaults of
 # api_settings).
-_TIMEOUT_CLIENT = _TIMEOUT_SERVER = 50000
+TIMEOUT_CLIENT = _TIMEOUT_SERVER = 50000
 _TIMEOUT_CONNECT = 5000
 # Not the controller's 50000: haproxy wants two file descriptors for each, and does not start where
 # a container allows it only 20000.
@@ -38,9 +38,10 @@ _PEER_PORT = 1025
 
 @dataclass(frozen=True)
 class HealthMonitor:
-    """Times in seconds. ``program`` is what checks a member of type PING."""
+    """Times in seconds. ``program`` is what checks a member of type PING, ``port`` another one than
+    where members serve."""
 
-    type: Literal["HTTP", "TCP", "PING"] = "HTTP"
+    type: Literal["HTTP", "HTTPS", "TCP", "TLS-HELLO", "PING"] = "HTTP"
     delay: int = 1
     timeout: int = 1
     fall: int = 2
@@ -48,6 +49,7 @@ class HealthMonitor:
     path: str = "/health"
     expected: str = "200"
     program: str = "/var/lib/octavia/ping-wrapper.sh"
+    port: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,13 @@ def loadbalancer(
     peers: Sequence[Peer] = (),
     project_id: str = "demo-project",
     ssl_cache: int | None = None,
+    timeout_client: int = TIMEOUT_CLIENT,
 ) -> str:
-    """The whole configuration. ``ssl_cache`` is ``tune.ssl.cachesize``, in blocks of 250 bytes."""
+    """Return the whole configuration.
+
+    ``ssl_cache`` is ``tune.ssl.cachesize``, in blocks of 250 bytes; ``timeout_client`` is in
+    milliseconds, and another one takes a reload.
+    """
     limits = sum(listener.connection_limit for listener in listeners)
     lines = [f"# Configuration for loadbalancer {lb_id}"]
     lines += _section(
@@ -155,7 +162,7 @@ def loadbalancer(
         )
     log_format = f"{project_id} {lb_id} {_LOG_FIELDS}"
     for listener in listeners:
-        lines += _frontend(listener, [vip, *additional_vips], log_format)
+        lines += _frontend(listener, [vip, *additional_vips], log_format, timeout_client)
         if listener.pool is not None:
             lines += _backend(listener, listener.pool)
     return "\n".join(lines)
@@ -223,7 +230,9 @@ def _section(head: str, *directives: str) -> list[str]:
     return [head, *(f"    {directive}" for directive in directives if directive), ""]
 
 
-def _frontend(listener: Listener, addresses: Sequence[str], log_format: str) -> list[str]:
+def _frontend(
+    listener: Listener, addresses: Sequence[str], log_format: str, timeout_client: int
+) -> list[str]:
     limit = listener.connection_limit
     options = _bind_options(listener)
     terminated = listener.kind == "TERMINATED_HTTPS"
@@ -236,7 +245,7 @@ def _frontend(listener: Listener, addresses: Sequence[str], log_format: str) -> 
         *(f"bind {address}:{listener.port}{options}" for address in addresses),
         f"mode {listener.mode}",
         f"default_backend {listener.pool.id}:{listener.id}" if listener.pool else "",
-        f"timeout client {_TIMEOUT_CLIENT}",
+        f"timeout client {timeout_client}",
         "log-format " + log_format.replace(" ", "\\ "),
     )
 
@@ -289,7 +298,8 @@ def _monitor(monitor: HealthMonitor) -> tuple[str, ...]:
     return (
         "load-server-state-from-file global",
         f"timeout check {monitor.timeout}s",
-        *(http if monitor.type == "HTTP" else ()),
+        *(http if monitor.type in ("HTTP", "HTTPS") else ()),
+        *(("option ssl-hello-chk",) if monitor.type == "TLS-HELLO" else ()),
         *(ping if monitor.type == "PING" else ()),
     )
 
@@ -298,7 +308,9 @@ def _server(pool: Pool, member: Member) -> str:
     monitor = pool.monitor
     words = [f"server {member.id} {member.address}:{member.port} weight {member.weight}"]
     if monitor:
-        words.append(f"check inter {monitor.delay}s fall {monitor.fall} rise {monitor.rise}")
+        words.append("check check-ssl verify none" if monitor.type == "HTTPS" else "check")
+        words.append(f"inter {monitor.delay}s fall {monitor.fall} rise {monitor.rise}")
+        words += [f"port {monitor.port}"] if monitor.port else []
     words += [pool.proxy_protocol] if pool.proxy_protocol else []
     words += ["backup"] if member.backup else []
     words += [] if member.enabled else ["disabled"]

@@ -145,7 +145,7 @@ class Namespace:
         connection.settimeout(timeout)
         try:
             connection.connect((address, port))
-        except BaseException:
+        except BaseException:  # also an interruption leaves no connection open
             connection.close()
             raise
         return connection
@@ -217,6 +217,8 @@ class Lab(Closing):
                 "-qw",
                 "net.ipv6.conf.all.accept_dad=0",
                 "net.ipv6.conf.default.accept_dad=0",
+                # Tests listen at ports below this; an agent in here lets clients use them, too.
+                "net.ipv4.ip_local_reserved_ports=1026-32767",
             ]
         )
         namespace.up("lo")

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from lab import processes
 from lab.agent import AgentProcess
 from lab.backend import Backend
 from lab.http import FAILURES, Client
-from lab.listeners import Listener, Peer, http_listener, loadbalancer
+from lab.listeners import TIMEOUT_CLIENT, Listener, Peer, http_listener, loadbalancer
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki, Authority
 from lab.processes import Process
@@ -177,8 +177,8 @@ class Pair:
             listeners=[self.listener],
             base_path=str(half.agent.base_path),
             peers=[Peer(each.agent.amphora_id, each.address) for each in self.halves.values()],
+            timeout_client=TIMEOUT_CLIENT + self.version,
         )
-        text = text.replace("timeout client 50000", f"timeout client {50000 + self.version}")
         half.api.upload_haproxy(self.lb_id, text)
         half.api.reload(self.lb_id)
 

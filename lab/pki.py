@@ -58,7 +58,7 @@ class Authority:
         self._chain = chain
 
     @classmethod
-    def create(cls, common_name: str, *, key: KeyKind = "rsa", days: float = 30) -> Authority:
+    def create(cls, common_name: str, *, key: KeyKind = "rsa", days: float = 90) -> Authority:
         """Make a self-signed root."""
         private = _private_key(key)
         name = _name(common_name)
@@ -72,7 +72,7 @@ class Authority:
         return cls(builder.sign(private, hashes.SHA256()), private, b"")
 
     def intermediate(
-        self, common_name: str, *, key: KeyKind = "rsa", days: float = 30
+        self, common_name: str, *, key: KeyKind = "rsa", days: float = 90
     ) -> Authority:
         """Make an authority signed by this one; what it issues carries it in its chain."""
         private = _private_key(key)
@@ -96,18 +96,20 @@ class Authority:
         *,
         dns: Sequence[str] = (),
         addresses: Sequence[str] = (),
-        days: float = 30,
+        days: float = 90,
         key: KeyKind = "rsa",
         not_before: datetime | None = None,
         not_after: datetime | None = None,
         server: bool = True,
         client: bool = True,
+        key_identifier: bool = True,
     ) -> Credentials:
         """Issue a certificate.
 
         ``not_before`` and ``not_after`` are aware datetimes; give both in the past for an expired
         certificate. ``server`` and ``client`` choose the extended key usages; with neither, the
-        extension is left out.
+        extension is left out. ``key_identifier`` is that of the authority, which controllers
+        before 14.0.2 leave out.
         """
         private = _private_key(key)
         before, after = _validity(days, not_before, not_after)
@@ -118,8 +120,9 @@ class Authority:
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(private.public_key()), critical=False
             )
-            .add_extension(self._issuer_identifier(), critical=False)
         )
+        if key_identifier:
+            builder = builder.add_extension(self._issuer_identifier(), critical=False)
         names: list[x509.GeneralName] = [x509.DNSName(name) for name in dns]
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
         if names:
@@ -133,7 +136,7 @@ class Authority:
         return Credentials(_pem(certificate), _key_pem(private), self._chain)
 
     def revocation_list(
-        self, revoked: Iterable[Credentials | int] = (), *, days: float = 30
+        self, revoked: Iterable[Credentials | int] = (), *, days: float = 90
     ) -> bytes:
         """A CRL, PEM, that revokes the given certificates (or serial numbers)."""
         now = datetime.now(UTC)
@@ -192,7 +195,8 @@ class AmphoraPki:
             amphora_id=amphora_id,
             server_authority=server_authority,
             client_authority=client_authority,
-            server=server_authority.issue(amphora_id, dns=[amphora_id], key=key),
+            # Not near its end, which would be reported.
+            server=server_authority.issue(amphora_id, dns=[amphora_id], key=key, days=90),
             controller=client_authority.issue("octavia-controller", server=False, key=key),
         )
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)

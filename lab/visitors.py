@@ -65,7 +65,7 @@ class Wire:
             if tls is not None:
                 try:
                     connection = tls.wrap_socket(connection, server_hostname=server_name)
-                except BaseException:
+                except BaseException:  # also an interruption leaves no connection open
                     connection.close()
                     raise
         except ConnectionRefusedError as error:
@@ -196,7 +196,7 @@ class HttpVisitor:
                 self._wire = self._place.connect(self.tally)
                 if not self._ask(self._wire, path):
                     raise FailedError(Trouble.RESET, path)
-        except BaseException:
+        except BaseException:  # also an interruption leaves no connection open
             self.leave()
             raise
         self.tally.answer(time.monotonic() - begun)
@@ -253,7 +253,7 @@ class TcpVisitor:
                 raise FailedError(Trouble.WRONG, f"{came!r} for {line!r}")
             if self._sent == self._lines:
                 self.leave()
-        except BaseException:
+        except BaseException:  # also an interruption leaves no connection open
             if self._wire is not None:
                 self._wire.close()
                 self._wire = None

@@ -73,7 +73,7 @@ _FILES_SERVICE = f"""\
 [Unit]
 DefaultDependencies=no
 After=local-fs.target systemd-tmpfiles-setup.service
-Before=network-pre.target amphora-netns.service amphora-agent.service
+Before=network-pre.target amphora-netns.service amphora-network.service amphora-agent.service
 Wants=network-pre.target
 [Service]
 Type=oneshot

@@ -7,13 +7,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from hypothesis import strategies as st
 
 from amphora_agent.model.addressing import Network
-from amphora_agent.model.rules import InterfaceRule, Protocol
-from amphora_agent.network.firewall import Port
+from amphora_agent.model.plugging import InterfaceRule, Protocol
+from amphora_agent.network.plan.firewall_rules import Port
 
 
-def rule(protocol: Protocol, port: int = 80, cidr: str | None = None) -> InterfaceRule:
+def rule(protocol: str, port: int = 80, cidr: str | None = None) -> InterfaceRule:
     network = None if cidr is None else ip_network(cidr)
-    return InterfaceRule(protocol=protocol, cidr=network, port=port)
+    return InterfaceRule(protocol=Protocol(protocol), cidr=network, port=port)
 
 
 def _around(address: IPv4Address | IPv6Address, length: int) -> Network:
@@ -28,7 +28,7 @@ _cidrs = st.one_of(
 )
 _rules = st.builds(
     InterfaceRule,
-    protocol=st.sampled_from(["TCP", "UDP", "SCTP", "VRRP"]),
+    protocol=st.sampled_from(Protocol),
     cidr=_cidrs,
     port=st.integers(1, 3) | st.integers(1, 65535),
 )

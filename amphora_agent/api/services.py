@@ -1,22 +1,71 @@
-"""What the routes call."""
+"""The services that routes call, and the caller of the present request."""
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from amphora_agent.certificate import AgentCertificate
-from amphora_agent.controller import ControllerApi
-from amphora_agent.haproxy.instance import Instances
-from amphora_agent.haproxy.inventory import Inventory
-from amphora_agent.host import Host
-from amphora_agent.keepalived.lvs import LvsListeners
-from amphora_agent.keepalived.vrrp import Vrrp
+from flask import request
+
+from amphora_agent.agent.api_version import ControllerApi
+from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
+from amphora_agent.agent.host import Host
+from amphora_agent.agent.reconfiguration import NOBODY, Peer, Reconfiguration
+from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.events.journal import Journal
+from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
+from amphora_agent.haproxy.service import Instances
+from amphora_agent.haproxy.status import Inventory
+from amphora_agent.keepalived.lvs.service import LvsListeners
+from amphora_agent.keepalived.vrrp.service import Vrrp
 from amphora_agent.metrics.agent import AgentMetrics
-from amphora_agent.network.plug import Network
-from amphora_agent.settings import SettingsFile
+from amphora_agent.model.events.changes import Caller
+from amphora_agent.network.service import Network
+
+#: Its name in the environment of a request, where the worker puts it.
+KEY = "amphora_agent.caller"
+#: The same of what gives the other end of the connection.
+PEER = "amphora_agent.peer"
+
+
+def caller() -> Caller:
+    """The client, by the certificate that its connection proved."""
+    who: Caller = request.environ[KEY]
+    return who
+
+
+def peer() -> Peer:
+    """The other end of the connection that the request came by."""
+    give: Callable[[], Peer] = request.environ.get(PEER, lambda: NOBODY)
+    return give()
+
 
 if TYPE_CHECKING:
-    from amphora_agent.declarative.service import Declared
+    from amphora_agent.loadbalancer.service import Declared
+
+Made = TypeVar("Made")
+
+
+class MadeOnce(Generic[Made]):
+    """A value that is made when it is first asked for; concurrent first calls get the same one.
+
+    `lock` is held while it is made. What `make` raises is raised, and the next call tries again.
+    """
+
+    def __init__(
+        self, make: Callable[[], Made], lock: AbstractContextManager[object] | None = None
+    ) -> None:
+        self._make = make
+        self._lock = lock or threading.Lock()
+        self._made: list[Made] = []
+
+    def __call__(self) -> Made:
+        if not self._made:
+            with self._lock:
+                if not self._made:
+                    self._made.append(self._make())
+        return self._made[0]
 
 
 @dataclass(frozen=True)
@@ -24,13 +73,17 @@ class Services:
     """`declared` gives the service of the declared load balancers, made when it is first used."""
 
     settings: SettingsFile
+    reconfiguration: Reconfiguration
     instances: Instances
+    journal: Journal
     inventory: Inventory
     lvs: LvsListeners
     network: Network
     vrrp: Vrrp
     host: Host
     certificate: AgentCertificate
+    authorities: AgentAuthorities
+    expiry: ExpiryWatch
     metrics: AgentMetrics
     controller: ControllerApi
     declared: "Callable[[], Declared]"

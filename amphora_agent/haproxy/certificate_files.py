@@ -1,35 +1,57 @@
 """The certificate files of instances, as a controller puts them there: certificates with their
-keys, CAs, CRLs, and the crt-lists that name them."""
+keys, CAs, CRLs, and the crt-lists that name them.
 
-import hashlib
+A file is refused, or kept in a form that every haproxy loads. What it is for is known when a
+configuration names it: then it is judged by that, too, whichever of the two came first.
+"""
+
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 
-from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, NotFound
-from amphora_agent.haproxy import mend
-from amphora_agent.haproxy.journal import Record
-from amphora_agent.haproxy.policy import Bounds, crt_list_violations
-from amphora_agent.layout import CertificateName, InstanceLayout, Layout, ObjectId
-from amphora_agent.model.changes import AGENT, Caller, Operation
+from amphora_agent.events.journal import Record
+from amphora_agent.haproxy.config.parser import Texts
+from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
+from amphora_agent.haproxy.named_files.certificate_content import Content, Kind, Unfit
+from amphora_agent.haproxy.named_files.references import Role
+from amphora_agent.haproxy.policy.engine import Bounds
+from amphora_agent.haproxy.validate import openssl
+from amphora_agent.model.events.changes import AGENT, Caller, Operation
+from amphora_agent.paths import CertificateName, InstanceLayout, Layout, ObjectId
+from amphora_agent.revisions import reading
+from amphora_agent.revisions.contents import CERTIFICATES, CONFIGURATION, ContentLost, Revisions
+from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.supervisor.command import Completed
 
 logger = logging.getLogger(__name__)
 
-#: The lock of an instance, and its journal.
+#: The lock of an instance, and the record of its change.
 Changing = Callable[[InstanceLayout, Caller, Operation], AbstractContextManager[Record]]
+#: Lets haproxy check the committed configuration of an instance with another file in the place of
+#: one that it names.
+Trial = Callable[[InstanceLayout, Path, Path], Completed]
 
 
 class CertificateFiles:
-    """Those of all instances, whether these exist yet or not. haproxy reads them at the next
-    reload."""
+    """Those of all instances that controllers upload, whether these exist yet or not. haproxy reads
+    them at the next reload."""
 
     def __init__(
-        self, layout: Layout, changing: Changing, bounds: Callable[[InstanceLayout], Bounds]
+        self,
+        layout: Layout,
+        live: LiveFiles,
+        changing: Changing,
+        bounds: Callable[[InstanceLayout], Bounds],
+        trial: Trial,
     ) -> None:
         self._layout = layout
+        self._live = live
         self._changing = changing
         self._bounds = bounds
+        self._trial = trial
 
     def put(
         self, instance_id: ObjectId, name: CertificateName, data: bytes, by: Caller = AGENT
@@ -37,17 +59,27 @@ class CertificateFiles:
         """Store a file.
 
         Raises:
-            InvalidRequest: it is a list of certificates that names files of others.
+            InvalidRequest: haproxy could not load it, or it names files of others; the details say
+                why. The file is as before.
         """
-        mended = mend.certificate(data)
-        instance = self._layout.instance(instance_id)
+        instance = self._layout.uploaded(instance_id)
+        path = self._layout.certificate(instance_id, name)
         with self._changing(instance, by, Operation.CERTIFICATE_PUT) as record:
             record.words = [name]
-            self._require_own_files(instance, name, mended.content)
-            files.make_private_directory(self._layout.certificates / instance_id)
-            files.write(self._layout.certificate(instance_id, name), mended.content)
-        for change in mended.changes:
-            logger.warning("instance=%s file=%s mended for haproxy: %s", instance_id, name, change)
+            try:
+                content = self._content(instance, data)
+                trial = self._require_fit(instance, path, content)
+            except Unfit as reason:
+                raise InvalidRequest("Invalid request", f"{name}: {reason}") from None
+            kept = {f"{CERTIFICATES}{name}": certificate_content.kept(content, data)}
+            revisions = Revisions.of(instance)
+            changed = revisions.keep(kept)
+            if trial:
+                (entry,) = changed.values()
+                self._require_trial(instance, path, revisions.path(entry.digest))
+            self._live.commit(instance, {**reading.committed_or_loaded(instance), **changed}, kept)
+        if kept[f"{CERTIFICATES}{name}"] != data:
+            logger.info("instance=%s file=%s written anew for haproxy", instance_id, name)
 
     def md5(self, instance_id: ObjectId, name: CertificateName) -> str:
         """The hex MD5 of a file as it was sent, by which the controller knows it.
@@ -56,29 +88,134 @@ class CertificateFiles:
             NotFound
         """
         try:
-            data = self._layout.certificate(instance_id, name).read_bytes()
-        except FileNotFoundError:
+            data = reading.read(self._layout.uploaded(instance_id), f"{CERTIFICATES}{name}")
+        except (FileNotFoundError, ContentLost):  # who asks sends it then
             raise NotFound(
                 "Certificate Not Found", f"No certificate with filename: {name}"
             ) from None
-        sent = mend.certificate_as_sent(data)
-        return hashlib.md5(sent, usedforsecurity=False).hexdigest()
+        return certificate_content.md5_as_sent(data)
 
     def delete(self, instance_id: ObjectId, name: CertificateName, by: Caller = AGENT) -> None:
         """Remove a file; nothing happens when there is none."""
-        instance = self._layout.instance(instance_id)
+        instance = self._layout.uploaded(instance_id)
         with self._changing(instance, by, Operation.CERTIFICATE_DELETE) as record:
             record.words = [name]
-            record.kept = files.remove(self._layout.certificate(instance_id, name))
+            manifest = {**reading.committed_or_loaded(instance)}
+            record.kept = manifest.pop(f"{CERTIFICATES}{name}", None) is not None
+            if record.kept:
+                self._live.commit(instance, manifest, {})
+            if not manifest:
+                Revisions.of(instance).drop_all()
 
-    def _require_own_files(
-        self, instance: InstanceLayout, name: CertificateName, content: bytes
-    ) -> None:
-        """What has no PEM block may be a crt-list, and that names files, too."""
-        if b"-----BEGIN " in content or b"/" not in content:
-            return
-        listed = content.decode(errors="surrogateescape")
-        found = crt_list_violations(name, listed, self._bounds(instance))
-        if found:
-            details = "\n".join(f"[{name}:{each.line}] : {each.reason}" for each in found)
-            raise InvalidRequest("Invalid request", details)
+    def renewed(self, instance: InstanceLayout) -> dict[str, bytes]:
+        """The committed files, by their names in the manifest, that an earlier agent has kept in
+        another form: as they would be kept now. One that cannot be is reported, and left out."""
+        found = {}
+        for name in reading.committed_or_loaded(instance):
+            if not name.startswith(CERTIFICATES):
+                continue
+            try:
+                data = reading.read(instance, name)
+                if certificate_content.is_kept_form(data):
+                    continue
+                kept = certificate_content.kept(self._content(instance, data), data)
+            except (ContentLost, Unfit) as reason:
+                logger.warning(
+                    "instance=%s file=%s is left as it is: %s", instance.id, name, reason
+                )
+                continue
+            if kept != data:
+                logger.info("instance=%s file=%s written anew for haproxy", instance.id, name)
+                found[name] = kept
+        return found
+
+    def _content(self, instance: InstanceLayout, data: bytes) -> Content:
+        """Raises Unfit."""
+        check_entry = partial(crt_list.check, bounds=self._bounds(instance))
+        return openssl.usable(certificate_content.read(data, check_entry))
+
+    def _require_fit(self, instance: InstanceLayout, path: Path, content: Content) -> bool:
+        """See that content fits what the committed configuration names the file for. True when
+        only haproxy knows whether it does.
+
+        Raises:
+            Unfit
+        """
+        try:
+            committed = reading.read(instance, CONFIGURATION)
+            texts = {CONFIGURATION: committed.decode(errors="surrogateescape")}
+        except (FileNotFoundError, ContentLost):  # one that is sent is judged with its files
+            return False
+        roles = set(references.roles(texts, str(path)))
+        if references.names_directory(texts, str(path.parent)):
+            roles.add(Role.CERTIFICATE)
+        if content.kind is not Kind.CERTIFICATE:
+            roles.update(_roles_in_lists(instance, texts, str(path)))
+        for role in roles - {Role.OTHER}:
+            if not _fits(role, content):
+                raise Unfit(f"it is {content.kind.value}, and is named as a {role.value}")
+        if Role.CRT_LIST in roles:
+            _require_listed(instance, content)
+        return Role.OTHER in roles or any(not entry.is_plain for entry in content.entries)
+
+    def _require_trial(self, instance: InstanceLayout, path: Path, staged: Path) -> None:
+        """Raises InvalidRequest."""
+        done = self._trial(instance, path, staged)
+        if not done.succeeded:
+            raise InvalidRequest(
+                "Invalid request", done.output.replace(str(staged), str(path)).strip()
+            )
+
+
+def _fits(role: Role, content: Content) -> bool:
+    match role:
+        case Role.CERTIFICATE:
+            return content.kind is Kind.CERTIFICATE
+        case Role.CRT_LIST:
+            return content.kind is Kind.CRT_LIST
+        case Role.AUTHORITIES:
+            return bool(content.certificates)
+        case Role.REVOCATIONS:
+            return bool(content.revocations)
+        case Role.OTHER:
+            return True
+
+
+def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterator[Role]:
+    """As what the crt-lists that these texts name have a file."""
+    for listed in references.crt_lists(texts):
+        for entry in _entries(instance, listed):
+            if entry.path == path:
+                yield Role.CERTIFICATE
+            if path in entry.files:
+                yield Role.OTHER
+
+
+def _entries(instance: InstanceLayout, path: str) -> Iterable[crt_list.Entry]:
+    try:
+        return crt_list.entries(_committed(instance, path))
+    except (OSError, ContentLost):
+        return ()
+
+
+def _committed(instance: InstanceLayout, path: str) -> bytes:
+    """The committed bytes of a certificate file. Raises FileNotFoundError."""
+    if Path(path).parent != instance.certificates:
+        raise FileNotFoundError(path)
+    return reading.read(instance, f"{CERTIFICATES}{Path(path).name}")
+
+
+def _require_listed(instance: InstanceLayout, content: Content) -> None:
+    """See that the files of a crt-list are there: haproxy would not start without one.
+
+    Raises:
+        Unfit
+    """
+    for entry in content.entries:
+        for path in (entry.path, *entry.files):
+            try:
+                data = _committed(instance, path)
+            except (FileNotFoundError, ContentLost):
+                raise Unfit(f"{path} is not there; send it first") from None
+            if path == entry.path and not certificate_content.holds_key(data):
+                raise Unfit(f"{path} is no certificate with its key")

@@ -1,41 +1,22 @@
-"""Generations of an instance: numbered states that came up, kept to go back to.
+"""Generations of an instance: numbered revisions that came up, kept to go back to.
 
-`generations/<n>/` has links to the configuration, the addition and the peer's name, and
-`certificates`, which refers to a directory of links to the certificate files. Generations with
-the same certificates refer to the same: a change of a member costs three links, however many
-listeners there are. Files are replaced by renaming and never rewritten, so a link keeps its
-content; links of keys lie in directories for the agent alone.
-
-Of a declared instance, what is committed is a generation already.
-
-Everything here is called under the instance's lock, except for what only tells numbers.
+What is told of them needs no lock; what changes them is called under the instance's lock. Of a
+declared instance, the generations are those of its load balancer, and what is committed is one.
 """
 
-import logging
-from collections.abc import Mapping
-from pathlib import Path
-from typing import NamedTuple
+import contextlib
 
-from amphora_agent import files
 from amphora_agent.errors import NotFound
-from amphora_agent.haproxy import running
-from amphora_agent.layout import InstanceLayout
-
-logger = logging.getLogger(__name__)
+from amphora_agent.haproxy.config.diff import difference
+from amphora_agent.haproxy.runtime import loaded_state
+from amphora_agent.haproxy.update import value_diff
+from amphora_agent.model.events import changes
+from amphora_agent.paths import InstanceLayout
+from amphora_agent.revisions import reading
+from amphora_agent.revisions.contents import CONFIGURATION, ContentLost, Manifest, Revisions
 
 #: Generations that are kept, and bytes that they may hold together; the newest is always kept.
 _MOST, _MOST_BYTES = 10, 64 << 20
-
-_CERTIFICATES = "certificates"
-
-
-class Content(NamedTuple):
-    """The files of an instance, as they are or as they were."""
-
-    configuration: bytes
-    addition: bytes
-    peer: bytes
-    certificates: Mapping[str, bytes]
 
 
 class Generations:
@@ -47,15 +28,9 @@ class Generations:
 
     def numbers(self, instance: InstanceLayout) -> list[int]:
         """Those that can be gone back to, oldest first."""
-        try:
-            found = [int(path.name) for path in instance.generations.iterdir() if _is_one(path)]
-        except FileNotFoundError:
-            return []
-        return sorted(found)
+        return Revisions.of(instance).numbers()[-self._most :]
 
     def newest(self, instance: InstanceLayout) -> int | None:
-        if instance.declared:
-            return _number(instance)
         return max(self.numbers(instance), default=None)
 
     def before(self, instance: InstanceLayout) -> int:
@@ -69,169 +44,76 @@ class Generations:
             raise NotFound("Generation Not Found", "there is none before the present one")
         return numbers[-2]
 
-    def pending(self, instance: InstanceLayout) -> bool:
-        """Whether what is committed is something else than the newest generation."""
+    def is_pending(self, instance: InstanceLayout) -> bool:
+        """Whether any committed file differs from the newest generation's."""
         if instance.declared:
-            return not running.is_remembered(instance)
-        newest = self.numbers(instance)[-1:]
-        return not newest or not _is_committed(instance, _directory(instance, newest[0]))
-
-    def waits(self, instance: InstanceLayout) -> bool:
-        """Whether the configuration that is committed is another than the newest generation's."""
+            return not loaded_state.is_remembered(instance)
         newest = self.newest(instance)
-        return newest is None or not files.same(
-            instance.configuration, self.texts(instance, newest)[0]
+        return newest is None or self._digest(instance, newest) != reading.committed_digest(
+            instance
         )
 
-    def remember(self, instance: InstanceLayout) -> int:
+    def is_configuration_pending(self, instance: InstanceLayout) -> bool:
+        """Whether the committed configuration, certificates apart, differs from the newest
+        generation's."""
+        newest, committed = self.newest(instance), reading.committed(instance) or {}
+        if newest is None:
+            return True
+        return committed.get(CONFIGURATION) != self.content(instance, newest).get(CONFIGURATION)
+
+    def remember(self, instance: InstanceLayout) -> int | None:
         """Keep what is committed, which has come up; return its number. What came up before,
         unchanged, has the number that it had.
 
         Raises:
             OSError: the disk refused; the generations are as they were.
         """
-        if instance.declared:
-            return _number(instance)
-        files.make_private_directory(instance.generations)
-        numbers = self.numbers(instance)
-        before = _directory(instance, numbers[-1]) if numbers else None
-        if before is not None and _is_committed(instance, before):
-            return numbers[-1]
-        number = numbers[-1] + 1 if numbers else 1
-        _tidy(instance)
-        certificates = _certificates_of(instance, before, number)
-        with files.staged_directory(_directory(instance, number)) as made:
-            for source in _texts(instance):
-                files.link(source, made / source.name)
-            files.refer(made / _CERTIFICATES, f"../{certificates.name}")
-        self._forget_oldest(instance, [*numbers, number])
+        newest, committed = self.newest(instance), reading.committed_digest(instance)
+        if instance.declared or committed is None:
+            return newest
+        if newest is not None and self._digest(instance, newest) == committed:
+            return newest
+        number = (newest or 0) + 1
+        Revisions.of(instance).refer(str(number), committed, sync=False)
         return number
 
-    def content(self, instance: InstanceLayout, number: int) -> Content:
+    def content(self, instance: InstanceLayout, number: int) -> Manifest:
         """A generation's files.
 
         Raises:
             NotFound: there is none of that number, or not any more.
         """
         kept = self.numbers(instance)
-        if number not in kept:
+        digest = self._digest(instance, number)
+        if number not in kept or digest is None:
             known = f"there are {kept[0]} to {kept[-1]}" if kept else "there is none yet"
             raise NotFound("Generation Not Found", f"no generation {number}: {known}")
-        return _content(self.texts(instance, number), _directory(instance, number) / _CERTIFICATES)
+        return Revisions.of(instance).manifest(digest)
 
-    def texts(self, instance: InstanceLayout, number: int) -> tuple[Path, Path, Path]:
-        """Where a generation's configuration, addition and peer's name are."""
-        directory = _directory(instance, number)
-        configuration, addition, peer = (directory / path.name for path in _texts(instance))
-        return configuration, addition, peer
+    def tidy(self, instance: InstanceLayout) -> None:
+        """Remove generations that are too many, or hold too much, and contents that nothing refers
+        to.
 
-    def _forget_oldest(self, instance: InstanceLayout, numbers: list[int]) -> None:
-        """Remove generations that are too many, or hold too much. What the newest has is committed
-        as well: to keep that costs nothing."""
-        certificates = {n: _certificates_name(_directory(instance, n)) for n in numbers}
-        newest = numbers[-1]
-        held = set(files.inodes(_directory(instance, newest)).values())
-        if len(set(certificates.values())) > 1:  # else nobody need look at so many files
-            held.update(files.inodes(instance.generations / certificates[newest]).values())
-        looked_at = {str(newest), certificates[newest]}
-        total = 0
-        for age, number in enumerate(reversed(numbers)):
-            for name in {str(number), certificates[number]} - looked_at:
-                looked_at.add(name)
-                found = files.sizes(instance.generations / name, held)
-                held.update(found)
-                total += sum(found.values())
-            if age and (age >= self._most or total > self._most_bytes):
-                for old in numbers[: len(numbers) - age]:
-                    files.retire_tree(_directory(instance, old))
-                _tidy(instance)
-                return
+        Raises:
+            OSError, ContentLost: not everything was removed; nothing that is of use was.
+        """
+        revisions = Revisions.of(instance)
+        revisions.forget_generations(self._most, self._most_bytes)
+        revisions.forget_contents()
+
+    def _digest(self, instance: InstanceLayout, number: int) -> str | None:
+        return Revisions.of(instance).reference(str(number))
 
 
-def committed(instance: InstanceLayout) -> Content:
-    """What is committed now."""
-    return _content(_texts(instance), instance.certificates)
-
-
-def bring_certificates(instance: InstanceLayout, wanted: Content) -> None:
-    """Put the certificate files of `wanted` in place, and leave those that it has not: so what is
-    committed can be loaded with each of the two texts, before and after the change of text."""
-    if wanted.certificates:
-        files.make_private_directory(instance.certificates)
-    for name, data in sorted(wanted.certificates.items()):
-        files.provide(instance.certificates / name, data)
-
-
-def commit(instance: InstanceLayout, wanted: Content) -> None:
-    """Make `wanted`, whose certificate files are there, the instance's."""
-    configuration, addition, peer = _texts(instance)
-    files.provide(addition, wanted.addition)
-    files.provide(peer, wanted.peer)
-    files.provide(configuration, wanted.configuration)
-    for name in files.inodes(instance.certificates).keys() - wanted.certificates.keys():
-        files.remove(instance.certificates / name)
-
-
-def _texts(instance: InstanceLayout) -> tuple[Path, Path, Path]:
-    return instance.configuration, instance.addition, instance.peer
-
-
-def _content(texts: tuple[Path, Path, Path], certificates: Path) -> Content:
-    configuration, addition, peer = (path.read_bytes() for path in texts)
-    held = {name: (certificates / name).read_bytes() for name in files.inodes(certificates)}
-    return Content(configuration, addition, peer, held)
-
-
-def _number(instance: InstanceLayout) -> int:
-    """Of what is committed for a declared instance: its files are a generation, or in one."""
-    path = instance.current.resolve()
-    return int(path.name if path.parent.name == "generations" else path.parent.name)
-
-
-def _directory(instance: InstanceLayout, number: int) -> Path:
-    return instance.generations / str(number)
-
-
-def _certificates_name(generation: Path) -> str:
-    """The name of the directory that has a generation's certificates."""
-    return (generation / _CERTIFICATES).readlink().name
-
-
-def _is_one(path: Path) -> bool:
-    return path.name.isascii() and path.name.isdigit()
-
-
-def _is_committed(instance: InstanceLayout, kept: Path) -> bool:
-    """Whether a generation holds what is committed; bytes are read where the files differ."""
-    if not all(files.same(path, kept / path.name) for path in _texts(instance)):
-        return False
-    now, then = files.inodes(instance.certificates), files.inodes(kept / _CERTIFICATES)
-    return now.keys() == then.keys() and all(
-        inode == then[name] or files.same(instance.certificates / name, kept / _CERTIFICATES / name)
-        for name, inode in now.items()
-    )
-
-
-def _certificates_of(instance: InstanceLayout, before: Path | None, number: int) -> Path:
-    """A directory of links to the certificate files: that of the generation before, if it has the
-    same, or a new one."""
-    now = files.inodes(instance.certificates)
-    if before is not None:
-        held = (before / _CERTIFICATES).resolve()
-        if files.inodes(held) == now:
-            return held
-    made = instance.generations / f"{_CERTIFICATES}-{number}"
-    with files.staged_directory(made) as directory:
-        for name in now:
-            files.link(instance.certificates / name, directory / name)
-    return made
-
-
-def _tidy(instance: InstanceLayout) -> None:
-    """Remove what no generation refers to: of forgotten ones, and of an agent that was killed."""
-    entries = list(instance.generations.iterdir())
-    kept = {path for path in entries if _is_one(path)}
-    used = {path.name for path in kept} | {_certificates_name(path) for path in kept}
-    for path in entries:
-        if path.name not in used:
-            files.remove_tree(path)
+def differences(
+    instance: InstanceLayout, before: Manifest, after: Manifest
+) -> tuple[changes.Difference, ...]:
+    """What differs between the configurations of two states; nothing where one cannot be read."""
+    revisions, name = Revisions.of(instance), instance.configuration.name
+    with contextlib.suppress(ContentLost, KeyError, OSError):
+        old, new = (
+            {name: revisions.read(each[CONFIGURATION].digest).decode(errors="surrogateescape")}
+            for each in (before, after)
+        )
+        return value_diff.differences(difference(old, new), (name,))
+    return ()

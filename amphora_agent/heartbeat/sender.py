@@ -1,112 +1,284 @@
-"""Sends heartbeats: reads, builds, remembers, sends; one controller a time, in turn."""
+"""The beat: tell the newest finished readings to one controller, in turn. It waits for nothing."""
 
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
-import msgspec
-
-from amphora_agent import files
-from amphora_agent.heartbeat import counters, endpoints, message, versions
-from amphora_agent.heartbeat.counters import Reported
-from amphora_agent.heartbeat.endpoints import Endpoint
-from amphora_agent.heartbeat.message import Heartbeat
-from amphora_agent.model.status import Counters, InstanceReading
-from amphora_agent.settings import Settings
+from amphora_agent.heartbeat.datagram import message
+from amphora_agent.heartbeat.datagram.message import Heartbeat
+from amphora_agent.heartbeat.memory import CounterMemory
+from amphora_agent.model import heartbeats
+from amphora_agent.model.heartbeats import ControllerFigures, Endpoint
+from amphora_agent.model.status import Counters, HungWorker, InstanceReading, Silence
+from amphora_agent.settings.reader import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that an instance may take to answer, and the share of the interval at most.
-_ANSWER, _ANSWER_SHARE = 3.0, 0.4
+#: The option by which the kernel also tells of hosts and networks that cannot be reached
+#: (linux/in.h, linux/in6.h: IP_RECVERR, IPV6_RECVERR), not only of ports.
+_IPV4 = (socket.AF_INET, socket.IPPROTO_IP, 11)
+_IPV6 = (socket.AF_INET6, socket.IPPROTO_IPV6, 25)
+
+#: Datagrams that are dropped in one look at a socket.
+_MOST_DATAGRAMS = 64
 
 
-class Source(Protocol):
-    """Where readings come from."""
+class Controllers:
+    """Sends datagrams without waiting. Entries are those of `controller_ip_port_list` that can be
+    read."""
 
-    def read(self, *, timeout: float) -> dict[str, InstanceReading]: ...
+    def __init__(self) -> None:
+        self._sockets: dict[str, socket.socket] = {}
+        self._figures: dict[str, ControllerFigures] = {}
+        self._complained: set[str] = set()
 
-    def forget(self, readings: dict[str, InstanceReading]) -> None:
-        """The counters of these readings are remembered elsewhere now."""
+    def follow(self, entries: Iterable[str]) -> None:
+        """Forget controllers that are not among the entries any more."""
+        wanted = set(entries)
+        for entry in self._figures.keys() - wanted:
+            del self._figures[entry]
+            self._complained.discard(entry)
+            self._close(entry)
+
+    def send(self, entry: str, datagram: bytes, now: float) -> bool:
+        """Send a datagram; return whether the kernel has taken it and knows of no error."""
+        figures = self._figures.setdefault(entry, ControllerFigures(entry))
+        try:
+            self._connected(entry).send(datagram)
+        except OSError as error:
+            self._note_error(entry, error, now)
+            return False
+        figures.sent += 1
+        figures.last_sent = now
+        return not self._look(entry, now)
+
+    def failed(self, now: float) -> set[str]:
+        """Return entries whose errors have arrived since the last call; their sockets are made
+        anew when they are used again."""
+        return {entry for entry in [*self._sockets] if self._look(entry, now)}
+
+    def sockets(self) -> list[socket.socket]:
+        """Those that become readable when an error arrives."""
+        return [*self._sockets.values()]
+
+    def figures(self) -> tuple[ControllerFigures, ...]:
+        return tuple(self._figures.values())
+
+    def answered(self, entry: str) -> None:
+        """No error has come for what was sent last."""
+        if entry in self._complained:
+            self._complained.discard(entry)
+            logger.info("heartbeats to %r go on", entry)
+
+    def close(self) -> None:
+        for entry in [*self._sockets]:
+            self._close(entry)
+
+    def _connected(self, entry: str) -> socket.socket:
+        """The socket of an entry. It is made anew when the kernel would now choose another source
+        address: an address or a route has changed."""
+        endpoint = heartbeats.parse(entry)
+        fresh = _connect(endpoint)
+        known = self._sockets.get(entry)
+        if known is not None:
+            if known.getsockname()[0] == fresh.getsockname()[0]:
+                fresh.close()
+                return known
+            logger.info("heartbeats to %r leave from another address now", entry)
+            known.close()
+        self._sockets[entry] = fresh
+        return fresh
+
+    def _look(self, entry: str, now: float) -> bool:
+        """Take an error that has arrived, if one has."""
+        error = _pending_error(self._sockets[entry])
+        if error is not None:
+            self._note_error(entry, error, now)
+        return error is not None
+
+    def _note_error(self, entry: str, error: Exception, now: float) -> None:
+        self._close(entry)
+        figures = self._figures.setdefault(entry, ControllerFigures(entry))
+        figures.errors += 1
+        figures.last_error = now
+        figures.error = str(error)
+        if entry not in self._complained:
+            self._complained.add(entry)
+            logger.error("no heartbeat to %r: %s", entry, error)
+
+    def _close(self, entry: str) -> None:
+        known = self._sockets.pop(entry, None)
+        if known is not None:
+            known.close()
+
+
+def _pending_error(connected: socket.socket) -> OSError | None:
+    """The error that the kernel holds for a socket. Nobody answers a heartbeat: what comes is
+    dropped."""
+    for _ in range(_MOST_DATAGRAMS):
+        try:
+            connected.recv(1)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return error
+    return None
+
+
+def _connect(endpoint: Endpoint) -> socket.socket:
+    """A socket that is connected, and never waits.
+
+    Raises:
+        OSError: there is no way to it now.
+    """
+    family, level, option = _IPV6 if endpoint.ipv6 else _IPV4
+    made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        made.setsockopt(level, option, 1)
+        made.connect((endpoint.host, endpoint.port))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+#: Intervals after which a reading is too old to be told.
+OLDEST = 2
+
+
+class Facts(NamedTuple):
+    """What the beat must know besides readings: the settings, the version of the message, and why
+    the amphora must look dead to the controller, if it must."""
+
+    settings: Settings
+    version: int = message.LATEST
+    silent: str | None = None
 
 
 class Beat(NamedTuple):
-    """A heartbeat that was made; `sent`: a controller was sent it."""
+    """A heartbeat that was made; `sent`: a controller was sent it. `silences` are the instances
+    that it tells as DOWN because they do not answer, `masters_silent` those that answer while their
+    masters do not, `hung` replaced workers that do not."""
 
     heartbeat: Heartbeat
     listeners: int
     sent: bool
+    silences: Mapping[str, Silence]
+    masters_silent: tuple[str, ...]
+    hung: Mapping[str, tuple[HungWorker, ...]]
 
 
 class Sender:
-    """Sends one message at each `beat`. `memory` is the file of what has been reported.
+    """Sends one message at each `beat`.
 
-    `silent` says why the amphora must look dead to the controller, if it must. `told` is called
-    with each heartbeat that was made.
+    `facts` and `readings` return the newest that others have found out, at once. `told` is called
+    with each heartbeat, and when an error of a controller arrives later.
     """
 
     def __init__(
         self,
-        settings: Callable[[], Settings],
-        source: Source,
-        memory: Path,
+        facts: Callable[[], Facts],
+        readings: Callable[[], Mapping[str, InstanceReading]],
+        memory: CounterMemory,
+        told: Callable[[Beat | None, tuple[ControllerFigures, ...]], None] = lambda beat, of: None,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        version: Callable[[], int] = lambda: versions.LATEST,
-        silent: Callable[[], str | None] = lambda: None,
-        told: Callable[[Beat], None] = lambda beat: None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._settings = settings
-        self._source = source
+        self._facts = facts
+        self._readings = readings
         self._memory = memory
-        self._clock = clock
-        self._version = version
-        self._silent = silent
         self._told = told
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._controllers = Controllers()
         self._sequence = 0
         self._turn = 0
-        self._reported: Reported | None = None
-        self._complained: set[str] = set()
+        #: The last message, and the controllers that have not been tried with it.
+        self._datagram = b""
+        self._untried: list[str] = []
+        self._last_entry: str | None = None
+        self._last_increases: Mapping[str, Counters] = {}
         self._silence: str | None = None
+        self._no_controllers = False
+        #: The list as it is written, and what of it can be used.
+        self._written: tuple[str, ...] = ()
+        self._usable: tuple[str, ...] = ()
+        self._does_not_fit = ""
 
     def interval(self) -> float:
         """Seconds between two beats, as now set."""
-        return self._settings().heartbeat_interval
+        return self._facts().settings.heartbeat_interval
 
     def beat(self) -> None:
-        """Read all instances and send what they say.
+        """Build a message of what is known, and send it.
 
-        What has been counted is remembered before it is sent: a datagram that is lost loses its
-        increases, a crash never reports them twice.
+        Increases that no controller was sent, and those that do not fit, are told later.
         """
-        settings = self._settings()
-        if not self._may_speak():
+        settings, version, silent = self._facts()
+        self.look_for_errors()
+        if self._last_entry is not None:
+            self._controllers.answered(self._last_entry)
+        if not self._may_speak(silent):
             return
-        timeout = min(_ANSWER, settings.heartbeat_interval * _ANSWER_SHARE)
-        if self._reported is None:
-            # Not in the constructor: each process that this one is forked into, also after another
-            # has died, goes on from what is on disk then.
-            self._reported = _load(self._memory)
-        readings = self._source.read(timeout=timeout)
-        increases, reported = counters.increases(readings, self._reported)
-        version = self._version()
-        counted = increases if version >= versions.INCREASES else counters.totals(reported)
-        content = message.content(settings.amphora_id, self._sequence, readings, counted, version)
+        readings, oldest = self._readings(), self._clock() - OLDEST * settings.heartbeat_interval
+        increases = self._memory.take()
+        counted = increases if version >= message.INCREASES else self._memory.totals()
+        content = message.content(
+            settings.amphora_id, self._sequence, readings, counted, version, oldest
+        )
         heartbeat = message.fit(content, settings.heartbeat_key)
-        if heartbeat.left_out:
-            logger.error("the heartbeat does not fit a datagram: without %s", heartbeat.left_out)
-        if reported != self._reported:
-            files.write(self._memory, msgspec.json.encode(reported))
-            self._reported = reported
-        self._source.forget(readings)
+        self._report_fit(heartbeat)
         self._sequence += 1
         sent = self._send(heartbeat.datagram, settings.controller_ip_port_list)
-        self._told(Beat(heartbeat, len(content["listeners"]), sent))
+        if not sent or heartbeat.statistics_left_out:
+            self._memory.give_back(increases)
+            increases = {}
+        self._last_increases = increases
+        silences = {
+            name: reading.silence
+            for name, reading in readings.items()
+            if reading.silence is not None and reading.told(oldest) is None
+        }
+        masters_silent = tuple(
+            name
+            for name, reading in readings.items()
+            if reading.master_silence is not None and reading.current is not None
+        )
+        hung = {name: reading.hung for name, reading in readings.items() if reading.hung}
+        self._told(
+            Beat(heartbeat, len(content["listeners"]), sent, silences, masters_silent, hung),
+            self._controllers.figures(),
+        )
 
-    def _may_speak(self) -> bool:
-        reason = self._silent()
+    def finish(self) -> None:
+        """Tell what waits to be told, if there is anything: the process ends."""
+        increases = self._memory.take()
+        self._memory.give_back(increases)
+        if increases:
+            self.beat()
+        self.close()
+
+    def close(self) -> None:
+        self._controllers.close()
+
+    def sockets(self) -> list[socket.socket]:
+        """Those that become readable when `look_for_errors` would find one."""
+        return self._controllers.sockets()
+
+    def look_for_errors(self) -> None:
+        """Take up errors that have arrived since the last look: a message that did not reach its
+        controller goes to the next one at once."""
+        failed = self._controllers.failed(self._wall_clock())
+        if not failed:
+            return
+        if self._last_entry in failed and not self._send_to_next():
+            self._memory.give_back(self._last_increases)
+            self._last_increases = {}
+        self._told(None, self._controllers.figures())
+
+    def _may_speak(self, reason: str | None) -> bool:
         if reason != self._silence:
             self._silence = reason
             if reason:
@@ -115,40 +287,53 @@ class Sender:
                 logger.info("heartbeats go on")
         return reason is None
 
+    def _report_fit(self, heartbeat: Heartbeat) -> None:
+        left_out = heartbeat.left_out
+        if left_out == self._does_not_fit:
+            return
+        self._does_not_fit = left_out
+        if left_out:
+            logger.error("the heartbeat does not fit a datagram: without %s", left_out)
+        else:
+            logger.info("the heartbeat fits a datagram again")
+
     def _send(self, datagram: bytes, entries: tuple[str, ...]) -> bool:
         """Send to the next controller; on error to the one after it, until one takes it. Return
         whether one did."""
-        for step in range(len(entries)):
-            entry = entries[(self._turn + step) % len(entries)]
-            try:
-                _send_to(endpoints.parse(entry), datagram)
-            except (ValueError, OSError) as error:
-                if entry not in self._complained:
-                    self._complained.add(entry)
-                    logger.error("no heartbeat to %r: %s", entry, error)
-                continue
-            self._complained.discard(entry)
-            self._turn = (self._turn + step + 1) % len(entries)
-            return True
-        if not entries and "" not in self._complained:
-            self._complained.add("")
-            logger.error("no heartbeat: controller_ip_port_list is empty")
+        if entries != self._written:
+            self._written, self._usable = entries, _usable(entries)
+        entries = self._usable
+        self._controllers.follow(entries)
+        if not entries:
+            if not self._no_controllers:
+                logger.error("no heartbeat: controller_ip_port_list names no controller")
+            self._no_controllers = True
+            return False
+        self._no_controllers = False
+        turn = self._turn % len(entries)
+        self._untried = [*entries[turn:], *entries[:turn]]
+        self._datagram = datagram
+        sent = self._send_to_next()
+        self._turn = (turn + len(entries) - len(self._untried)) % len(entries)
+        return sent
+
+    def _send_to_next(self) -> bool:
+        self._last_entry = None
+        while self._untried:
+            entry = self._untried.pop(0)
+            if self._controllers.send(entry, self._datagram, self._wall_clock()):
+                self._last_entry = entry
+                return True
         return False
 
 
-def _send_to(endpoint: Endpoint, datagram: bytes) -> None:
-    family = socket.AF_INET6 if endpoint.ipv6 else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sender:
-        sender.sendto(datagram, (endpoint.host, endpoint.port))
-
-
-def _load(memory: Path) -> Mapping[str, Mapping[str, Mapping[str, Counters]]]:
-    try:
-        return msgspec.json.decode(
-            memory.read_bytes(), type=dict[str, dict[str, dict[str, Counters]]]
+def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """The entries that can be read. The others are reported, and not quoted: a secret may have been
+    written there."""
+    bad = heartbeats.unusable(entries)
+    if bad:
+        logger.error(
+            "[health_manager] controller_ip_port_list: entry %s is not ADDRESS:PORT, ignored",
+            ", ".join(map(str, bad)),
         )
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.MsgspecError) as error:
-        logger.error("%s: cannot be read, counters begin anew: %s", memory, error)
-        return {}
+    return tuple(entry for number, entry in enumerate(entries, 1) if number not in bad)

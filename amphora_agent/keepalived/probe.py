@@ -47,10 +47,12 @@ def wanted(base: str, directory: str) -> list[str]:
             elif kind != ".service":
                 continue
             if name.startswith(_HAPROXY):
-                found.append(os.path.join(base, f"{name.removeprefix(_HAPROXY)}.sock"))
+                # Behind a dot: which of two it is, while one takes the other's place.
+                instance = name.removeprefix(_HAPROXY).partition(".")[0]
+                found.append(os.path.join(base, f"{instance}.sock"))
             elif name.startswith(_LVS):
                 found.append(os.path.join(base, "lvs", f"{name}.pid"))
-    return found
+    return [*dict.fromkeys(found)]
 
 
 def configured(base: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the heartbeat's process tells the API's: figures in memory that both have.
+"""What the agent's other processes tell the API's: figures in memory that they all have.
 
 The memory is made before the two are forked, and outlives either: no file, no message.
 """
@@ -6,27 +6,14 @@ The memory is made before the two are forked, and outlives either: no file, no m
 import mmap
 import struct
 import threading
-from typing import NamedTuple
 
+import msgspec
 
-class HeartbeatFigures(NamedTuple):
-    """`sent` and `failed` count heartbeats: those that a controller was sent, and those that none
-    took. The others are of the last one: when (CLOCK_MONOTONIC, 0.0 for never), its bytes, its
-    listeners, and of what was to be in it the members, pools and statistics that did not fit."""
+from amphora_agent.model.heartbeats import NO_HEARTBEATS, HeartbeatFigures
 
-    sent: int
-    failed: int
-    at: float
-    size: int
-    listeners: int
-    members_left_out: int
-    pools_left_out: int
-    statistics_left_out: int
-
-
-NO_HEARTBEATS = HeartbeatFigures(0, 0, 0.0, 0, 0, 0, 0, 0)
-
-_LAYOUT = struct.Struct("=QQdQQQQQ")
+#: Bytes of a copy. Pages that nobody has written cost nothing.
+_ROOM = 1 << 20
+_LENGTH = struct.Struct("=I")
 
 
 class HeartbeatBoard:
@@ -37,42 +24,54 @@ class HeartbeatBoard:
     """
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 1 + 2 * _LAYOUT.size)
+        self._memory = mmap.mmap(-1, 1 + 2 * _ROOM)
         self._lock = threading.Lock()
         self.write(NO_HEARTBEATS)
 
     def write(self, figures: HeartbeatFigures) -> None:
+        """Replace the figures. Where more instances are silent than there is room for, none is
+        told."""
+        encoded = msgspec.msgpack.encode(figures)
+        if len(encoded) > _ROOM - _LENGTH.size:
+            encoded = msgspec.msgpack.encode(msgspec.structs.replace(figures, silences={}))
         with self._lock:
             other = 1 - self._memory[0]
-            _LAYOUT.pack_into(self._memory, 1 + other * _LAYOUT.size, *figures)
+            start = 1 + other * _ROOM
+            _LENGTH.pack_into(self._memory, start, len(encoded))
+            self._memory[start + _LENGTH.size : start + _LENGTH.size + len(encoded)] = encoded
             self._memory[0] = other
 
-    def note(
-        self,
-        *,
-        sent: bool,
-        at: float,
-        size: int,
-        listeners: int,
-        members_left_out: int,
-        pools_left_out: int,
-        statistics_left_out: int,
-    ) -> None:
-        """One more heartbeat, with the figures of `HeartbeatFigures`."""
-        before = self.read()
-        self.write(
-            HeartbeatFigures(
-                before.sent + sent,
-                before.failed + (not sent),
-                at,
-                size,
-                listeners,
-                members_left_out,
-                pools_left_out,
-                statistics_left_out,
-            )
-        )
-
     def read(self) -> HeartbeatFigures:
-        place = 1 + self._memory[0] * _LAYOUT.size
-        return HeartbeatFigures(*_LAYOUT.unpack_from(self._memory, place))
+        start = 1 + self._memory[0] * _ROOM
+        (length,) = _LENGTH.unpack_from(self._memory, start)
+        encoded = self._memory[start + _LENGTH.size : start + _LENGTH.size + length]
+        return msgspec.msgpack.decode(encoded, type=HeartbeatFigures)
+
+
+#: The agent's workers, as people and metrics call them.
+API_WORKER, HEARTBEAT_WORKER = "api-worker", "heartbeat-worker"
+
+
+class WorkerDeaths:
+    """How often each worker of the agent has died; counted by their parent, whom they outlive
+    never."""
+
+    _CELL = struct.Struct("=Q")
+    _CELLS = tuple(
+        (name, hung) for name in (API_WORKER, HEARTBEAT_WORKER) for hung in (False, True)
+    )
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, self._CELL.size * len(self._CELLS))
+
+    def count(self, name: str, *, hung: bool) -> None:
+        start = self._CELLS.index((name, hung)) * self._CELL.size
+        (before,) = self._CELL.unpack_from(self._memory, start)
+        self._CELL.pack_into(self._memory, start, before + 1)
+
+    def read(self) -> dict[tuple[str, bool], int]:
+        """By the worker's name, and whether it hung."""
+        return {
+            cell: self._CELL.unpack_from(self._memory, number * self._CELL.size)[0]
+            for number, cell in enumerate(self._CELLS)
+        }

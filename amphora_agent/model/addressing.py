@@ -54,6 +54,24 @@ def parse_address(text: str) -> Address:
     return ip_address(text)
 
 
+def split_endpoint(text: str) -> tuple[str, str]:
+    """Split `host:port` at the last colon, and take brackets off the host. Without a colon the host
+    is empty."""
+    host, _, port = text.rpartition(":")
+    return without_brackets(host), port
+
+
+def without_brackets(host: str) -> str:
+    """Return a host without the brackets that an IPv6 address may have."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def with_brackets(host: str | Address) -> str:
+    """Return a host in brackets if it is an IPv6 address, whose end could be taken for a port."""
+    text = str(host)
+    return f"[{text}]" if ":" in text else text
+
+
 def parse_network(text: str) -> Network:
     """A CIDR; bits beyond the prefix are dropped. Raises ValueError."""
     if "%" in text:

@@ -1,18 +1,116 @@
-"""The one way in from untrusted JSON.
+"""The one way in from untrusted JSON, and the words for what is wrong with it.
+
+msgspec says ``Invalid enum value 'HTPP' - at `$.listeners[2].protocol` ``; a person wants
+``listeners[2].protocol: 'HTPP' is not one of HTTP, HTTPS, …``.
 
 A body is decoded into a typed value in one step: what comes out is what the type says, or there
 is an `InvalidRequest` that names the place in the body. Keys that the type does not know are
 ignored: a newer controller may say more than an older agent understands.
 """
 
+import enum
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
+from msgspec import inspect
 
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.model import addressing, wording
+from amphora_agent.model import addressing
+
+
+class Problem(NamedTuple):
+    """`path` as a person writes it: `listeners[2].l7policies[0].rules[1].value`."""
+
+    path: str
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.words}"
+
+
+def either(names: Iterable[str]) -> str:
+    """Any of them, in words."""
+    return ", ".join(sorted(names))
+
+
+_PLACE = re.compile(r" - at (`key` in )?`\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<element>[^\]]*)\]")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
+_ENUM = re.compile(r"Invalid enum value (?P<value>.*)", re.DOTALL)
+_PATTERN = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
+
+
+def explain(error: msgspec.ValidationError, as_type: Any) -> str:
+    """The words of `error`, which came from decoding into `as_type`."""
+    said = str(error)
+    place = _PLACE.search(said)
+    path = place["path"] if place else ""
+    words = said[: place.start()] if place else said
+    is_key = bool(place and place[1])
+    try:
+        found = _at(inspect.type_info(as_type), path)
+    except LookupError:
+        found = None
+    if is_key and isinstance(found, inspect.DictType):
+        found = found.key_type
+    if unknown := _UNKNOWN.fullmatch(words):
+        known = ", ".join(_fields(found))
+        path, words = f"{path}.{unknown['field']}", f"unknown; known: {known}"
+    elif missing := _MISSING.fullmatch(words):
+        path, words = f"{path}.{missing['field']}", "is missing"
+    elif (wrong := _ENUM.fullmatch(words)) and (allowed := _allowed(found)):
+        words = f"{wrong['value']} is not one of {', '.join(allowed)}"
+    elif _PATTERN.fullmatch(words) and (meant := _description(found)):
+        words = f"not allowed there: {meant}"
+    return f"{path.lstrip('.') or 'body'}: {words}"
+
+
+def _at(kind: inspect.Type, path: str) -> inspect.Type:
+    """The type of what is at a path. Raises LookupError."""
+    for step in _STEP.finditer(path):
+        kind = _only(kind)
+        if step["field"] is not None and isinstance(kind, inspect.StructType):
+            kind = {field.encode_name: field.type for field in kind.fields}[step["field"]]
+        elif isinstance(kind, inspect.VarTupleType | inspect.ListType):
+            kind = kind.item_type
+        elif isinstance(kind, inspect.DictType):
+            kind = kind.value_type
+        else:
+            raise LookupError(path)
+    return _only(kind)
+
+
+def _only(kind: inspect.Type) -> inspect.Type:
+    """What a value may be beside null."""
+    if isinstance(kind, inspect.UnionType):
+        others = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+        if len(others) == 1:
+            return _only(others[0])
+    if isinstance(kind, inspect.Metadata) and not kind.extra_json_schema:
+        return _only(kind.type)
+    return kind
+
+
+def _fields(kind: inspect.Type | None) -> list[str]:
+    if isinstance(kind, inspect.StructType):
+        return sorted(field.encode_name for field in kind.fields)
+    return []
+
+
+def _allowed(kind: inspect.Type | None) -> list[str]:
+    if isinstance(kind, inspect.EnumType) and issubclass(kind.cls, enum.Enum):
+        return [str(member.value) for member in kind.cls]
+    return []
+
+
+def _description(kind: inspect.Type | None) -> str:
+    schema = kind.extra_json_schema if isinstance(kind, inspect.Metadata) else None
+    return str((schema or {}).get("description", ""))
+
 
 T = TypeVar("T")
 
@@ -34,7 +132,7 @@ def decode(body: bytes, as_type: type[T]) -> T:
     try:
         value: T = _decoder(cast(Any, as_type)).decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest("Invalid request", wording.explain(error, as_type)) from None
+        raise InvalidRequest("Invalid request", explain(error, as_type)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest("Invalid request", f"not JSON: {error}") from None
     return value

@@ -1,9 +1,12 @@
-"""The bodies of `POST /plug/vip/{vip}` and `POST /plug/network`, as the controller sends them.
+"""The bodies of requests that plug interfaces and open them, as the controller sends them.
 
 Nulls stand where a controller has nothing to say. The field names are the controller's.
+
+The field names are the controller's.
 """
 
-from typing import Annotated
+import enum
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -104,3 +107,34 @@ def _same_family(subnet: Network, name: str, address: Address | None) -> None:
 def _assignable(name: str, address: Address) -> None:
     if address.is_multicast or address.is_loopback or address.is_unspecified:
         raise ValueError(f"{name} {address} is not the address of a host")
+
+
+class Protocol(enum.StrEnum):
+    """Controllers write VRRP in lower case and the others in upper case: any case is read."""
+
+    TCP = "TCP"
+    UDP = "UDP"
+    SCTP = "SCTP"
+    VRRP = "VRRP"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Protocol | None":
+        return cls.__members__.get(value.upper()) if isinstance(value, str) else None
+
+
+_MOST_RULES = 10_000
+
+
+class InterfaceRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Lets in what comes from `cidr`, None being anywhere. VRRP has no ports: `port` says
+    nothing then."""
+
+    protocol: Protocol
+    cidr: Network | None
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+#: One rule for each port of a listener and each network that may reach it.
+InterfaceRules: TypeAlias = Annotated[
+    tuple[InterfaceRule, ...], msgspec.Meta(max_length=_MOST_RULES)
+]

@@ -1,8 +1,43 @@
 """What instances report about themselves: the values between haproxy and the heartbeat."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
+
+import msgspec
+
+from amphora_agent.model.events.alarms import Alarm
+
+
+class Scope(Enum):
+    """What figures are about, by Octavia's names."""
+
+    LOADBALANCER = "loadbalancer"
+    MEMORY_POOL = "memory_pool"
+    LISTENER = "listener"
+    POOL = "pool"
+    MEMBER = "member"
+
+
+class Figures(NamedTuple):
+    """The figures of one instance at one moment.
+
+    `process` is by haproxy's name (`CurrConns`). `columns` are haproxy's names of what each row
+    holds (`scur`), in their order; the rows of each scope begin with the names of the proxy and
+    of the server. A figure that does not apply is empty.
+    """
+
+    process: dict[str, str]
+    columns: tuple[str, ...]
+    rows: dict[Scope, list[Sequence[str]]]
+
+
+class Conntrack(NamedTuple):
+    """Connections that the kernel tracks in the namespace, and how many it can."""
+
+    used: int
+    limit: int
 
 
 class Counters(NamedTuple):
@@ -73,12 +108,17 @@ class WorkerReading(NamedTuple):
 
 
 class InstanceReading(NamedTuple):
-    """One instance at one moment.
+    """One instance, as it was read last.
 
-    `listeners` are the ids that its configuration names, whether it answers or not.
-    `current` is None when it is down or did not answer in time; then `last` is what it said the
-    time before, if it did, and `pools` the members of each pool in its configuration. `leaving` are
-    workers that a reload has replaced: still counting, or gone and known by their last reading.
+    `listeners` are the ids that haproxy has loaded, whether it answers or not. `current` is None
+    when it is down or did not answer this time; then `last` is what it said before, if it did, and
+    `pools` the members of each pool that it has loaded. `leaving` are workers that a reload has
+    replaced: still counting, or gone and known by their last reading.
+
+    `at` is when `current` or `last` was said, on the monotonic clock. `complete` tells whether all
+    workers are known, with the last words of those that are gone: only then is a worker that is
+    missing here gone for certain. `silence` is of a haproxy that is there and does not answer,
+    `master_silence` of one whose master does not, `hung` are leaving workers that do not.
     """
 
     listeners: tuple[str, ...]
@@ -86,6 +126,32 @@ class InstanceReading(NamedTuple):
     leaving: tuple[WorkerReading, ...]
     last: WorkerReading | None = None
     pools: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    at: float = 0.0
+    complete: bool = True
+    silence: "Silence | None" = None
+    master_silence: "Silence | None" = None
+    hung: "tuple[HungWorker, ...]" = ()
+
+    def told(self, oldest: float) -> WorkerReading | None:
+        """Return the newest answer, unless it is from before `oldest`."""
+        return (self.current or self.last) if self.at >= oldest else None
+
+
+class Silence(NamedTuple):
+    """A haproxy that is there and does not answer: since when (seconds since 1970), and the
+    reason in words."""
+
+    since: float
+    reason: str
+
+
+class HungWorker(NamedTuple):
+    """A worker that was replaced and does not answer: `name` tells it from every other, `since`
+    when it was first seen leaving (seconds since 1970)."""
+
+    pid: int
+    name: str
+    since: float
 
 
 class ListenerStatus(NamedTuple):
@@ -94,3 +160,43 @@ class ListenerStatus(NamedTuple):
     status: str
     uuid: str
     type: str
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process of haproxy: `reloads` that it has lived through, seconds of `uptime`."""
+
+    pid: int
+    reloads: int
+    uptime: int
+
+
+class InstanceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """`state` is ACTIVE, OFFLINE (stopped), ERROR (died) or NOT_ANSWERING: then `reason` says why,
+    and `since` since when, in seconds since 1970. `generation` is the newest that came up,
+    `pending` whether something else is committed and waits for a reload or a start. `alarms` are
+    the lasting conditions that an operator must know of, the oldest first."""
+
+    id: str
+    state: str
+    generation: int | None
+    pending: bool
+    alarms: tuple[Alarm, ...] = ()
+    reason: str | None = None
+    since: float | None = None
+
+
+class InstanceDetails(InstanceStatus, frozen=True, kw_only=True):
+    """With the generations that can be gone back to, oldest first, and haproxy's workers: none
+    is `current` when it does not run or does not answer."""
+
+    generations: tuple[int, ...]
+    current: Worker | None
+    leaving: tuple[Worker, ...]
+
+
+class InstanceList(msgspec.Struct, frozen=True):
+    """All instances, and the `alarms` of what is none of them: of the agent, its files, and UDP and
+    SCTP listeners."""
+
+    instances: tuple[InstanceStatus, ...]
+    alarms: tuple[Alarm, ...] = ()

@@ -7,12 +7,14 @@ tests.
 import json
 import sys
 
-from amphora_agent.declarative import layer4, rendering, view
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.model import consistency
+from amphora_agent.loadbalancer import render
+from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer import LoadBalancer
-from tests.unit.declarative.places import PLACES
+from amphora_agent.model.loadbalancer import validation
+from amphora_agent.model.loadbalancer.types import LoadBalancer
+from lab import rendered
+from tests.builders.places import PLACES
 
 
 def answer(body: bytes) -> dict[str, object]:
@@ -21,15 +23,13 @@ def answer(body: bytes) -> dict[str, object]:
         balancer = decode(body, LoadBalancer)
     except InvalidRequest as error:
         return {"problems": [error.details]}
-    process = view.whole(balancer)
-    rendering.render(process, PLACES)
+    process = to_haproxy.whole(balancer)
+    rendered.render(process, PLACES)
     return {
-        "problems": [str(problem) for problem in consistency.problems(balancer)],
+        "problems": [str(problem) for problem in validation.problems(balancer)],
         "frontends": [each.id for each in process.frontends],
         "backends": [each.id for each in process.backends],
-        "layer4": {
-            each.id: rendering.render_layer4(each, PLACES) for each in layer4.each(balancer)
-        },
+        "layer4": {each.id: render.render_layer4(each, PLACES) for each in to_lvs.each(balancer)},
     }
 
 

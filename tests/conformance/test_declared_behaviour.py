@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from lab.agent import AgentProcess
 from lab.http import Client
 from lab.network import Bridge, Lab, Namespace
 from lab.pki import AmphoraPki, Authority
+from lab.waiting import until
 
 utils = pytest.importorskip("octavia.api.drivers.utils", exc_type=ImportError)
 pytestmark = pytest.mark.api_1_0("has no load balancers")
@@ -97,16 +99,26 @@ class Table:
         else:
             self.request("DELETE")
 
-    def request(self, method: str, body: bytes | None = None) -> None:
+    def told(self) -> dict[str, str]:
+        """The status that API 2.0 tells of each object, by its id."""
+        told = self.request("GET", path="/status")
+        parts = [(told, "loadbalancer_id")]
+        parts += [(each, "listener_id") for each in told["listeners"]]
+        parts += [(each, "pool_id") for each in told["pools"]]
+        parts += [(each, "member_id") for pool in told["pools"] for each in pool["members"]]
+        return {each[name]: each["operating_status"] for each, name in parts}
+
+    def request(self, method: str, body: bytes | None = None, path: str = "") -> Any:
         """One to API 2.0 about the load balancer."""
         agent = self.amphora.agent
         here = Namespace(None)
-        target = f"/2.0/loadbalancers/{self.site.balancer.id}"
+        target = f"/2.0/loadbalancers/{self.site.balancer.id}{path}"
         with Client(here, agent.address, agent.port, tls=agent.tls, timeout=60) as client:
             answer = client.request(
                 method, target, body=body, headers={"Content-Type": "application/json"}
             )
         assert answer.status in (200, 201, 204), answer.text
+        return answer.json() if answer.body else None
 
 
 def as_a_driver_has_it(balancer: Any) -> dict[str, Any]:
@@ -256,6 +268,9 @@ def test_the_controller_concludes_the_same(way: str, table: Table) -> None:
         # A member that does not speak TLS, where TLS-HELLO asks for it.
         plain = {name for name, thing in things.items() if getattr(thing, "name", "") == PLAIN}
         assert {name for name, status in found.items() if status != before[name]} == plain
+    if way == "model":
+        concluded = {thing.id: thing.operating_status for thing in (balancer, *things.values())}
+        assert table.told() == concluded
 
 
 def test_a_load_balancer_that_is_down_accepts_nothing(way: str, table: Table) -> None:
@@ -264,10 +279,18 @@ def test_a_load_balancer_that_is_down_accepts_nothing(way: str, table: Table) ->
     try:
         table.push(way)
         for listener in balancer.listeners:
-            with pytest.raises(ConnectionRefusedError):
-                table.client.connect(VIP, listener.protocol_port).close()
+            # What has served before ends by and by.
+            until(partial(_refuses, table.client, listener.protocol_port), "nobody listens")
     finally:
         balancer.enabled = True
+
+
+def _refuses(client: Namespace, port: int) -> bool:
+    try:
+        client.connect(VIP, port).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_every_feature_has_a_row() -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.keepalived.lvs_text import Endpoint, parse
+from amphora_agent.keepalived.config.lvs import Endpoint, Listener, describe, read
 
 jinja_cfg = pytest.importorskip("octavia.common.jinja.lvs.jinja_cfg")
 
 BASE = "/var/lib/octavia"
+UDP_CHECK = f"{BASE}/lvs/check/udp_check.sh"
 # The oldest releases write only the first for keepalived, and leave out the others.
 MONITORS_OF_ALL = ["UDP-CONNECT"]
 MONITORS = [*MONITORS_OF_ALL, "SCTP", "TCP", "HTTP", None]
@@ -47,6 +48,12 @@ def rendered(made: Row) -> str:
     return text
 
 
+def parse(text: str) -> Listener:
+    """The listener of a text that is allowed."""
+    read(text.encode(), UDP_CHECK)
+    return describe(text.encode())
+
+
 @pytest.mark.parametrize("monitor", MONITORS)
 def test_members_are_known_by_their_ids(monitor: str | None) -> None:
     one, two = member("10.2.0.11"), member("10.2.0.12", weight=0)
@@ -55,14 +62,14 @@ def test_members_are_known_by_their_ids(monitor: str | None) -> None:
     text = rendered(made)
     checked = any(checker in text for checker in ("MISC_CHECK", "TCP_CHECK", "HTTP_GET"))
     assert checked or monitor not in MONITORS_OF_ALL
-    read = parse(text, BASE)
-    assert (read.enabled, read.pool) == (True, made.default_pool.id)
-    assert [(each.id, each.endpoint, each.checked) for each in read.members] == [
+    found = parse(text)
+    assert (found.enabled, found.pool) == (True, made.default_pool.id)
+    assert [(each.id, each.endpoint, each.checked) for each in found.members] == [
         (one.id, Endpoint("10.2.0.11", 5300), checked),
         (two.id, Endpoint("10.2.0.12", 5300), checked),
         (off.id, None, False),
     ]
-    assert [virtual.endpoints for virtual in read.virtuals] == [(Endpoint("10.1.0.5", 53),)]
+    assert [virtual.endpoints for virtual in found.virtuals] == [(Endpoint("10.1.0.5", 53),)]
 
 
 def test_additional_vips_of_both_ip_versions() -> None:
@@ -73,7 +80,7 @@ def test_additional_vips_of_both_ip_versions() -> None:
         pytest.skip("this release has one VIP for a load balancer")
     assert [
         (virtual.endpoints, [each.id for each in virtual.members])
-        for virtual in parse(text, BASE).virtuals
+        for virtual in parse(text).virtuals
     ] == [
         ((Endpoint("10.1.0.5", 53), Endpoint("10.1.0.6", 53)), [four.id]),
         ((Endpoint("2001:db8:1::5", 53),), [six.id]),
@@ -84,20 +91,20 @@ def test_a_listener_that_is_disabled() -> None:
     made = listener(member("10.2.0.11"), monitor=None)
     made.enabled = False
     text = rendered(made)
-    read = parse(text, BASE)
+    found = parse(text)
     # The oldest releases do not say so, and expect it in heartbeats.
-    assert (read.enabled, read.virtuals) == ("is disabled" not in text, ())
+    assert (found.enabled, found.virtuals) == ("is disabled" not in text, ())
 
 
 def test_a_pool_that_is_disabled() -> None:
     made = listener(member("10.2.0.11"), monitor=None)
     made.default_pool.enabled = False
-    read = parse(rendered(made), BASE)
-    assert (read.enabled, read.pool, read.members) == (True, None, ())
+    found = parse(rendered(made))
+    assert (found.enabled, found.pool, found.members) == (True, None, ())
 
 
 def test_a_listener_without_a_pool() -> None:
     made = listener(monitor=None)
     made.default_pool = None
-    read = parse(rendered(made), BASE)
-    assert (read.enabled, read.pool, read.virtuals) == (True, None, ())
+    found = parse(rendered(made))
+    assert (found.enabled, found.pool, found.virtuals) == (True, None, ())

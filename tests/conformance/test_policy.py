@@ -9,8 +9,8 @@ import pytest
 from controller import loadbalancers, texts
 from octavia.common import data_models
 
-from amphora_agent.haproxy.policy import Bounds, Violation, violations
-from amphora_agent.haproxy.text import blocks
+from amphora_agent.haproxy.config.parser import blocks
+from amphora_agent.haproxy.policy.engine import Bounds, Violation, violations
 
 _STATS_SOCKET = re.compile(r"^ *stats socket \S*/([^/\s]+)\.sock ", re.MULTILINE)
 

@@ -19,7 +19,7 @@ from controller import loadbalancers, texts
 from controller.release import known_to
 from octavia.common import constants, data_models
 
-from amphora_agent.keepalived.lvs_text import parse
+from amphora_agent.keepalived.config.lvs import describe, read
 from lab.pki import Authority
 
 utils = pytest.importorskip("octavia.api.drivers.utils", exc_type=ImportError)
@@ -191,11 +191,13 @@ def test_udp_and_sctp() -> None:
     for number, balancer in enumerate(balancers):
         (listener,) = balancer.listeners
         for answer in found[number * len(FORMS) : (number + 1) * len(FORMS)]:
-            read = parse(answer["layer4"][listener.id], "/var/lib/octavia")
-            assert read.pool == listener.default_pool.id
-            on = {virtual.endpoints[0].address for virtual in read.virtuals}
+            text = answer["layer4"][listener.id].encode()
+            read(text, "/var/lib/octavia/lvs/check/udp_check.sh")
+            described = describe(text)
+            assert described.pool == listener.default_pool.id
+            on = {virtual.endpoints[0].address for virtual in described.virtuals}
             assert {"10.1.0.5"} <= on
-            assert {each.id for each in read.members} >= {listener.default_pool.members[0].id}
-            assert {each.checked for each in read.members} == {
+            assert {each.id for each in described.members} >= {listener.default_pool.members[0].id}
+            assert {each.checked for each in described.members} == {
                 listener.default_pool.health_monitor is not None
             }

@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy.difference import Difference, defaults_of, difference
-from amphora_agent.haproxy.text import Block, blocks, parse, split
-from tests.unit.haproxy.configurations import CONFIGURATIONS
+from amphora_agent.haproxy.config.diff import Difference, defaults_of, difference
+from amphora_agent.haproxy.config.parser import Block, blocks, parse, split
+from tests.builders.configurations import CONFIGURATIONS
 
 TEXTS = st.one_of(
     CONFIGURATIONS,
@@ -22,7 +22,7 @@ def test_any_text_comes_back_from_its_blocks_and_from_their_lines(text: str) -> 
         lines = block.lines()
         assert "".join(line.written for line in lines) == block.text
         for line in lines:
-            assert len(line.columns) == len(line.words)
+            assert split(line.written) == line.words
             assert line.expands in (True, False)
 
 

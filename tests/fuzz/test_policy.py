@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy import policy_table as table
-from amphora_agent.haproxy.policy import crt_list_violations, violations
-from amphora_agent.haproxy.text import blocks, parse
-from tests.unit.haproxy.configurations import CONFIGURATIONS
-from tests.unit.haproxy.test_policy import BOUNDS, CERTIFICATES, FIELDS, HARMFUL
+from amphora_agent.haproxy.config.parser import blocks, parse
+from amphora_agent.haproxy.named_files import certificate_content, crt_list
+from amphora_agent.haproxy.policy import table as table
+from amphora_agent.haproxy.policy.engine import violations
+from tests.builders.configurations import CONFIGURATIONS
+from tests.unit.haproxy.policy.test_engine import BOUNDS, CERTIFICATES, FIELDS, HARMFUL
 
 WORDS = sorted(
     {
@@ -34,15 +36,15 @@ TEXTS = st.one_of(
 
 @given(TEXTS)
 def test_any_text_has_an_answer(text: str) -> None:
-    for found in (
-        violations(blocks({"f": text}), BOUNDS),
-        crt_list_violations("f", text, BOUNDS),
-    ):
-        assert len(found) <= 50
-        for violation in found:
-            assert 1 <= violation.line <= text.count("\n") + 1
-            assert violation.reason.isprintable()
-            assert len(violation.reason) < 400
+    sent = text.encode(errors="surrogatepass")
+    listed = certificate_content.violations(sent, partial(crt_list.check, bounds=BOUNDS))
+    found = [(each.line, each.reason) for each in violations(blocks({"f": text}), BOUNDS)]
+    assert len(found) <= 50
+    assert len(listed) <= 50
+    for line, reason in (*found, *listed):
+        assert 1 <= line <= text.count("\n") + text.count("\r") + 1
+        assert reason.isprintable()
+        assert len(reason) < 400
 
 
 @given(TEXTS)

@@ -12,28 +12,31 @@ import http.client
 import io
 import itertools
 import json
+import os
 import re
 import socket
 import ssl
 import stat
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.client import AmphoraClient
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.socket import MasterSocket
-from amphora_agent.haproxy.workers import Workers
+from amphora_agent.client.v2 import AmphoraClient
 from lab import processes
 from lab.agent import AgentProcess
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Client, Load, Tls
-from lab.listeners import HealthMonitor, Listener, ListenerKind, http_listener, loadbalancer
+from lab.listeners import (
+    HealthMonitor,
+    Listener,
+    ListenerKind,
+    http_listener,
+)
 from lab.network import Namespace
 from lab.processes import Process
+from tests.builders.pushed import PushedBalancer
 
 VIP = "127.0.0.1"
 WEB_PORTS = (8001, 8002)
@@ -61,6 +64,8 @@ class Amphora:
     api: AmphoraClient
     heartbeats: HeartbeatReceiver
     namespace: Namespace
+    patience: float = 30
+    """Seconds for an answer."""
 
     def new_balancer(self, **options: Any) -> LoadBalancer:
         """A load balancer that does not exist yet, on a port of its own."""
@@ -80,7 +85,7 @@ class Amphora:
 
     def send(self, data: bytes) -> Answer:
         """Send exactly these bytes and read one answer."""
-        with self.connect() as connection:
+        with self.connect(timeout=self.patience) as connection:
             connection.sendall(data)
             return read_answer(connection)
 
@@ -132,22 +137,28 @@ class Amphora:
     def files(self) -> dict[str, tuple[str, str]]:
         """Every file of the agent by its path, as (mode, digest), and every directory.
 
-        Left out is what changes by itself: logs, journals, sockets, what heartbeats remember.
+        Left out is what changes by itself: logs, the record, sockets, what heartbeats remember, and
+        contents that are removed after the answer. References to revisions have what they name.
         """
         top = self.agent.directory
         found = {}
-        for path in sorted(top.rglob("*")):
-            if path.name.startswith("journal.jsonl"):
+        for path in walk(top):
+            if "journal" in path.parts or path.name == "heartbeat-counters":
                 continue
             if path.suffix == ".log" or {"heartbeat", "final-counters"} & set(path.parts):
                 continue
-            mode = path.lstat().st_mode
-            if stat.S_ISSOCK(mode):
-                continue
-            digest = ""
-            if stat.S_ISREG(mode):
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            found[str(path.relative_to(top))] = (stat.filemode(mode), digest)
+            with contextlib.suppress(FileNotFoundError):  # it was there a moment ago
+                mode = path.lstat().st_mode
+                if path.parent.name == "revisions" and stat.S_ISREG(mode):
+                    continue
+                if stat.S_ISSOCK(mode):
+                    continue
+                digest = ""
+                if stat.S_ISREG(mode):
+                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                elif stat.S_ISLNK(mode):
+                    digest = str(path.readlink())
+                found[str(path.relative_to(top))] = (stat.filemode(mode), digest)
         return found
 
     def haproxies(self) -> list[Process]:
@@ -166,16 +177,16 @@ class Amphora:
 
 
 @dataclass
-class LoadBalancer:
+class LoadBalancer(PushedBalancer):
     """One load balancer with an HTTP listener on `port` and the two web servers as members."""
+
+    vip = VIP
 
     amphora: Amphora
     port: int
     monitor: HealthMonitor | None = None
     kind: ListenerKind = "HTTP"
     crt_list: str = ""
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    version: int = 0
 
     @property
     def listener(self) -> Listener:
@@ -189,34 +200,8 @@ class LoadBalancer:
         )
 
     def text(self, *more: Listener) -> str:
-        """A configuration that differs from the one before in a way that needs a reload."""
-        self.version += 1
-        text = loadbalancer(
-            self.id,
-            vip=VIP,
-            listeners=[self.listener, *more],
-            base_path=str(self.amphora.agent.base_path),
-        )
-        return text.replace("timeout client 50000", f"timeout client {50000 + self.version}")
-
-    def upload(self, *more: Listener) -> None:
-        self.amphora.api.upload_haproxy(self.id, self.text(*more))
-
-    def reload(self) -> None:
-        self.amphora.api.reload(self.id)
-
-    def push(self, *more: Listener) -> None:
-        """Upload and reload, as the controller does for every change."""
-        self.upload(*more)
-        self.reload()
-
-    @property
-    def directory(self) -> Path:
-        return self.amphora.agent.base_path / self.id
-
-    @property
-    def configuration(self) -> Path:
-        return self.directory / "haproxy.cfg"
+        """Return a configuration that differs from the one before in a way that needs a reload."""
+        return super().text(self.listener, *more)
 
     def client(self, *, keep_alive: bool = False, **options: Any) -> Client:
         return Client(self.amphora.namespace, VIP, self.port, keep_alive=keep_alive, **options)
@@ -239,14 +224,6 @@ class LoadBalancer:
             return False
         return True
 
-    def ask(self, command: str) -> str:
-        """haproxy's own answer, over its master socket."""
-        master = MasterSocket(self.amphora.agent.run_path / f"{self.id}.master")
-        return master.command(command, timeout=5)
-
-    def workers(self) -> Workers:
-        return workers.parse(self.ask("show proc"))
-
     def processes(self) -> list[Process]:
         """haproxy's processes of this load balancer, the master first."""
         found = [p for p in processes.mentioning(self.directory) if p.program == "haproxy"]
@@ -256,9 +233,6 @@ class LoadBalancer:
     @property
     def master(self) -> Process:
         return self.processes()[0]
-
-    def delete(self) -> None:
-        self.amphora.api.delete(self.id)
 
 
 def request_bytes(
@@ -293,6 +267,24 @@ def with_setting(config: str, key: str, value: str) -> str:
     changed, count = re.subn(rf"(?m)^{key} = .*$", f"{key} = {value}", config)
     assert count == 1, f"{key} is there {count} times"
     return changed
+
+
+def damage(balancer: LoadBalancer) -> None:
+    """Have haproxy not start again, by what no upload would do: the configuration is nonsense, and
+    so is what the agent would put in its place."""
+    digest = hashlib.sha256(balancer.configuration.read_bytes()).hexdigest()
+    for path in (balancer.directory / "revisions" / digest, balancer.configuration):
+        path.chmod(0o600)
+        path.write_text("frontend broken\n    nonsense here\n")
+
+
+def walk(top: Path) -> list[Path]:
+    """All that is below a directory, sorted; what goes meanwhile may be left out."""
+    return sorted(
+        Path(directory, name)
+        for directory, directories, files in os.walk(top)
+        for name in (*directories, *files)
+    )
 
 
 def differences(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from lab import haproxies
 from lab.agent import AgentProcess
 from lab.backend import Backend
@@ -89,11 +89,13 @@ def boot(
     authorities: tuple[Authority, Authority],
     request: pytest.FixtureRequest,
 ) -> Callable[..., Any]:
-    """Boots an amphora for as long as the `ExitStack` given lasts; options are AgentProcess's. Its
-    log is shown when a test fails meanwhile."""
+    """Boots an amphora for as long as the `ExitStack` given lasts; options are AgentProcess's, and
+    `prepare`, which is called with the amphora's directory before. Its log is shown when a test
+    fails meanwhile."""
 
     def make(ending: ExitStack, **options: Any) -> Amphora:
         directory = lab.directory()
+        options.pop("prepare", lambda directory: None)(directory)
         server, client = authorities
         pki = AmphoraPki.create(
             directory / "pki",

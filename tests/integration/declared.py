@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.socket import MasterSocket
+from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.runtime.socket import MasterSocket
+from lab import bodies
+from lab.bodies import Body
 from lab.http import Client, Load
 from lab.network import Namespace
 from lab.processes import Process, mentioning
 from tests.integration.amphora import VIP as WEB
 from tests.integration.amphora import WEB_PORTS, Amphora, Answer
-
-Body = dict[str, Any]
 
 #: On the loopback interface: an address of that itself cannot be a VIP.
 VIP = "192.0.2.10"
@@ -30,41 +30,21 @@ def new_id() -> str:
 
 
 def member(port: int = WEB_PORTS[0], **more: Any) -> Body:
-    return {"member_id": f"member-{port}", "address": WEB, "protocol_port": port, **more}
+    return bodies.member(f"member-{port}") | {"address": WEB, "protocol_port": port, **more}
 
 
 def monitor(**more: Any) -> Body:
     """Quick to find out."""
-    return {
-        "healthmonitor_id": "monitor",
-        "type": "HTTP",
-        "url_path": "/health",
-        "delay": 1,
-        "timeout": 1,
-        "max_retries": 1,
-        "max_retries_down": 1,
-        **more,
-    }
+    quick = {"delay": 1, "timeout": 1, "max_retries": 1, "max_retries_down": 1}
+    return bodies.monitor(url_path="/health") | quick | more
 
 
 def pool(name: str = "pool", *members: Body, **more: Any) -> Body:
-    return {
-        "pool_id": name,
-        "protocol": "HTTP",
-        "lb_algorithm": "ROUND_ROBIN",
-        "members": list(members or map(member, WEB_PORTS)),
-        **more,
-    }
+    return bodies.pool(name=name) | {"members": list(members or map(member, WEB_PORTS)), **more}
 
 
 def listener(name: str, port: int, **more: Any) -> Body:
-    return {
-        "listener_id": name,
-        "protocol": "HTTP",
-        "protocol_port": port,
-        "default_pool_id": "pool",
-        **more,
-    }
+    return bodies.listener(name=name) | {"protocol_port": port, "default_pool_id": "pool", **more}
 
 
 def have_vip(namespace: Namespace) -> None:
@@ -84,12 +64,12 @@ class DeclaredBalancer:
 
     def __post_init__(self) -> None:
         have_vip(self.amphora.namespace)
-        self.body = self.body or {
-            "loadbalancer_id": self.id,
-            "vip_address": VIP,
-            "listeners": [listener(f"{self.id}-a", self.port)],
-            "pools": [pool()],
-        }
+        self.body = self.body or bodies.balancer(
+            listener(f"{self.id}-a", self.port),
+            pools=(pool(),),
+            loadbalancer_id=self.id,
+            vip_address=VIP,
+        )
 
     @property
     def url(self) -> str:

@@ -54,8 +54,9 @@ class Changing(LoadBalancer):
             vip=VIP,
             listeners=[self.listener, *more],
             base_path=str(self.amphora.agent.base_path),
+            timeout_client=self.timeout,
         )
-        return text.replace("timeout client 50000", f"timeout client {self.timeout}") + "\n"
+        return text + "\n"
 
     @property
     def backend(self) -> str:

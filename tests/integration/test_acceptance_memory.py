@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.haproxy.acceptance import Acceptance, Candidate, Proof
-from amphora_agent.haproxy.headroom import Headroom
-from amphora_agent.haproxy.policy import Bounds
-from amphora_agent.haproxy.process import Haproxy
-from amphora_agent.haproxy.text import Texts
-from amphora_agent.layout import InstanceLayout, Layout, object_id
-from amphora_agent.processes.command import Completed
-from amphora_agent.settings import Settings
+from amphora_agent.haproxy.config import preflight
+from amphora_agent.haproxy.config.parser import Texts
+from amphora_agent.haproxy.policy.engine import Bounds
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.validate.resource_limits import Headroom
+from amphora_agent.haproxy.validate.validator import Acceptance, Candidate, Proof
+from amphora_agent.paths import InstanceLayout, Layout, object_id
+from amphora_agent.revisions.contents import Revisions
+from amphora_agent.settings.reader import Settings
+from amphora_agent.supervisor.command import Completed
 from lab import haproxies
 from lab.pki import Authority
+from tests.builders.instances import live_files
 
 #: Blocks, and the MiB that they take.
 BLOCKS, TAKEN = 1_000_000, 236
@@ -93,7 +96,7 @@ def test_what_does_not_fit_is_refused(instance: InstanceLayout, tmp_path: Path) 
     assert f"{TAKEN - 1} MiB are available" in refusal.value.details
 
 
-@pytest.mark.parametrize(("megabytes", "warned"), [(TAKEN + 10, True), (2 * TAKEN + 10, False)])
+@pytest.mark.parametrize(("megabytes", "warned"), [(TAKEN + 30, True), (2 * TAKEN + 30, False)])
 def test_what_fits_once_and_not_twice_is_a_warning(
     instance: InstanceLayout,
     tmp_path: Path,
@@ -111,7 +114,72 @@ def test_what_fits_once_and_not_twice_is_a_warning(
 
 
 def test_what_needs_no_new_worker_needs_no_memory(instance: InstanceLayout, tmp_path: Path) -> None:
-    instance.configuration.write_text(candidate(instance).texts["haproxy.cfg"])
+    texts = {name: content.encode() for name, content in candidate(instance).texts.items()}
+    live_files(instance).commit(instance, Revisions.of(instance).keep(texts), {})
     machine = acceptance(instance, tmp_path, 1)
 
     assert machine.require(instance, candidate(instance, weight=2)).proof is Proof.UNDERSTOOD
+
+
+def test_d2_more_listeners_than_the_machine_holds_are_refused(
+    instance: InstanceLayout, tmp_path: Path
+) -> None:
+    few = candidate(instance)
+    many = "".join(
+        f"frontend f{number}\n    bind 192.0.2.1:{number + 1}\nbackend b{number}\n"
+        + "".join(f"    server s{each} 192.0.2.9:80\n" for each in range(10))
+        for number in range(5000)
+    )
+    texts = {**few.texts, "haproxy.cfg": "defaults\n    mode http\n" + many}
+    machine = acceptance(instance, tmp_path, 200)
+    with pytest.raises(InvalidRequest) as refusal:
+        machine.require(instance, few._replace(texts=texts))
+    assert "to load so many listeners, pools and members" in refusal.value.details
+    assert "200 MiB are available" in refusal.value.details
+
+
+def test_d2_what_fits_once_and_not_beside_the_worker_of_a_reload_is_refused(
+    instance: InstanceLayout, tmp_path: Path
+) -> None:
+    few = candidate(instance)
+    many = "".join(
+        f"frontend f{number}\n    bind 192.0.2.1:{number + 1}\nbackend b{number}\n"
+        for number in range(2000)
+    )
+    wanted = few._replace(texts={**few.texts, "haproxy.cfg": "defaults\n    mode http\n" + many})
+    needed = preflight.memory(wanted.texts, haproxies.SERIES[0], Headroom("self").threads())
+    once = acceptance(instance, tmp_path, (needed.start >> 20) + 1)
+    with pytest.raises(InvalidRequest):
+        once.require(instance, wanted)
+    (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {needed.most() >> 10} kB\n")
+    with pytest.raises(InvalidRequest) as refusal:  # nobody listens there: haproxy's own words
+        once.require(instance, wanted._replace(check=lambda texts: Completed(1, "heard")))
+    assert refusal.value.details == "heard"
+
+
+def test_d2_what_takes_the_place_of_another_haproxy_gets_its_memory(
+    instance: InstanceLayout, tmp_path: Path
+) -> None:
+    many = "".join(
+        f"frontend f{number}\n    bind 192.0.2.1:{number + 1}\nbackend b{number}\n"
+        for number in range(2000)
+    )
+    few = candidate(instance)._replace(check=lambda texts: Completed(0, ""))
+    wanted = few._replace(texts={**few.texts, "haproxy.cfg": "defaults\n    mode http\n" + many})
+    machine = acceptance(instance, tmp_path, 1)
+    (tmp_path / "proc/meminfo").write_text("MemAvailable: 1024 kB\n")
+    with pytest.raises(InvalidRequest):
+        machine.require(instance, wanted)
+    assert machine.require(instance, wanted._replace(replaced=wanted.texts)).proof is Proof.WHOLE
+
+
+def test_d2_what_there_is_may_always_become_less(instance: InstanceLayout, tmp_path: Path) -> None:
+    """Where others have taken the memory meanwhile."""
+    texts = {name: content.encode() for name, content in candidate(instance).texts.items()}
+    live_files(instance).commit(instance, Revisions.of(instance).keep(texts), {})
+    instance.master_socket.touch()
+    machine = acceptance(instance, tmp_path, TAKEN + 5)
+    less = candidate(instance)
+    shorter = less.texts["haproxy.cfg"].replace("    server s 192.0.2.9:80 weight 1\n", "")
+    wanted = less._replace(texts={**less.texts, "haproxy.cfg": shorter + "    http-reuse never\n"})
+    assert machine.require(instance, wanted).proof is Proof.WHOLE

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.difference import difference
-from amphora_agent.haproxy.plan import Step, plan
-from amphora_agent.haproxy.portion import portion
-from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.config.diff import difference
+from amphora_agent.haproxy.config.minimal_config import portion
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.update.planner import Step, plan
 
 #: Configurations for each version, and changes of each.
 _CONFIGURATIONS, _CHANGES = 12, 10

@@ -119,7 +119,7 @@ def test_one_that_cannot_be_used_changes_nothing(amphora: Amphora, config: str, 
     key, value = WRONG[name]
     before = amphora.files()
     answer = amphora.request("PUT", "/1.0/config", with_setting(config, key, value).encode())
-    assert answer.status == 500
+    assert answer.status == 400
     said = answer.json()
     assert said["message"] == "Unable to update amphora-agent configuration."
     assert f"{amphora.agent.config_file}: [" in said["details"]
@@ -144,7 +144,7 @@ def test_the_key_is_neither_logged_nor_answered(amphora: Amphora, config: str) -
     assert amphora.request("PUT", "/1.0/config", keyed.encode()).status == 202
     broken = with_setting(keyed, "heartbeat_interval", "soon")
     answer = amphora.request("PUT", "/1.0/config", broken.encode())
-    assert answer.status == 500
+    assert answer.status == 400
     assert secret.encode() not in answer.body
     assert secret not in amphora.agent.log
 

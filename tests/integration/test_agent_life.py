@@ -1,13 +1,15 @@
 """The agent comes and goes; traffic does not notice, and what runs is taken over."""
 
+import json
 import re
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
 from lab.processes import Process
 from lab.waiting import until
 from tests.integration.amphora import (
@@ -16,6 +18,7 @@ from tests.integration.amphora import (
     read_answer,
     request_bytes,
 )
+from tests.integration.history import run
 
 
 @pytest.fixture
@@ -166,6 +169,21 @@ def test_a_broken_configuration_by_hand_keeps_only_itself_from_coming_back(
 # One of the agent's processes alone
 
 
+def deaths(amphora: Amphora) -> dict[tuple[str, str], int]:
+    """How often the record has the death of each of the agent's workers, by how it died."""
+    found: Counter[tuple[str, str]] = Counter()
+    for line in run(amphora, "history", "--json").stdout.splitlines():
+        entry = json.loads(line)
+        if entry["operation"] == "death" and entry["subject"].endswith("-worker"):
+            how = entry["words"][0].split(";")[0]
+            found[entry["subject"], "hung for" if how.startswith("hung for") else how] += 1
+    return dict(found)
+
+
+def metrics(amphora: Amphora) -> str:
+    return amphora.request("GET", "/metrics").body.decode()
+
+
 def test_the_api_process_comes_back_and_nothing_else_has_changed(served: LoadBalancer) -> None:
     amphora, haproxies = served.amphora, served.processes()
     before = amphora.agents()
@@ -181,6 +199,9 @@ def test_the_api_process_comes_back_and_nothing_else_has_changed(served: LoadBal
     assert served.processes() == haproxies
     served.push()
     assert served.master == haproxies[0]
+    died = {("api-worker", "was ended by signal 9"): 1}
+    until(lambda: deaths(amphora) == died, "its death is recorded")
+    assert 'worker_deaths_total{worker="api-worker",why="died"} 1' in metrics(amphora)
 
 
 def test_the_heartbeat_process_comes_back_and_nothing_else_has_changed(
@@ -196,6 +217,9 @@ def test_the_heartbeat_process_comes_back_and_nothing_else_has_changed(
     after = amphora.agents()
     assert after["heartbeat"] != before["heartbeat"]
     assert (after["main"], after["api"]) == (before["main"], before["api"])
+    died = {("heartbeat-worker", "was ended by signal 9"): 1}
+    until(lambda: deaths(amphora) == died, "its death is recorded")
+    assert 'worker_deaths_total{worker="heartbeat-worker",why="died"} 1' in metrics(amphora)
 
 
 def test_an_api_process_that_hangs_does_not_stop_the_heartbeats(served: LoadBalancer) -> None:
@@ -210,6 +234,38 @@ def test_an_api_process_that_hangs_does_not_stop_the_heartbeats(served: LoadBala
     finally:
         api.send(signal.SIGCONT)
     assert amphora.api.info()
+
+
+def test_e5_a_heartbeat_process_that_hangs_is_replaced_before_the_controller_misses_it(
+    served: LoadBalancer,
+) -> None:
+    """The controller waits for 60 s; heartbeats may be ten apart."""
+    amphora = served.amphora
+    before = amphora.agents()
+    before["heartbeat"].send(signal.SIGSTOP)
+    amphora.heartbeats.drain()
+    beat = amphora.heartbeats.next(15)
+    assert beat.sequence == 0
+    assert beat.listeners[served.listener.id]["status"] == "OPEN"
+    assert not before["heartbeat"].alive
+    assert "HeartbeatWorker, pid" in amphora.agent.log
+    hung = {("heartbeat-worker", "hung for"): 1}
+    until(lambda: deaths(amphora) == hung, "its death is recorded")
+    assert 'worker_deaths_total{worker="heartbeat-worker",why="hung"} 1' in metrics(amphora)
+
+
+def test_e5_an_api_process_that_hangs_is_replaced(served: LoadBalancer) -> None:
+    amphora = served.amphora
+    before = amphora.agents()
+    before["api"].send(signal.SIGSTOP)
+    until(lambda: _answers(amphora), "another one answers", timeout=30)
+    assert not before["api"].alive
+    assert amphora.agents()["heartbeat"] == before["heartbeat"]
+    hung = {("api-worker", "hung for"): 1}
+    until(lambda: deaths(amphora) == hung, "its death is recorded")
+    assert 'worker_deaths_total{worker="api-worker",why="hung"} 1' in metrics(amphora)
+    amphora.agent.restart()
+    assert deaths(amphora) == hung, "an end in order is no death"
 
 
 def test_the_children_end_when_their_parent_is_killed(served: LoadBalancer) -> None:
@@ -227,7 +283,7 @@ def test_a_request_that_is_under_way_at_the_end_is_answered(served: LoadBalancer
     amphora = served.amphora
     main = Process.of(amphora.agent.pid)
     assert main is not None
-    body = b"#" * 1000
+    body = amphora.agent.pki.client_authority.certificate + b"#" * 1000
     target = f"/1.0/loadbalancer/{served.id}/certificates/x.pem"
     request = request_bytes("PUT", target, body)
     with amphora.connect() as connection:

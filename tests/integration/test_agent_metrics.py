@@ -8,8 +8,8 @@ from cryptography import x509
 from prometheus_client import Metric
 
 from lab.waiting import until
+from tests.builders.samples import parsed, values
 from tests.integration.amphora import VIP, Amphora, LoadBalancer, stopped
-from tests.unit.metrics.samples import parsed, values
 
 TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_max")
 

@@ -1,5 +1,6 @@
 """The command: what it takes, and what it says when it cannot start."""
 
+import socket
 import subprocess
 import uuid
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
 
 def test_a_wrong_value_is_named_with_its_file_section_and_key(agent: AgentProcess) -> None:
     agent.config_file.write_text(with_setting(agent.config(), "bind_port", "none"))
-    assert f"{agent.config_file}: [haproxy_amphora] bind_port: 'none' is not" in refusal(agent)
+    assert f"{agent.config_file}: [haproxy_amphora] bind_port: is not" in refusal(agent)
 
 
 @pytest.mark.parametrize("content", [None, "nonsense"])
@@ -87,3 +88,41 @@ def test_a_client_authority_that_cannot_be_used_is_no_start(agent: AgentProcess)
     """An agent that let anybody in would be worse than none."""
     agent.pki.client_ca.write_text("nonsense")
     assert "Cannot serve TLS" in refusal(agent)
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+def test_op9_the_authority_that_cannot_be_used_is_named_and_not_the_certificate(
+    agent: AgentProcess, content: str | None
+) -> None:
+    agent.pki.client_ca.unlink()
+    if content is not None:
+        agent.pki.client_ca.write_text(content)
+    said = refusal(agent)
+    assert f"Cannot serve TLS: {agent.pki.client_ca}: no usable authority" in said
+    assert str(agent.pki.server_pem) not in said
+
+
+def test_op9_a_base_path_that_cannot_be_made_is_named(agent: AgentProcess) -> None:
+    agent.base_path.parent.mkdir(exist_ok=True)
+    agent.base_path.write_text("")
+    assert f"Cannot make directory: {agent.base_path}: " in refusal(agent)
+
+
+def test_op9_an_address_that_is_taken_is_named(agent: AgentProcess) -> None:
+    with socket.create_server((agent.address, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        agent.config_file.write_text(with_setting(agent.config(), "bind_port", port))
+        said = refusal(agent)
+    assert f"Cannot listen: {agent.address} port {port}: Address already in use" in said
+
+
+def test_op8_a_damaged_certificate_starts_with_the_one_before(agent: AgentProcess) -> None:
+    pem = agent.pki.server_pem
+    pem.with_name("server.pem.previous").write_bytes(pem.read_bytes())
+    pem.write_bytes(pem.read_bytes()[:300])
+    try:
+        agent.start()
+        assert f"ERROR {agent.pid} amphora_agent.events.alarms: {pem}: " in agent.log
+        assert 'amphora_agent_alarm{kind="agent-tls"' in agent.get("/metrics").text
+    finally:
+        agent.close()

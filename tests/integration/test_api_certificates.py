@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
+from lab.pki import Authority
 from tests.integration.amphora import Amphora, LoadBalancer, differences
 from tests.integration.site import Site
 
-PEM = b"-----BEGIN CERTIFICATE-----\nanything\n-----END CERTIFICATE-----\n"
+PEM = Authority.create("tenant", key="ec").certificate
 MD5 = hashlib.md5(PEM).hexdigest()
 OK = {"message": "OK"}
 
@@ -51,6 +52,16 @@ def test_a_certificate_that_is_not_there_is_not_found(amphora: Amphora, target: 
         "message": "Certificate Not Found",
         "details": "No certificate with filename: site.pem",
     }
+
+
+def test_operator_13_the_question_for_a_certificate_to_be_sent_is_no_warning(
+    amphora: Amphora, target: str
+) -> None:
+    before = len(amphora.agent.log)
+    assert amphora.request("GET", target).status == 404
+    said = amphora.agent.log[before:]
+    assert "Certificate Not Found" in said
+    assert "WARNING" not in said
 
 
 def test_a_delete_is_answered_the_same_whether_it_was_there_or_not(

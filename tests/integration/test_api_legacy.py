@@ -2,12 +2,15 @@
 
 import hashlib
 import json
+import os
+import pwd
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from lab.heartbeats import Heartbeat
+from lab.pki import Authority
 from tests.integration.amphora import Amphora, Answer, LoadBalancer
 
 
@@ -65,9 +68,21 @@ def test_the_life_of_a_listener(amphora: Amphora, listener: LoadBalancer) -> Non
     assert act(amphora, listener, "reload").status == 404
 
 
-def test_certificates_of_a_listener(amphora: Amphora, listener: LoadBalancer) -> None:
+def test_b3_a_listener_whose_text_names_no_user_is_not_root(
+    amphora: Amphora, listener: LoadBalancer
+) -> None:
+    text = listener.text().replace("    user nobody\n", "")
+    assert upload(amphora, listener, text).status == 202
+    assert act(amphora, listener, "start").status == 202
+    worker = listener.processes()[1]
+    assert pwd.getpwuid(os.stat(f"/proc/{worker.pid}").st_uid).pw_name == "nobody"
+
+
+def test_certificates_of_a_listener(
+    amphora: Amphora, listener: LoadBalancer, authorities: tuple[Authority, Authority]
+) -> None:
     path = f"/0.5/listeners/{listener.id}/certificates/c.pem"
-    data = b"-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
+    data = b"\n".join(authority.certificate for authority in authorities)
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     assert amphora.request("GET", path).status == 404

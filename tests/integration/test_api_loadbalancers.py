@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
+from lab.pki import Authority
 from lab.waiting import until
 from tests.integration.amphora import Amphora, LoadBalancer, differences
 
@@ -104,9 +105,10 @@ def test_a_first_upload_that_is_refused_makes_no_load_balancer(
 
 
 def test_files_are_for_the_agent_alone(uploaded: LoadBalancer) -> None:
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in uploaded.directory.iterdir()}
-    assert modes
-    assert set(modes.values()) == {0o600}
+    paths = [path for path in uploaded.directory.rglob("*") if not path.is_symlink()]
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in paths}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600, 0o400}
 
 
 def test_a_reload_starts_what_does_not_run_and_answers_as_a_start(uploaded: LoadBalancer) -> None:
@@ -181,11 +183,13 @@ def test_what_is_not_there_is_not_found(
     }
 
 
-def test_a_delete_leaves_nothing_on_disk_and_nothing_running(amphora: Amphora) -> None:
+def test_a_delete_leaves_nothing_on_disk_and_nothing_running(
+    amphora: Amphora, authorities: tuple[Authority, Authority]
+) -> None:
     before = amphora.files()
     made = amphora.new_balancer()
     made.push()
-    amphora.api.upload_certificate(made.id, "site.pem", b"certificate")
+    amphora.api.upload_certificate(made.id, "site.pem", authorities[0].certificate)
     made.push()
     with pytest.raises(AmphoraError):
         amphora.api.upload_haproxy(made.id, "nonsense\n")
@@ -227,6 +231,34 @@ def test_haproxy_runs_as_nobody_in_nobody_s_group(balancer: LoadBalancer) -> Non
     master, worker = balancer.processes()
     assert owner(worker.pid) == ("nobody", "nogroup")
     assert os.stat(f"/proc/{master.pid}").st_uid == 0
+
+
+@pytest.mark.parametrize("instead", ["", "    # user nobody\n", "    description 'user nobody'\n"])
+def test_b3_a_worker_is_not_root_when_the_text_names_no_user(
+    amphora: Amphora, instead: str
+) -> None:
+    made = amphora.new_balancer()
+
+    def push(comment: str) -> None:
+        text = made.text().replace("    user nobody\n", instead) + f"# {comment}\nuserlist u\n"
+        assert text.count("user nobody") == instead.count("user nobody")
+        amphora.api.upload_haproxy(made.id, f"{text}    user root insecure-password {comment}\n")
+        made.reload()
+
+    push("first")
+    try:
+        first = made.processes()[1]
+        assert owner(first.pid) == ("nobody", "nogroup")
+        push("second")
+        reloaded = made.processes()[1]
+        assert reloaded != first
+        assert owner(reloaded.pid) == ("nobody", "nogroup")
+        assert made.get() in ("web1", "web2")
+        amphora.api.stop(made.id)
+        amphora.api.start(made.id)
+        assert owner(made.processes()[1].pid) == ("nobody", "nogroup")
+    finally:
+        made.delete()
 
 
 def test_a_group_of_the_controller_s_own_is_not_doubled(amphora: Amphora) -> None:

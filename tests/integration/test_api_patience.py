@@ -4,6 +4,7 @@ Nothing is measured here. What would be blocked is done while what would block i
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -122,14 +123,14 @@ def test_a_header_that_comes_byte_by_byte_is_answered_and_stops_nobody(amphora: 
 
 
 def test_a_body_that_comes_byte_by_byte_is_taken_and_stops_nobody(amphora: Amphora) -> None:
-    body = b"#" * 30
+    body = amphora.agent.pki.client_authority.certificate
     target = f"/1.0/loadbalancer/{amphora.new_balancer().id}/certificates/x.pem"
     request = request_bytes("PUT", target, body)
     with amphora.connect() as connection:
         connection.sendall(request[: -len(body)])
         for number in range(len(body)):
-            connection.sendall(b"#")
-            if number % 10 == 0:
+            connection.sendall(body[number : number + 1])
+            if number % 100 == 0:
                 assert answers(amphora)
         assert read_answer(connection).status == 200
     amphora.api.delete(target.split("/")[3])
@@ -175,6 +176,62 @@ def test_a_body_that_never_comes_is_refused_in_time(impatient: Amphora) -> None:
     assert answer.status == 400
     assert "was cut off" in answer.json()["details"]
     assert differences(before, impatient.files()) == set()
+
+
+def sockets(amphora: Amphora) -> int:
+    """Of the process that serves the API."""
+    found = 0
+    for link in Path(f"/proc/{amphora.agents()['api'].pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += str(link.readlink()).startswith("socket:")
+    return found
+
+
+def take_nothing(amphora: Amphora, ending: ExitStack, balancer: LoadBalancer) -> ssl.SSLSocket:
+    """Ask for more than the kernel takes of an answer."""
+    amphora.api.upload_haproxy(balancer.id, balancer.text() + "# a long comment\n" * 600_000)
+    amphora.api.close()  # the connection that it keeps would end as well
+    connection = silent_tls(amphora, ending)
+    connection.sendall(request_bytes("GET", f"/1.0/loadbalancer/{balancer.id}/haproxy"))
+    assert select.select([connection], [], [], 30)[0], "the answer has begun"
+    return connection
+
+
+def take_rest(connection: ssl.SSLSocket) -> bytes:
+    taken = b""
+    with contextlib.suppress(OSError):
+        while piece := connection.recv(65536):
+            taken += piece
+    return taken
+
+
+def test_e7_an_answer_that_is_not_taken_in_time_is_cut_off(
+    impatient: Amphora, ending: ExitStack
+) -> None:
+    balancer = impatient.new_balancer()
+    connection = take_nothing(impatient, ending, balancer)
+    with_it = sockets(impatient)
+    until(lambda: sockets(impatient) < with_it, "it is closed")
+    assert len(take_rest(connection)) < len(balancer.configuration.read_bytes())
+    impatient.api.delete(balancer.id)
+
+
+def test_e7_who_takes_or_sends_nothing_for_half_a_minute_is_closed(
+    own_amphora: Amphora, ending: ExitStack
+) -> None:
+    """By default: more than a request may take as a whole would be three minutes."""
+    balancer = own_amphora.new_balancer()
+    reader = take_nothing(own_amphora, ending, balancer)
+    sender = silent_tls(own_amphora, ending)
+    head = request_bytes("PUT", "/1.0/config", headers={"Content-Length": "1000"})
+    sender.sendall(head + b"half")
+    with_both = sockets(own_amphora)
+    sender.settimeout(120)
+    answer = read_answer(sender)
+    assert (answer.status, "was cut off" in answer.json()["details"]) == (400, True)
+    until(lambda: sockets(own_amphora) <= with_both - 2, "both are closed", timeout=60)
+    assert len(take_rest(reader)) < len(balancer.configuration.read_bytes())
+    own_amphora.api.delete(balancer.id)
 
 
 # Changes that take long. A real haproxy is quick with the small configurations of a test, so a
@@ -257,7 +314,8 @@ def test_a_start_that_takes_long_delays_neither_readers_nor_other_load_balancers
         assert other.get() in ("web1", "web2")
         other.delete()
         slow.heartbeats.drain()
-        slow.heartbeats.wait_for(lambda beat: starting.listener.id in beat.listeners)
+        # What has never run is not told, and keeps no heartbeat from being sent.
+        assert starting.listener.id not in slow.heartbeats.next().listeners
         assert reload.status is None
     assert reload.wait() == 202
     assert starting.get() in ("web1", "web2")

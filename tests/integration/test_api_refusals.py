@@ -265,7 +265,7 @@ def test_a_refusal_with_its_body_taken_keeps_the_connection(amphora: Amphora) ->
             connection.sendall(request_bytes("PUT", "/1.0/nonsense", b"x" * 1000))
             assert read_answer(connection).status == 404
             connection.sendall(request_bytes("PUT", "/1.0/config", b"nonsense"))
-            assert read_answer(connection).status == 500
+            assert read_answer(connection).status == 400
 
 
 CONFIGS = {
@@ -281,7 +281,7 @@ def test_an_agent_configuration_that_cannot_be_used_is_refused_with_octavia_s_se
     amphora: Amphora, name: str
 ) -> None:
     answer = amphora.request("PUT", "/1.0/config", CONFIGS[name])
-    assert answer.status == 500
+    assert answer.status == 400
     said = refused(answer)
     assert said["message"] == "Unable to update amphora-agent configuration."
     assert str(amphora.agent.config_file) in said["details"]

@@ -63,9 +63,9 @@ pytestmark = pytest.mark.usefixtures("nothing_changes")
 
 
 @pytest.fixture(scope="module")
-def served(amphora: Amphora) -> Iterator[LoadBalancer]:
+def served(amphora: Amphora, authorities: tuple[Authority, Authority]) -> Iterator[LoadBalancer]:
     made = amphora.new_balancer()
-    amphora.api.upload_certificate(made.id, "site.pem", b"the certificate before")
+    amphora.api.upload_certificate(made.id, "site.pem", authorities[0].certificate)
     made.push()
     yield made
     made.delete()
@@ -91,8 +91,11 @@ def upload(
         target = f"/1.0/loadbalancer/{agent.amphora_id}/{served.id}/haproxy"
         return Upload("PUT", target, text, part)
     if kind == "certificate":
-        data = b"another certificate"
-        return Upload("PUT", f"/1.0/loadbalancer/{served.id}/certificates/site.pem", data, 10)
+        # What has come would do by itself.
+        data = authorities[1].certificate + b"\n\n"
+        return Upload(
+            "PUT", f"/1.0/loadbalancer/{served.id}/certificates/site.pem", data, len(data) - 1
+        )
     if kind == "agent certificate":
         renewed = authorities[0].issue(agent.amphora_id, dns=[agent.amphora_id], key="ec")
         # What has come would do by itself.

@@ -2,17 +2,18 @@
 while haproxy runs, and never given back with their keys."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
 from lab.backend import Backend
+from lab.bodies import Body
 from lab.http import Tls
 from lab.pki import Authority, Credentials
 from tests.integration.amphora import Amphora, Answer
-from tests.integration.declared import Body, DeclaredBalancer
+from tests.integration.declared import DeclaredBalancer
 
 ROOT = Authority.create("tenant root", key="ec")
 MIDDLE = ROOT.intermediate("tenant middle", key="ec")
@@ -131,26 +132,42 @@ def test_a_chain_is_put_in_order(balancer: DeclaredBalancer) -> None:
     assert file.read_bytes() == new.certificate + new.key + new.chain + ROOT.certificate
 
 
+SHAPES: dict[str, Callable[[str], str]] = {
+    "END and BEGIN on one line": lambda pem: pem.replace("-----\n-----", "----------"),
+    "carriage returns": lambda pem: pem.replace("\n", "\r"),
+    "indented": lambda pem: pem.replace("\n", "\n  "),
+    "text around": lambda pem: f"Bag Attributes\n{pem}the end\n",
+    "twice": lambda pem: pem * 2,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_c1_declared_certificates_are_kept_in_one_form(
+    balancer: DeclaredBalancer, shape: str
+) -> None:
+    new, change = issued(), SHAPES[shape]
+    chain = (new.certificate + new.chain).decode()
+    body = {"certificate": change(chain), "private_key": change(new.key.decode())}
+    balancer.body["listeners"][0]["default_tls_container_data"] = body
+    assert balancer.push()["step"] == "runtime"
+    current = balancer.amphora.agent.base_path / balancer.id / "current" / "certificates"
+    (file,) = current.glob("*default*")
+    assert file.read_bytes() == new.pem
+    put = put_certificate(balancer, "site", change(new.pem.decode()).encode())
+    assert put.status == 201
+    assert shown(balancer) == new.serial
+
+
 NOW, DAY = datetime.now(UTC), timedelta(days=1)
 UNFIT = {
     "another key": (container(issued(), private_key=issued().key.decode()), "not that of"),
-    "expired": (
-        container(
-            MIDDLE.issue(SITE, key="ec", not_before=NOW - 2 * DAY, not_after=NOW - DAY),
-        ),
-        "the certificate is valid from",
-    ),
-    "not yet valid": (
-        container(MIDDLE.issue(SITE, key="ec", not_before=NOW + DAY)),
-        "the certificate is valid from",
-    ),
     "a stranger in the chain": (
         container(issued(), intermediates=[Authority.create("x", key="ec").certificate.decode()]),
         "the chain is broken",
     ),
     "no PEM": (
         container(issued(), certificate="-----BEGIN CERTIFICATE-----\nAAAA\n"),
-        "cut off",
+        "has no end",
     ),
 }
 
@@ -168,6 +185,50 @@ def test_what_cannot_serve_is_refused_with_the_reason(
     assert error["path"] == "listeners[0].default_tls_container_data"
     assert reason in error["message"]
     assert shown(balancer) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(NOW - 2 * DAY, NOW - DAY), (NOW + DAY, NOW + 2 * DAY)]
+)
+def test_c4_a_load_balancer_begins_with_a_certificate_that_is_not_valid_now(
+    amphora: Amphora, webs: dict[str, Backend], before: datetime, after: datetime
+) -> None:
+    """As after a failover."""
+    made = DeclaredBalancer(amphora)
+    invalid = MIDDLE.issue(SITE, dns=[SITE], key="ec", not_before=before, not_after=after)
+    made.body["listeners"][0] |= {
+        "protocol": "TERMINATED_HTTPS",
+        "default_tls_container_data": container(invalid),
+    }
+    assert made.push()["step"] == "start"
+    with made.client(tls=Tls(server_name=SITE)) as client:
+        peer = client.get("/").peer
+    assert peer is not None
+    assert peer.serial == invalid.serial
+    told = made.get("/status").json()
+    assert told["listeners"][0]["operating_status"] == told["operating_status"] == "DEGRADED"
+    words = "has expired" if after < NOW else "is not valid before"
+    assert f"its certificate {words}" in told["listeners"][0]["reason"]
+    assert f"its certificate {words}" in told["reason"]
+    made.delete()
+
+
+def test_c3_a_revocation_list_of_clients_that_has_expired_is_told(
+    balancer: DeclaredBalancer,
+) -> None:
+    listener = balancer.body["listeners"][0]
+    listener["client_authentication"] = "MANDATORY"
+    listener["client_ca_tls_container_data"] = ROOT.certificate.decode()
+    listener["client_crl_container_data"] = ROOT.revocation_list(days=-0.001).decode()
+    balancer.push()
+    (told,) = balancer.get("/status").json()["listeners"]
+    assert told["operating_status"] == "ERROR"
+    assert told["reason"].startswith("its revocation list has expired, at 20")
+    listener["client_crl_container_data"] = ROOT.revocation_list(days=5).decode()
+    balancer.push()
+    (told,) = balancer.get("/status").json()["listeners"]
+    assert told["operating_status"] == "ONLINE"
+    assert told["reason"].startswith("its revocation list expires within 7 days, at 20")
 
 
 def test_a_certificate_that_was_put_before_is_referred_to(balancer: DeclaredBalancer) -> None:

@@ -48,8 +48,9 @@ def test_a_kill_leaves_the_old_or_the_new(
                 assert client.get("/").status == 200
     assert load.result.errors == 0, load.result
     own_amphora.agent.restart()  # it tidies up when it begins
-    generations = own_amphora.agent.base_path / balancer.id / "generations"
-    assert not list(generations.glob(".stage-*"))
+    directory = own_amphora.agent.base_path / balancer.id
+    assert not list(directory.rglob(".stage-*"))
+    assert not list(directory.glob("*.edited"))
     balancer.delete()
     until(lambda: not balancer.processes(), "its processes have ended")
 

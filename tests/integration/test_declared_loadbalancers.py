@@ -71,7 +71,7 @@ def test_a_file_for_each_listener_and_pool(balancer: DeclaredBalancer) -> None:
         "pool-pool.cfg",
     }
     words = next(process.arguments for process in balancer.processes())
-    assert words[words.index("-f") + 1] == f"{current}/"
+    assert words[words.index("-f") + 1] == f"{current}/haproxy.d/"
 
 
 def test_a_member_changes_while_it_runs(balancer: DeclaredBalancer) -> None:
@@ -270,7 +270,7 @@ def test_an_uploaded_one_is_replaced_and_replaces(
     uploaded = amphora.new_balancer()
     uploaded.push()
     declared = DeclaredBalancer(amphora, id=uploaded.id)
-    assert declared.push()["step"] == "start"
+    assert declared.push()["step"] == "replace"
     assert declared.served_by() == {"web1", "web2"}
     assert not uploaded.configuration.exists()
     uploaded.push()

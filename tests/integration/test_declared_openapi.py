@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from tests.integration.amphora import Amphora
 
 with warnings.catch_warnings():
@@ -50,7 +50,7 @@ def schema(amphora: Amphora) -> Any:
 
 
 def operations() -> list[str]:
-    from amphora_agent.api.declarative.table import OPERATIONS
+    from amphora_agent.api.v2.table import OPERATIONS
 
     return [operation.name for operation in OPERATIONS]
 

@@ -1,6 +1,8 @@
 """One haproxy for all listeners, or one for each: chosen for the amphora or for a load balancer,
 and changed while traffic flows."""
 
+import os
+import pwd
 from collections.abc import Iterator
 
 import pytest
@@ -53,6 +55,14 @@ def test_each_listener_has_a_process_and_files_of_its_own(balancer: DeclaredBala
         }
         assert balancer.worker(name)
     assert balancer.served_by() == {"web1", "web2"}
+
+
+@pytest.mark.parametrize("process_model", ["loadbalancer", "listener"])
+def test_b3_no_worker_is_root(balancer: DeclaredBalancer, process_model: str) -> None:
+    balancer.push(f"?process_model={process_model}")
+    for name in names(balancer):
+        user = os.stat(f"/proc/{balancer.worker(name)}").st_uid
+        assert pwd.getpwuid(user).pw_name == "nobody"
 
 
 def test_what_was_chosen_is_remembered(balancer: DeclaredBalancer) -> None:

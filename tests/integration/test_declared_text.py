@@ -14,16 +14,18 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from amphora_agent.declarative import layer4, rendering, view
-from amphora_agent.declarative.rendering import Places
-from amphora_agent.declarative.view import Process
-from amphora_agent.haproxy.text import parse
-from amphora_agent.keepalived import vrrp_text
-from amphora_agent.model import consistency
-from amphora_agent.model.loadbalancer import LoadBalancer
-from amphora_agent.model.policies import MOST_RULES
-from lab.pki import Authority
-from tests.unit.declarative.balancers import (
+from amphora_agent.haproxy.config.parser import parse
+from amphora_agent.keepalived.config import lvs
+from amphora_agent.keepalived.program import SOMETHING_TO_SAY, complaints
+from amphora_agent.loadbalancer import render as loadbalancer_render
+from amphora_agent.loadbalancer.render import Places
+from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
+from amphora_agent.loadbalancer.translate.to_haproxy import Process
+from amphora_agent.model.loadbalancer import validation
+from amphora_agent.model.loadbalancer.l7_validation import MOST_RULES
+from amphora_agent.model.loadbalancer.types import LoadBalancer
+from lab import rendered
+from lab.bodies import (
     balancer,
     decoded,
     listener,
@@ -33,8 +35,9 @@ from tests.unit.declarative.balancers import (
     pool,
     rule,
 )
-from tests.unit.declarative.places import PLACES
-from tests.unit.declarative.strategies import balancers
+from lab.pki import Authority
+from tests.builders.loadbalancers import balancers
+from tests.builders.places import PLACES
 
 _REGEXES = 3000
 
@@ -87,7 +90,7 @@ def write(process: Process, directory: Path, certificates: Mapping[str, bytes]) 
     current = directory / "current"
     shutil.rmtree(current, ignore_errors=True)
     current.mkdir()
-    texts = rendering.render(process, places(directory))
+    texts = rendered.render(process, places(directory))
     for name, text in texts.items():
         (current / name).write_text(text)
         for section in parse(text).sections if name.endswith(".cfg") else ():
@@ -117,8 +120,8 @@ def test_any_model_is_configuration(
     @any_model
     @given(balancers())
     def is_accepted(made: LoadBalancer) -> None:
-        check(program, write(view.whole(made), directory, certificates))
-        for process in itertools.islice(view.each(made), 1):
+        check(program, write(to_haproxy.whole(made), directory, certificates))
+        for process in itertools.islice(to_haproxy.each(made), 1):
             check(program, write(process, directory, certificates))
 
     is_accepted()
@@ -136,7 +139,7 @@ def regular_expressions() -> Iterator[str]:
     while passed < _REGEXES:
         value = "".join(source.choices(pieces, k=source.choice((1, 2, 3, 5, 8, 13, 40))))
         body = balancer(listener(l7policies=[policy("REJECT", rule("PATH", "REGEX", value))]))
-        if value and len(value) < 256 and not list(consistency.problems(decoded(body))):
+        if value and len(value) < 256 and not list(validation.problems(decoded(body))):
             passed += 1
             yield value
     # What takes the most room of what may pass.
@@ -162,8 +165,8 @@ def test_any_regular_expression_that_passes_is_one_to_every_engine(
         for begin in range(0, len(rules), most)
     ]
     made = decoded(balancer(listener(l7policies=policies)))
-    assert not list(consistency.problems(made))
-    check(program, write(view.whole(made), directory, certificates))
+    assert not list(validation.problems(made))
+    check(program, write(to_haproxy.whole(made), directory, certificates))
 
 
 def test_a_shared_pool_is_checked_by_one_backend(
@@ -180,7 +183,7 @@ def test_a_shared_pool_is_checked_by_one_backend(
             pools=(shared,),
         )
     )
-    current = write(view.whole(made), directory, certificates)
+    current = write(to_haproxy.whole(made), directory, certificates)
     check(program, current)
     text = (current / "pool-pool.cfg").read_text()
     assert re.findall(r"^backend (.*)", text, re.M) == ["pool", "pool:two"]
@@ -188,13 +191,15 @@ def test_a_shared_pool_is_checked_by_one_backend(
 
 
 def layer4_texts(made: LoadBalancer, directory: Path) -> list[str]:
-    return [rendering.render_layer4(each, places(directory)) for each in layer4.each(made)]
+    return [
+        loadbalancer_render.render_layer4(each, places(directory)) for each in to_lvs.each(made)
+    ]
 
 
 def check_by_keepalived(text: str, directory: Path) -> None:
     file = directory / "keepalived.conf"
-    # Another namespace could not be entered.
-    file.write_text(text.replace("net_namespace amphora-haproxy\n", ""))
+    given = lvs.read(text.encode(), places(directory).udp_check)
+    file.write_bytes(given.text)
     said = subprocess.run(
         ["keepalived", "--config-test", "--check", "-f", file],
         capture_output=True,
@@ -202,8 +207,8 @@ def check_by_keepalived(text: str, directory: Path) -> None:
         check=False,
     )
     # It also says that nothing has any weight, which is no objection.
-    assert said.returncode in (0, vrrp_text.SOMETHING_TO_SAY), said.stderr + text
-    assert not vrrp_text.complaints(said.stdout + said.stderr), text
+    assert said.returncode in (0, SOMETHING_TO_SAY), said.stderr + text
+    assert not complaints(said.stdout + said.stderr, given.lines), text
 
 
 @pytest.mark.skipif(shutil.which("keepalived") is None, reason="needs keepalived")
@@ -243,6 +248,6 @@ def test_every_monitor_is_one_to_keepalived(directory: Path, type_: str, codes: 
             additional_vips=[{"ip_address": "2001:db8::5"}],
         )
     )
-    assert not list(consistency.problems(made))
+    assert not list(validation.problems(made))
     (text,) = layer4_texts(made, directory)
     check_by_keepalived(text, directory)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.process import Haproxy
+from amphora_agent.haproxy.process.binary import Haproxy
 
 _SHARED = "global\n    maxconn 10\ndefaults\n    mode http\n    timeout client 1s\n"
 _LISTENER = "# A comment.\nfrontend {0}\n    bind 127.0.0.1:1\n    default_backend {1}\n"
@@ -27,8 +27,8 @@ def texts(pool: str = "b", wrong: str = "") -> dict[str, str]:
 
 def check(haproxy: Haproxy, tmp_path: Path, some: dict[str, str]) -> tuple[bool, str]:
     staged, name = tmp_path / "staged", Path("/lb/current")
-    staged.mkdir(exist_ok=True)
-    done = haproxy.check_directory(some, staged, name)
+    named = {path.name: path for path in staged.glob("*")}
+    done = haproxy.check_directory(some, named, name)
     assert str(tmp_path) not in done.output
     assert "stdin" not in done.output
     return done.succeeded, done.output

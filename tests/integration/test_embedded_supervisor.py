@@ -14,9 +14,9 @@ import msgspec
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.processes.embedded import EmbeddedSupervisor
-from amphora_agent.processes.identity import start_time
-from amphora_agent.processes.supervisor import Mark, ProcessSpec, ProcessState
+from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
+from amphora_agent.supervisor.identity import start_time
 from lab import processes
 from lab.network import Namespace
 from lab.processes import Process
@@ -143,8 +143,12 @@ def test_a_reload_is_a_hangup_to_one_that_runs(
     ready = directory / "ready"
     one.start(spec(f"trap 'touch {told}' HUP; touch {ready}; while true; do {WAITS}; done"))
     until(ready.exists, "it can be told")
-    one.reload(NAME)
-    until(told.exists, "it was told")
+
+    def was_told() -> bool:
+        one.reload(NAME)  # a shell that is about to read looks at signals when it has read
+        return told.exists()
+
+    until(was_told, "it was told")
     assert one.state(NAME) is ProcessState.RUNNING
     one.stop(NAME)
     with pytest.raises(OperationFailed, match="does not run"):
@@ -157,7 +161,8 @@ def test_what_is_wanted_can_be_seen_without_an_agent(
     one = supervisor()
 
     def wanted() -> bool:
-        return b'"wanted":true' in (one.wanted / f"{NAME}.json").read_bytes()
+        record = one.wanted / f"{NAME}.json"
+        return record.exists() and b'"wanted":true' in record.read_bytes()
 
     one.start(spec())
     assert wanted()
@@ -271,7 +276,7 @@ def test_what_was_stopped_stays_stopped(
 STOPPING_AGENT = """
 import sys
 from pathlib import Path
-from amphora_agent.processes.embedded import EmbeddedSupervisor
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 directory = Path(sys.argv[1])
 supervisor = EmbeddedSupervisor(directory / "records", directory / "run")
 supervisor.adopt()

@@ -9,16 +9,14 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from amphora_agent.client import AmphoraClient, AmphoraError
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.process import Haproxy
-from amphora_agent.haproxy.socket import MasterSocket
-from amphora_agent.haproxy.workers import Workers
+from amphora_agent.client.v2 import AmphoraClient, AmphoraError
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.replies.workers import Workers
 from lab import haproxies
 from lab.agent import AgentProcess
 from lab.backend import Backend
@@ -30,11 +28,11 @@ from lab.listeners import (
     Member,
     crt_list,
     http_listener,
-    loadbalancer,
 )
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki
 from lab.waiting import until
+from tests.builders.pushed import PushedBalancer
 from tests.integration import programs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -114,43 +112,12 @@ def amphora(
 
 
 @dataclass
-class LoadBalancer:
+class LoadBalancer(PushedBalancer):
     """A load balancer of its own for each test."""
 
+    vip = VIP
+
     amphora: Amphora
-    id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    versions: int = 0
-
-    def text(self, *listeners: Listener) -> str:
-        """A configuration that no runtime command could reach from the one before."""
-        self.versions += 1
-        text = loadbalancer(
-            self.id, vip=VIP, listeners=listeners, base_path=str(self.amphora.agent.base_path)
-        )
-        return text.replace("timeout client 50000", f"timeout client {50000 + self.versions}")
-
-    def upload(self, *listeners: Listener) -> None:
-        self.amphora.api.upload_haproxy(self.id, self.text(*listeners))
-
-    def reload(self) -> None:
-        self.amphora.api.reload(self.id)
-
-    def push(self, *listeners: Listener) -> None:
-        self.upload(*listeners)
-        self.reload()
-
-    @property
-    def configuration(self) -> Path:
-        return self.amphora.agent.base_path / self.id / "haproxy.cfg"
-
-    def ask(self, command: str) -> str:
-        """haproxy's own answer, over its master socket."""
-        return MasterSocket(self.amphora.agent.run_path / f"{self.id}.master").command(
-            command, timeout=5
-        )
-
-    def workers(self) -> Workers:
-        return workers.parse(self.ask("show proc"))
 
     def server_states(self) -> dict[str, tuple[str, str]]:
         """Operational and administrative state by server, as numbers (`show servers state`)."""
@@ -162,7 +129,7 @@ class LoadBalancer:
 def balancer(amphora: Amphora) -> Iterator[LoadBalancer]:
     made = LoadBalancer(amphora)
     yield made
-    amphora.api.delete(made.id)
+    made.delete()
 
 
 #: `show servers state`: the operational state of a server that is down.
@@ -229,26 +196,24 @@ def test_a_worker_leaves_when_its_last_answer_is_complete(
     until(lambda: balancer.workers().leaving == (), "the old worker has left")
 
 
-def test_a_file_that_broke_after_its_check_fails_the_reload_and_nothing_else(
+def test_a_file_that_was_edited_after_its_check_never_runs(
     balancer: LoadBalancer, outside: Namespace
 ) -> None:
     balancer.push(HTTP)
-    worker, good = balancer.workers().current, balancer.configuration.read_bytes()
     balancer.upload(HTTP)
-    balancer.configuration.write_bytes(good + b"\nfrontend broken\n    nonsense here\n")
+    committed = balancer.configuration.read_bytes()
+    balancer.configuration.write_bytes(committed + b"\nfrontend broken\n    nonsense here\n")
 
     with Load(lambda: Client(outside, VIP, 80, keep_alive=False)) as load:
-        with pytest.raises(AmphoraError, match="unknown keyword 'nonsense'") as refusal:
-            balancer.reload()
+        balancer.reload()
         load.wait_for(50)
 
-    assert refusal.value.status == 500
     assert load.result.errors == 0, load.result
-    assert _still_serves(balancer, worker)
-    assert balancer.configuration.read_bytes() == good
-    assert balancer.amphora.api.haproxy(balancer.id) == good
+    assert balancer.configuration.read_bytes() == committed
+    assert balancer.amphora.api.haproxy(balancer.id) == committed
+    edited = balancer.configuration.with_name("haproxy.cfg.edited")
+    assert b"nonsense here" in edited.read_bytes()
     balancer.push(HTTP)
-    assert balancer.workers().current not in (worker, None)
 
 
 def test_a_certificate_that_cannot_be_loaded_is_taken_back(
@@ -267,7 +232,7 @@ def test_a_certificate_that_cannot_be_loaded_is_taken_back(
     worker = balancer.workers().current
 
     balancer.upload(listener)
-    api.upload_certificate(balancer.id, "site.pem", certificate.certificate)
+    api.delete_certificate(balancer.id, "site.pem")
     with pytest.raises(AmphoraError, match=r"site\.pem") as refusal:
         balancer.reload()
 
@@ -323,13 +288,14 @@ def test_every_connection_is_counted_once_over_reloads_good_and_bad(
 
     def all_counted(heartbeat: Heartbeat) -> bool:
         nonlocal counted
-        assert heartbeat.listeners[HTTP.id]["status"] == "OPEN"
         counted += int(heartbeat.listeners[HTTP.id]["stats"]["totconns"])
         return counted >= 30
 
     heartbeats.wait_for(all_counted)
     assert counted == 30
-    assert heartbeats.next().listeners[HTTP.id]["stats"]["totconns"] == 0
+    # A master that tries a busy port for two seconds answers nothing meanwhile.
+    told = heartbeats.wait_for(lambda beat: beat.listeners[HTTP.id]["status"] == "OPEN")
+    assert told.listeners[HTTP.id]["stats"]["totconns"] == 0
 
 
 def test_what_is_known_of_members_comes_through_a_reload(

@@ -46,6 +46,21 @@ def test_a_configuration_with_a_statement_of_the_past_serves(
     assert f"line {line} left out: 'option http-use-htx'" in amphora.agent.log
 
 
+@pytest.mark.usefixtures("amphora")
+def test_a3_joined_statements_serve(amphora: Amphora, fresh: LoadBalancer) -> None:
+    joined = "global\n    nbthread 2\n    cpu-map auto:1/1-2 0-1    external-check\n"
+    text = fresh.text().replace("global\n", joined, 1)
+    answer = amphora.request(
+        "PUT", f"/1.0/loadbalancer/{amphora.agent.amphora_id}/{fresh.id}/haproxy", text.encode()
+    )
+    assert answer.status == 202, answer.body
+    fresh.reload()
+
+    assert fresh.get() in {"web1", "web2"}
+    read = amphora.request("GET", f"/1.0/loadbalancer/{fresh.id}/haproxy")
+    assert read.body == text.encode()
+
+
 def test_lines_are_counted_as_the_controller_counts_them(
     amphora: Amphora, fresh: LoadBalancer
 ) -> None:
@@ -87,7 +102,7 @@ def test_a_crt_list_whose_last_line_does_not_end_serves(
         assert client.get("/").status == 200
     answer = amphora.request("GET", f"{path}/list.pem")
     assert (answer.json(), answer.headers["etag"]) == ({"md5sum": digest}, digest)
-    assert "file=list.pem mended for haproxy: last line ended" in amphora.agent.log
+    assert "file=list.pem written anew for haproxy" in amphora.agent.log
     fresh.delete()
 
 

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from prometheus_client import Metric
 
-from amphora_agent.haproxy.inquiry import Inquiry
-from amphora_agent.layout import Layout
-from amphora_agent.metrics.octavia import COLUMNS, METRICS
-from amphora_agent.metrics.translate import Machine, families
-from amphora_agent.model.figures import Scope
-from amphora_agent.settings import SettingsFile
+from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
+from amphora_agent.metrics.translate.haproxy import Machine, families
+from amphora_agent.metrics.translate.octavia import COLUMNS, METRICS
+from amphora_agent.model.status import Scope
+from amphora_agent.paths import Layout
 from lab.http import Response, get
 from lab.network import Lab, Namespace
 from lab.waiting import until
+from tests.builders.samples import parsed, values
 from tests.integration.amphora import VIP, Amphora, LoadBalancer, stopped
-from tests.unit.metrics.samples import parsed, values
 
 NAMES = dict(
     line.split()

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy import server_state, statistics, text, workers
-from amphora_agent.haproxy.instance import Instances
-from amphora_agent.haproxy.observe import Observer
-from amphora_agent.haproxy.process import Haproxy
-from amphora_agent.haproxy.socket import MasterSocket, NoAnswer, NotListening
-from amphora_agent.heartbeat.counters import Reported, increases
-from amphora_agent.layout import Layout, ObjectId, certificate_name, object_id
-from amphora_agent.processes.embedded import EmbeddedSupervisor
-from amphora_agent.settings import Settings
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.haproxy.config import parser
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.replies import server_state_file, statistics, workers
+from amphora_agent.haproxy.runtime.poller import Observer
+from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening
+from amphora_agent.haproxy.service import Instances
+from amphora_agent.heartbeat.datagram.counters import Reported, increases
+from amphora_agent.paths import Layout, ObjectId, certificate_name, object_id
+from amphora_agent.settings.reader import Settings
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
+from amphora_agent.wiring import journal_of
 from lab import listeners, processes
 from lab.http import Tls, get
 from lab.network import Lab, Namespace
@@ -47,6 +50,8 @@ class Services:
             self.layout,
             Haproxy(Path("/usr/sbin/haproxy"), self.layout.run),
             self.supervisor,
+            journal_of(self.layout),
+            Alarms(self.layout.alarms),
             group="nogroup",
         )
         self.version = 0
@@ -72,8 +77,12 @@ class Services:
             for number in range(count)
         ]
         config = listeners.loadbalancer(
-            ID, vip=VIP, listeners=made, base_path=str(self.layout.base)
-        ).replace("timeout client 50000", f"timeout client {50000 + self.version}")
+            ID,
+            vip=VIP,
+            listeners=made,
+            base_path=str(self.layout.base),
+            timeout_client=listeners.TIMEOUT_CLIENT + self.version,
+        )
         self.instances.upload(ID, ObjectId("a1"), config.encode())
         self.instances.reload(ID)
         return made
@@ -127,8 +136,8 @@ def test_real_statistics_are_read_whole_and_refused_in_part(services: Services) 
 def test_real_member_states_go_through_when_nothing_has_changed(services: Services) -> None:
     services.push(monitor=True, count=2)
     state = services.master.command("@1 show servers state", timeout=5)
-    config = text.parse(services.layout.instance(ID).configuration.read_text())
-    assert server_state.carry_over(state, config).split() == state.split()
+    config = parser.parse(services.layout.instance(ID).configuration.read_text())
+    assert server_state_file.carry_over(state, config).split() == state.split()
     assert len(state.splitlines()) == 2 + 4
 
 
@@ -228,6 +237,8 @@ def test_a_reload_without_a_last_word_counts_nothing_twice(services: Services) -
         until(lambda: _reloaded(services, before), "the new worker is there")
         (old,) = _workers(services)[1:]
         os.kill(old, signal.SIGSTOP)  # it is there, and silent
+        stat = Path(f"/proc/{old}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
         total, memory = counted(services, observer, memory, timeout=0.5)
         os.kill(old, signal.SIGCONT)
         later, memory = counted(services, observer, memory)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy import policy_table as table
-from amphora_agent.haproxy.policy import Bounds, violations
-from amphora_agent.haproxy.text import blocks
+from amphora_agent.haproxy.config.parser import blocks
+from amphora_agent.haproxy.policy import table as table
+from amphora_agent.haproxy.policy.engine import Bounds, violations
 
 #: Lines to a configuration: haproxy goes on after an error.
 _AT_ONCE = 60

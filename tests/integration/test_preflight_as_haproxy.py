@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy import preflight
+from amphora_agent.haproxy.config import preflight
 from lab.pki import Authority
 
 #: Descriptors that a haproxy may have here.

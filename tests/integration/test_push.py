@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.client import AmphoraError, DeclarativeClient, ProblemError
+from amphora_agent.client.v2 import AmphoraError, DeclarativeClient, ProblemError
 from lab.agent import agent_executable
 from lab.backend import Backend
 from lab.http import Tls
@@ -256,7 +256,7 @@ def test_status_is_told_of_every_part(pushed: DeclaredBalancer) -> None:
     until(lambda: "ONLINE" in told()[-2] and "refused," in told()[-1], "both are checked")
     balancer, listener, its_pool, web, none = told()
     assert balancer[:4] == ["load", "balancer", pushed.id, "DEGRADED"]
-    assert listener[:3] == ["listener", f"{pushed.id}-a", "DEGRADED"]
+    assert listener[:3] == ["listener", f"{pushed.id}-a", "ONLINE"]
     assert " ".join(its_pool) == "pool pool DEGRADED 1 of 2 members do not work"
     assert web[:3] == ["member", "member-8001", "ONLINE"]
     assert none[:3] == ["member", "nobody", "ERROR"]

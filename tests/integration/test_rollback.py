@@ -1,7 +1,7 @@
 """Going back: an operator's command, beside an agent or without one."""
 
 import contextlib
-import os
+import pwd
 import re
 import stat
 import subprocess
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from amphora_agent import files
+from amphora_agent.revisions.contents import Revisions
+from amphora_agent.supervisor.identity import login_user
 from lab.listeners import http_listener
 from lab.waiting import until
 from tests.integration.amphora import (
@@ -77,7 +79,9 @@ def test_it_is_written_down(balancer: LoadBalancer) -> None:
     push_weighted(balancer, 9)
     rollback(balancer)
     entry = balancer.amphora.api.changes(balancer.id, 1)[0]
-    assert entry["who"] == {"name": f"operator (uid {os.getuid()})", "serial": ""}
+    uid = login_user()
+    name = f"operator {pwd.getpwuid(uid).pw_name} (uid {uid})"
+    assert entry["who"] == {"name": name, "serial": "", "address": ""}
     assert (entry["operation"], entry["result"], entry["generation"]) == ("rollback", "done", 4), (
         str(entry)
     )
@@ -172,8 +176,12 @@ def test_certificates_are_as_they_were_when_going_back_fails(site: Site) -> None
 
 def spoil(balancer: LoadBalancer, generation: int) -> None:
     """Have haproxy not take a generation any more."""
-    kept = balancer.directory / "generations" / str(generation) / "haproxy.cfg"
-    files.write(kept, b"frontend f\n    nonsense here\n")
+    revisions = Revisions(balancer.directory / "revisions")
+    digest = revisions.reference(str(generation))
+    assert digest is not None
+    manifest = revisions.manifest(digest)
+    nonsense = revisions.keep({"haproxy.cfg": b"frontend f\n    nonsense here\n"})
+    revisions.refer(str(generation), revisions.keep_manifest({**manifest, **nonsense}))
 
 
 def test_one_that_haproxy_takes_no_more_changes_nothing(pushed: LoadBalancer) -> None:

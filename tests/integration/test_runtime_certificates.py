@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
 from lab.backend import Backend
 from lab.http import Client, Tls
-from lab.listeners import Listener, crt_list
+from lab.listeners import Listener, crt_list, http_listener
 from lab.pki import Authority, Credentials
 from lab.waiting import until
-from tests.integration.amphora import Amphora, differences
+from tests.integration.amphora import Amphora, differences, taken
 from tests.integration.runtime import Changing, amphora
 
 __all__ = ["amphora"]  # of each version of haproxy
@@ -27,13 +27,15 @@ def authority() -> Authority:
 
 @dataclass
 class Site(Changing):
-    """One listener with TLS. `clients` is the file of the authority of its clients."""
+    """One listener with TLS. `clients` is the file of the authority of its clients, `crl` that of
+    what it has revoked."""
 
     clients: str = ""
+    crl: str = ""
 
     @property
     def listener(self) -> Listener:
-        return replace(super().listener, client_ca=self.clients)
+        return replace(super().listener, client_ca=self.clients, client_crl=self.crl)
 
     def path(self, name: str) -> str:
         return str(self.amphora.agent.cert_path / self.id / name)
@@ -108,7 +110,7 @@ def test_a_file_that_is_sent_again_as_it_was_changes_nothing(
     made.reload()
     assert made.done() == "nothing"
     assert made.processes() == processes
-    assert all("journal" in name for name in differences(before, made.amphora.files()))
+    assert differences(before, made.amphora.files()) == set()
 
 
 def test_another_site_comes_and_goes(site: tuple[Site, Credentials], authority: Authority) -> None:
@@ -144,20 +146,20 @@ def test_a_file_that_haproxy_had_no_use_for_yet_is_found_when_it_has(
     assert made.serial("second.test") == second.serial
 
 
-def test_a_certificate_and_a_key_that_do_not_belong_together_change_nothing(
+def test_c2_a_certificate_with_a_foreign_key_or_none_is_refused_at_once(
     site: tuple[Site, Credentials], authority: Authority
 ) -> None:
     made, first = site
     worker = made.current()
     broken = replace(issue(authority, "first.test"), key=issue(authority, "other.test").key)
-    made.put("first.pem", broken.pem)
-    with pytest.raises(AmphoraError):
-        made.reload()
+    for wrong in (broken.pem, broken.certificate, broken.key, authority.certificate):
+        with pytest.raises(AmphoraError, match=r"first\.pem") as refusal:
+            made.put("first.pem", wrong)
+        assert refusal.value.status == 400
+    made.reload()
+    assert made.done() == "nothing"
     assert made.current() == worker
     assert made.serial("first.test") == first.serial
-    # No transaction is left open, and the file is as before.
-    aborted = made.ask(f"@1 abort ssl cert {made.path('first.pem')}")
-    assert "No ongoing transaction" in aborted
     renewed = issue(authority, "first.test")
     made.put("first.pem", renewed.pem)
     made.reload()
@@ -175,9 +177,9 @@ def test_a_file_that_was_deleted_does_not_come_back_when_a_change_is_undone(
     made.amphora.api.delete_certificate(made.id, "second.pem")
     made.push()
     assert made.done() == "nothing"
-    broken = replace(issue(authority, "first.test"), key=issue(authority, "other.test").key)
-    made.put("first.pem", broken.pem)
-    with pytest.raises(AmphoraError):
+    busy = made.amphora.new_balancer()
+    made.upload(http_listener("second", port=busy.port, members=[]))
+    with taken(busy), pytest.raises(AmphoraError):
         made.reload()
     assert not Path(made.path("second.pem")).exists()
 
@@ -214,6 +216,63 @@ def test_the_authority_of_clients_is_replaced(
         assert client.get("/").status == 200
     with made.tls("first.test", issue(authority, "client")) as client, pytest.raises(ssl.SSLError):
         client.get("/")
+
+
+def test_an_authority_that_changes_after_a_certificate_takes_a_reload_and_haproxy_lives(
+    site: tuple[Site, Credentials], authority: Authority
+) -> None:
+    made, _ = site
+    made.put("clients.pem", authority.certificate)
+    made.clients = made.path("clients.pem")
+    made.push()
+    master = made.master
+    for number in range(6):
+        made.put("first.pem", issue(authority, "first.test").pem)
+        made.reload()
+        assert made.done() == "runtime"
+        near = Authority.create(f"clients {number}", key="ec")
+        made.put("clients.pem", authority.certificate + near.certificate)
+        made.reload()
+        assert made.done() == "reload"
+        # A new worker has no past.
+        made.put("clients.pem", authority.certificate)
+        made.reload()
+        assert made.done() == "runtime"
+        made.put("first.pem", issue(authority, "first.test").pem)
+        made.put("clients.pem", authority.certificate + near.certificate)
+        made.reload()
+        assert made.done() == "reload"
+    assert made.master == master
+    with made.tls("first.test", issue(authority, "client")) as client:
+        assert client.get("/").status == 200
+
+
+def test_a_certificate_that_changes_after_its_authority_does_so_at_run_time_and_haproxy_lives(
+    site: tuple[Site, Credentials], authority: Authority
+) -> None:
+    made, _ = site
+    made.put("clients.pem", authority.certificate)
+    made.put("revoked.pem", authority.revocation_list())
+    made.clients = made.path("clients.pem")
+    made.crl = made.path("revoked.pem")
+    made.push()
+    master = made.master
+    for number in range(6):
+        made.timeout += 1  # a worker with no past
+        made.push()
+        near = Authority.create(f"clients {number}", key="ec")
+        made.put("clients.pem", authority.certificate + near.certificate)
+        made.put("revoked.pem", authority.revocation_list(days=60 + number))
+        made.reload()
+        assert made.done() == "runtime"
+        for _ in range(3):
+            renewed = issue(authority, "first.test")
+            made.put("first.pem", renewed.pem)
+            made.reload()
+            assert made.done() == "runtime"
+    assert made.master == master
+    with made.tls("first.test", issue(authority, "client")) as client:
+        assert client.get("/").status == 200
 
 
 def test_a_haproxy_that_dies_after_a_certificate_has_changed_comes_back_with_it(

@@ -1,5 +1,6 @@
 """Workers that were replaced are bounded, in number and in time, with every version of haproxy."""
 
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from lab.backend import Backend
 from lab.waiting import until
 from tests.integration.amphora import VIP, Amphora
@@ -78,11 +79,24 @@ def test_what_the_text_says_of_them_counts(balancer: Changing) -> None:
         until(lambda: balancer.workers().leaving == (), "its time is over")
 
 
+def agent_of_before(balancer: Changing) -> None:
+    """Leave what an agent leaves that kept links and added less."""
+    (balancer.directory / "agent.cfg").write_text("global\n    group nogroup\n")
+    shutil.rmtree(balancer.directory / "revisions")
+    for kept in ("last-good", "generations/1"):
+        directory = balancer.directory / kept
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in ("haproxy.cfg", "agent.cfg", "peer"):
+            (directory / name).hardlink_to(balancer.directory / name)
+        (directory / "certificates").mkdir()
+        for path in (balancer.directory.parent / "certs" / balancer.id).glob("*.pem"):
+            (directory / "certificates" / path.name).hardlink_to(path)
+
+
 def test_what_an_upgraded_agent_adds_waits_for_the_next_change(balancer: Changing) -> None:
     worker, agent = balancer.current(), balancer.amphora.agent
     agent.kill()
-    for directory in (balancer.directory, balancer.directory / "last-good"):
-        (directory / "agent.cfg").write_text("global\n    group nogroup\n")
+    agent_of_before(balancer)
     agent.start()
     assert "hard-stop-after" in addition(balancer)
     assert balancer.current() == worker

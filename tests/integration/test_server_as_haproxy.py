@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.server import parse
-from amphora_agent.haproxy.text import split
+from amphora_agent.haproxy.config.parser import split
+from amphora_agent.haproxy.config.server_line import parse
 
 #: Lines of a configuration.
 _LINES = 500

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.text import SECTIONS, blocks, split
+from amphora_agent.haproxy.config.parser import SECTIONS, blocks, split
 
 #: Lines to a configuration. haproxy goes on after an error, but it says only so much.
 _AT_ONCE = 40

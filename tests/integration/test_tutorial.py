@@ -17,7 +17,15 @@ from lab.network import Lab, namespace_exists
 ROOT = Path(__file__).parent.parent.parent
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: What a copy of the repository has that is installed from it.
-NEEDED = ("amphora_agent", "haproxy_templates", "systemd", "tools", "pyproject.toml", "setup.py")
+NEEDED = (
+    "amphora_agent",
+    "haproxy_templates",
+    "systemd",
+    "tools",
+    "requirements",
+    "pyproject.toml",
+    "setup.py",
+)
 
 #: Installing is most of it.
 PATIENCE = 600

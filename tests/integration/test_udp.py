@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent import templates
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
 from lab.lvs import LvsListener, LvsMember
 from lab.network import Namespace
 from tests.integration.amphora import Amphora, differences
@@ -70,7 +70,9 @@ def test_a_listener_that_is_disabled_is_not_expected_in_heartbeats(
     [
         ("weight 1", "notify_up /bin/sh", "notify_up is not allowed here"),
         ("protocol UDP", "protocol UDP\n    lb_algo nonsense {", "not closed"),
-        ("virtual_server_group ipv4-group {", "virtual_server_group {", "no such group"),
+        ("virtual_server_group ipv4-group {", "virtual_server_group {", "takes one value"),
+        ("group ipv4-group {\n    lb", "group other {\n    lb", "line 7: there is no such group"),
+        ("lb_kind NAT", "lb_algo lc", "line 9: lb_algo stands here twice"),
     ],
 )
 def test_a_configuration_that_is_refused_changes_nothing(
@@ -81,6 +83,63 @@ def test_a_configuration_that_is_refused_changes_nothing(
         amphora.api.upload_udp_listener(UDP.id, UDP.text().replace(old, new))
     assert refused.value.status == 400
     assert differences(before, amphora.files()) == set()
+
+
+@pytest.mark.parametrize("brace", ["}", " }", "\t} ", "}\v"])
+def test_b2_a_brace_ends_a_line_for_the_agent_as_for_keepalived(
+    amphora: Amphora, uploaded: LvsListener, brace: str
+) -> None:
+    before = amphora.files()
+    canary = amphora.agent.base_path / "canary"
+    harm = f"quorum 1 {brace}global_defs{{startup_script \"/bin/sh -c 'touch {canary}'\""
+    for text in (
+        UDP.text().replace("protocol UDP", f"protocol UDP\n{harm}"),
+        UDP.text().replace("lb_kind NAT", f"lb_kind NAT {harm.removeprefix('quorum 1')}"),
+    ):
+        with pytest.raises(AmphoraError, match=r"400: Invalid request: line \d+: ") as refused:
+            amphora.api.upload_udp_listener(UDP.id, text)
+        assert "touch" not in str(refused.value)
+    assert differences(before, amphora.files()) == set()
+    assert not canary.exists()
+
+
+#: As agents before this one gave it to keepalived, in front of the controller's text.
+EARLIER = "global_defs {\n    script_user root\n    enable_script_security\n}\n"
+
+
+def test_b2_with_a_text_on_disk_that_is_not_allowed_nothing_starts(
+    amphora: Amphora, uploaded: LvsListener
+) -> None:
+    directory = amphora.agent.base_path / "lvs"
+    given = directory / f"agent-{UDP.id}.conf"
+    text = UDP.text().replace("lb_kind NAT", "lb_kind NAT\n    quorum_up /bin/true")
+    amphora.agent.stop()
+    (directory / f"octavia-keepalivedlvs-{UDP.id}.conf").write_text(text)
+    given.write_text(EARLIER + text)
+    amphora.agent.start()
+    assert not given.exists()
+    reason = f"octavia-keepalivedlvs-{UDP.id}.conf is not allowed: line 10: quorum_up"
+    assert reason in amphora.agent.log
+    told = amphora.request("GET", "/metrics").body.decode()
+    assert f'kind="keepalived-text-refused",subject="{UDP.id}"' in told
+    with pytest.raises(AmphoraError, match=r"500: .* is not allowed: line 10: quorum_up"):
+        amphora.api.request("PUT", f"/1.0/loadbalancer/{UDP.id}/reload")
+    assert not given.exists()
+    # It is told of as before, and another upload ends the alarm.
+    amphora.heartbeats.wait_for(lambda heartbeat: MEMBER.id in heartbeat.members)
+    amphora.api.upload_udp_listener(UDP.id, UDP.text())
+    assert "keepalived-text-refused" not in amphora.request("GET", "/metrics").body.decode()
+
+
+def test_what_an_earlier_agent_gave_to_keepalived_is_written_anew(
+    amphora: Amphora, uploaded: LvsListener
+) -> None:
+    given = amphora.agent.base_path / "lvs" / f"agent-{UDP.id}.conf"
+    amphora.agent.stop()
+    given.write_text(EARLIER + UDP.text())
+    amphora.agent.start()
+    assert "# Configuration" not in given.read_text()
+    assert "real_server 127.0.0.1 5300 {" in given.read_text()
 
 
 @pytest.mark.parametrize("action", ["start", "reload"])

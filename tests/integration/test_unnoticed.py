@@ -23,9 +23,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.socket import MasterSocket
-from amphora_agent.haproxy.workers import Workers
+from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.runtime.socket import MasterSocket
 from benchmarks.bare import BareHaproxy
 from lab import haproxies
 from lab.backend import Backend
@@ -115,8 +115,13 @@ class Wanted:
             replace(self._listener(HTTPS), kind="TERMINATED_HTTPS", crt_list=str(listed)),
             replace(self._listener(TCP), kind="TCP"),
         ]
-        text = loadbalancer(lb_id, vip=vip, listeners=listeners, base_path=str(base_path))
-        return text.replace("timeout client 50000", f"timeout client {self.client_timeout}")
+        return loadbalancer(
+            lb_id,
+            vip=vip,
+            listeners=listeners,
+            base_path=str(base_path),
+            timeout_client=self.client_timeout,
+        )
 
     def _listener(self, port: int, monitor: HealthMonitor | None = None) -> Listener:
         name = NAMES[port]

@@ -1,8 +1,10 @@
 """VRRP: its endpoints, its processes, the check that decides, and who has the VIP after what."""
 
 import hashlib
+import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from amphora_agent.client import AmphoraError
+from amphora_agent.client.v2 import AmphoraError
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Client, Load
 from lab.leftovers import remove_leftovers
@@ -102,14 +104,19 @@ def test_an_upload_is_kept_byte_for_byte_and_runs_only_when_told(pair: Pair) -> 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda text: text.replace("nopreempt", "nopreemptx"), "Line 12) Unknown keyword"),
-        (lambda text: text[: len(text) // 2], "missing '}'"),
+        (lambda text: text.replace("nopreempt", "nopreemptx"), "line 12: nopreemptx is not"),
+        (lambda text: text[: len(text) // 2], "a brace is not closed"),
         (lambda text: text.replace("interface eth1", "interface eth9"), "Non-existent interface"),
-        (lambda text: text.replace(f"        {VIP}\n", "        10.1.0.555\n"), "invalid IP"),
+        (
+            lambda text: text.replace(f"        {VIP}\n", "        10.1.0.555\n"),
+            "line 26: 10.1.0.555: an IP",
+        ),
         (lambda text: f"{text}include /etc/shadow\n", "include is not allowed"),
-        (lambda text: text.replace("/check_script.sh", "/../../bin/id"), "script is not allowed"),
+        (lambda text: text.replace("/check_script.sh", "/../../bin/id"), "program is not allowed"),
         (lambda text: f"{text}\0", "NUL"),
-        (lambda text: "global_defs {\n}\n", "no vrrp_instance"),
+        (lambda text: "vrrp_script x {\n}\n", "script is missing"),
+        # keepalived says this, and speaks of the line of the controller's text.
+        (lambda text: text.replace("from 10.1.0.5/32 table 1", "from 10.1.0.5/32"), "Line 33) No"),
         (lambda text: "", "empty"),
     ],
 )
@@ -322,6 +329,69 @@ def test_the_standby_takes_over(happen: Callable[[Half], object], pair: Pair) ->
     assert pair.holders() == [standby]
 
 
+def recorded(half: Half) -> list[str]:
+    """What the record has of who has the VIPs, the oldest first."""
+    done = subprocess.run(
+        [*half.agent.command(), "history", "vips", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    entries = [json.loads(line) for line in done.stdout.splitlines()][::-1]
+    told = [each for each in entries if each["operation"] == "mastership"]
+    assert {(each["part"], each["result"]) for each in told} <= {("vrrp", "happened")}
+    return [f"{d['old']} -> {d['new']}" for each in told for d in each["differences"]]
+
+
+def record_says(half: Half, *expected: str) -> bool:
+    return recorded(half)[-len(expected) :] == [*expected]
+
+
+def test_op11_a_failover_is_in_the_record_of_both(pair: Pair) -> None:
+    with restored(pair) as (master, standby):
+        before = len(recorded(master)), len(recorded(standby))
+        master.namespace.down("eth1")
+        until(standby.has_vip, "the standby takes over", timeout=30)
+        until(lambda: record_says(master, "MASTER -> FAULT"), "its fault is recorded")
+        until(lambda: record_says(standby, "BACKUP -> MASTER"), "its mastership is recorded")
+        master.namespace.up("eth1")
+        until(lambda: record_says(master, "FAULT -> BACKUP"), "that it is well is recorded")
+        assert (len(recorded(master)), len(recorded(standby))) == (before[0] + 2, before[1] + 1)
+        shown = subprocess.run(
+            [*standby.agent.command(), "history"], capture_output=True, text=True, check=True
+        ).stdout
+        assert "vrrp vips" in shown
+        assert "state: BACKUP -> MASTER" in shown
+
+
+def test_op11_a_failover_without_agents_is_recorded_when_they_are_back(pair: Pair) -> None:
+    with restored(pair) as (master, standby):
+        for half in (master, standby):
+            half.agent.kill()
+        hang_haproxy(master)
+        until(standby.has_vip, "the standby takes over", timeout=30)
+        for half in (master, standby):
+            half.agent.start()
+        until(lambda: record_says(master, "MASTER -> FAULT"), "the fault is recorded")
+        until(lambda: record_says(standby, "BACKUP -> MASTER"), "the mastership is recorded")
+
+
+def test_op11_a_keepalived_that_is_stopped_killed_and_started_is_recorded(pair: Pair) -> None:
+    with restored(pair) as (_, standby):
+        standby.api.stop_vrrp()
+        until(lambda: record_says(standby, "BACKUP -> STOPPED"), "its end is recorded")
+        standby.api.start_vrrp()
+        until(lambda: record_says(standby, "STOPPED -> BACKUP"), "its start is recorded")
+        told = recorded(standby)
+        standby.agent.restart()
+        standby.api.reload_vrrp()
+        kill_keepalived(standby)
+        until(standby.healthy, "keepalived is back", timeout=30)
+        # An end that lasted for a moment only may have been seen, and is over then.
+        until(lambda: recorded(standby)[-1].endswith("BACKUP"), "it is BACKUP again")
+        assert set(recorded(standby)[len(told) :]) <= {"BACKUP -> STOPPED", "STOPPED -> BACKUP"}
+
+
 def test_a_listener_whose_haproxy_hangs_stays_in_the_heartbeat(booted: Booted, pair: Pair) -> None:
     with restored(pair) as (master, standby):
         hang_haproxy(master)
@@ -343,3 +413,99 @@ def test_reloads_move_nothing(pair: Pair) -> None:
     assert pair.holders() == [master]
     said = (master.agent.run_path / "octavia-vrrp-check.log").read_text().splitlines()
     assert said[-1] == "all answer"
+
+
+# What keepalived reads
+
+#: As agents before this one gave it to keepalived, in front of the controller's text.
+EARLIER = "global_defs {\n    script_user root\n    enable_script_security\n}\n"
+
+
+def b1_texts(text: str, canary: str) -> list[str]:
+    """Texts that would run a program, in ways that keepalived understands."""
+    program = f"\"/bin/sh -c 'touch {canary}'\""
+    instance = "    interface eth1"
+    return [
+        f"global_defs {{ startup_script {program}\n}}\n{text}",
+        f"{text}global_defs{{startup_script {program}}}\n",
+        text.replace(instance, f"    @^zz notify_backup {program}\n{instance}"),
+        text.replace(instance, f'    "notify_backup" {program}\n{instance}'),
+        text.replace(instance, f"    notify_backup{program}\n{instance}"),
+        text.replace(instance, f"{instance} }}global_defs{{startup_script {program}"),
+        text.replace(instance, f"    $N=notify_backup\n    $N {program}\n{instance}"),
+        text.replace(instance, f"    ~SEQ(x, 1) notify_backup {program}\n{instance}"),
+    ]
+
+
+def test_b1_no_text_brings_a_program_in(pair: Pair) -> None:
+    standby = pair.standby
+    canary = standby.agent.base_path / "canary"
+    before, running = files(standby), standby.of("keepalived")
+    for text in b1_texts(standby.configuration(CHECKS), str(canary)):
+        with pytest.raises(AmphoraError, match=r"^400: Invalid request: line \d+: ") as refused:
+            put(standby, text)
+        assert "touch" not in str(refused.value)
+    assert files(standby) == before
+    assert standby.of("keepalived") == running
+    assert not canary.exists()
+
+
+def test_b1_keepalived_reads_nothing_that_the_controller_wrote(pair: Pair) -> None:
+    standby = pair.standby
+    text = standby.configuration(CHECKS)
+    put(standby, f"# one\n{text}# two\n")
+    read = (standby.agent.base_path / "vrrp" / "agent.conf").read_text()
+    assert "one" not in read
+    assert "two" not in read
+    put(standby, "".join(f"{line}\t # {line}\r\n" for line in text.splitlines()))
+    assert (standby.agent.base_path / "vrrp" / "agent.conf").read_text() == read
+
+
+def test_b1_with_a_text_on_disk_that_is_not_allowed_what_runs_goes_on(pair: Pair) -> None:
+    with restored(pair) as (_, standby):
+        directory = standby.agent.base_path / "vrrp"
+        text = standby.configuration(CHECKS)
+        harmful, *_ = b1_texts(text, str(directory / "canary"))
+        running = standby.of("keepalived")
+        standby.agent.kill()
+        (directory / "octavia-keepalived.conf").write_text(harmful)
+        (directory / "agent.conf").write_text(EARLIER + harmful)
+        standby.agent.start()
+        assert standby.of("keepalived") == running
+        assert not (directory / "agent.conf").exists()
+        assert f"{directory}/octavia-keepalived.conf is not allowed: line 1:" in standby.agent.log
+        assert 'kind="keepalived-text-refused"' in standby.agent.get("/metrics").body.decode()
+        with pytest.raises(AmphoraError, match=r"500: .* is not allowed: line 1: global_defs"):
+            standby.api.reload_vrrp()
+        put(standby, text)
+        assert "keepalived-text-refused" not in standby.agent.get("/metrics").body.decode()
+        assert standby.api.reload_vrrp() == "keepalived reloaded"
+        assert standby.of("keepalived") == running
+
+
+def test_b1_with_a_text_on_disk_that_is_not_allowed_nothing_starts(pair: Pair) -> None:
+    with restored(pair) as (_, standby):
+        directory = standby.agent.base_path / "vrrp"
+        harmful, *_ = b1_texts(standby.configuration(CHECKS), str(directory / "canary"))
+        standby.die()
+        (directory / "octavia-keepalived.conf").write_text(harmful)
+        (directory / "agent.conf").write_text(EARLIER + harmful)
+        standby.agent.start()
+        until(lambda: len(standby.of("haproxy")) == 2, "everything else is back")
+        assert standby.of("keepalived") == []
+        assert not (directory / "canary").exists()
+        record = standby.agent.base_path / "processes" / "octavia-keepalived.json"
+        assert not record.exists() or '"wanted":false' in record.read_text()
+        put(standby, standby.configuration(CHECKS))
+        assert standby.api.start_vrrp() == "keepalived started"
+
+
+def test_what_an_earlier_agent_gave_to_keepalived_is_written_anew(pair: Pair) -> None:
+    with restored(pair) as (_, standby):
+        directory = standby.agent.base_path / "vrrp"
+        standby.agent.kill()
+        text = (directory / "octavia-keepalived.conf").read_text()
+        given = (directory / "agent.conf").read_text()
+        (directory / "agent.conf").write_text(EARLIER + text)
+        standby.agent.start()
+        assert (directory / "agent.conf").read_text() == given

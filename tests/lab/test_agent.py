@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from lab.agent import AgentError, AgentProcess
 from lab.listeners import http_listener, loadbalancer
 from lab.network import Lab, namespace_exists

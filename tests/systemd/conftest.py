@@ -16,17 +16,18 @@ from typing import Any
 import pytest
 import requests
 
-from amphora_agent.client import AmphoraClient, DeclarativeClient
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.socket import MasterSocket
-from amphora_agent.haproxy.workers import Workers
-from lab import debian
+from amphora_agent.client.v2 import AmphoraClient, DeclarativeClient
+from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.runtime.socket import MasterSocket
+from amphora_agent.revisions.contents import Revisions
+from lab import bodies, debian
 from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.booted import Machine
 from lab.debian import BOOKWORM, TRIXIE, Release
 from lab.heartbeats import HeartbeatReceiver
-from lab.listeners import Listener, http_listener, loadbalancer
+from lab.listeners import TIMEOUT_CLIENT, Listener, http_listener, loadbalancer
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki
 
@@ -244,9 +245,24 @@ class LoadBalancer:
     def upload(self, *listeners: Listener) -> None:
         """A configuration that no runtime command could reach from the one before."""
         self.versions += 1
-        text = loadbalancer(self.id, vip=VIP, listeners=listeners or [HTTP])
-        changed = text.replace("timeout client 50000", f"timeout client {50000 + self.versions}")
-        self.api.upload_haproxy(self.id, changed)
+        text = loadbalancer(
+            self.id,
+            vip=VIP,
+            listeners=listeners or [HTTP],
+            timeout_client=TIMEOUT_CLIENT + self.versions,
+        )
+        self.api.upload_haproxy(self.id, text)
+
+    def commit(self, text: str, *, loaded: bool = False) -> None:
+        """Commit a text that no upload would get through; `loaded`: as one that came up."""
+        revisions = Revisions(self.configuration.parent / "revisions")
+        before = revisions.reference("committed")
+        assert before is not None
+        new = revisions.keep({"haproxy.cfg": text.encode()})
+        digest = revisions.keep_manifest({**revisions.manifest(before), **new})
+        for name in ("committed", f"loaded-{self.id}") if loaded else ("committed",):
+            revisions.refer(name, digest)
+        self.configuration.write_text(text)
 
     def reload(self) -> None:
         self.api.reload(self.id)
@@ -293,32 +309,27 @@ class DeclaredBalancer:
 
     def body(self, **of_listeners: Any) -> dict[str, Any]:
         ends = ((self.http, "HTTP", self.http_port), (self.tcp, "TCP", self.tcp_port))
-        return {
-            "loadbalancer_id": self.id,
-            "vip_address": VIP,
-            "listeners": [
-                {
-                    "listener_id": name,
-                    "protocol": protocol,
-                    "protocol_port": port,
-                    "default_pool_id": f"{protocol}-{self.id}",
-                    **of_listeners,
-                }
-                for name, protocol, port in ends
-            ],
-            "pools": [
-                {
-                    "pool_id": f"{protocol}-{self.id}",
-                    "protocol": protocol,
-                    "lb_algorithm": "ROUND_ROBIN",
-                    "members": [
-                        {"member_id": f"{web}-{name}", "address": address, "protocol_port": 80}
-                        for web, address in WEBS.items()
-                    ],
-                }
-                for name, protocol, _ in ends
-            ],
-        }
+        listeners = [
+            bodies.listener(
+                protocol, name, protocol_port=port, default_pool_id=f"{protocol}-{self.id}"
+            )
+            | of_listeners
+            for name, protocol, port in ends
+        ]
+        pools = [
+            bodies.pool(
+                protocol,
+                f"{protocol}-{self.id}",
+                members=[
+                    bodies.member(f"{web}-{name}", address=address, protocol_port=80)
+                    for web, address in WEBS.items()
+                ],
+            )
+            for name, protocol, _ in ends
+        ]
+        return bodies.balancer(
+            *listeners, pools=tuple(pools), loadbalancer_id=self.id, vip_address=VIP
+        )
 
     def instances(self, process_model: str) -> set[str]:
         return {self.id} if process_model == "loadbalancer" else {self.http, self.tcp}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient
 from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Tls, get
@@ -14,13 +14,13 @@ from lab.pki import AmphoraPki
 from tests.systemd.conftest import AMPHORA
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-UNITS = ("amphora-netns.service", "amphora-agent.service")
+UNITS = ("amphora-netns.service", "amphora-network.service", "amphora-agent.service")
 
 
 def test_everything_comes_up(machine: Machine) -> None:
     failed = machine.output("systemctl", "list-units", "--failed", "--plain", "--no-legend")
     assert (machine.state(), failed) == ("running", "")
-    assert [machine.properties(unit)["ActiveState"] for unit in UNITS] == ["active", "active"]
+    assert [machine.properties(unit)["ActiveState"] for unit in UNITS] == ["active"] * 3
 
 
 @pytest.mark.parametrize("unit", UNITS)

@@ -6,14 +6,15 @@ from functools import partial
 
 import pytest
 
-from amphora_agent.client import DeclarativeClient
+from amphora_agent.client.v2 import AmphoraClient, DeclarativeClient
 from lab.backend import Backend
 from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Client, Load, get
+from lab.listeners import loadbalancer
 from lab.network import Namespace
 from lab.waiting import until
-from tests.systemd.conftest import VIP, DeclaredBalancer
+from tests.systemd.conftest import HTTP, VIP, DeclaredBalancer
 
 
 @pytest.fixture
@@ -97,6 +98,29 @@ def test_nothing_is_left_of_what_was_deleted(
     assert declared.left() == []
     with pytest.raises(ConnectionRefusedError):
         get(client, VIP, declared.http_port)
+
+
+def test_d8_a_text_takes_its_place_and_it_that_of_the_text(
+    declared: DeclaredBalancer, client: Namespace, machine: Machine, api: AmphoraClient
+) -> None:
+    """Units of other names, so that both run for a moment."""
+    declared.put("loadbalancer")
+    text = loadbalancer(declared.id, vip=VIP, listeners=[HTTP])
+    with Load(partial(Client, client, VIP, declared.http_port, keep_alive=False)) as load:
+        for unit in (f"haproxy-{declared.id}.2.service", f"haproxy-{declared.id}.service"):
+            load.wait_for(20)
+            if unit.endswith(".2.service"):
+                api.upload_haproxy(declared.id, text)
+                api.reload(declared.id)
+            else:
+                assert declared.put("loadbalancer")["step"] == "replace"
+            load.wait_for(20)
+            listed = machine.output(
+                "systemctl", "list-units", "--plain", "--no-legend", f"haproxy-{declared.id}*"
+            )
+            assert [row.split()[0] for row in listed.splitlines()] == [unit]
+    assert (load.result.errors, load.result.ok >= 80) == (0, True), load.result
+    assert machine.output("systemctl", "list-units", "--failed", "--no-legend") == ""
 
 
 def _alive(machine: Machine, processes: Iterable[str]) -> list[str]:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from amphora_agent.client import AmphoraError, DeclarativeClient
+from amphora_agent.client.v2 import DeclarativeClient
 from lab.booted import Machine
 from lab.http import get
 from lab.listeners import loadbalancer
@@ -30,29 +30,19 @@ def limit(balancer: LoadBalancer, machine: Machine) -> int:
     return int(machine.output(*given))
 
 
-def test_more_connections_than_there_are_descriptors_for_are_refused(
-    balancer: LoadBalancer, limit: int
+def test_a2_more_connections_than_there_are_descriptors_for_are_served_and_told(
+    balancer: LoadBalancer, limit: int, client: Namespace, machine: Machine
 ) -> None:
-    good, worker = balancer.configuration.read_bytes(), balancer.workers().current
     connections = limit // 2 + 1
-    text = _text(balancer, connections)
+    balancer.api.upload_haproxy(balancer.id, _text(balancer, connections))
+    balancer.reload()
 
-    with pytest.raises(AmphoraError) as refusal:
-        balancer.api.upload_haproxy(balancer.id, text)
-
-    assert refusal.value.status == 400
-    assert re.search(
-        rf"maxconn {connections}: haproxy would need at least \d+ file descriptors to start,"
-        rf" and may have {limit}\b",
-        str(refusal.value),
-    )
-    assert balancer.configuration.read_bytes() == good
-    # And it is right: haproxy does not start with it.
-    balancer.upload()
-    balancer.configuration.write_text(text)
-    with pytest.raises(AmphoraError, match=r"FD limit|memory"):
-        balancer.reload()
-    assert balancer.workers().current == worker
+    told = re.search(r"\nMaxconn: (\d+)\n", ask(machine, balancer.id, "@1 show info"))
+    assert told
+    assert limit // 4 < int(told[1]) < connections
+    assert get(client, VIP, 80).status == 200
+    alarms = balancer.api.instance(balancer.id)["alarms"]
+    assert [alarm["kind"] for alarm in alarms] == ["fewer-connections"]
 
 
 def test_as_many_as_there_are_descriptors_for_start(

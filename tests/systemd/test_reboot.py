@@ -182,7 +182,8 @@ def test_the_network_is_what_it_was(rebooted: Site, before: dict[str, list[str]]
 
 
 def test_nothing_is_left_to_be_done(rebooted: Site) -> None:
-    assert rebooted.machine.output("amphora-agent", "network", "plan") == ""
+    said = rebooted.machine.output("amphora-agent", "network", "plan")
+    assert said == "nothing to do: the network is as it was plugged"
 
 
 def test_so_is_that_of_a_load_balancer_that_was_put(
@@ -228,7 +229,7 @@ def test_what_is_missing_keeps_nothing_else_away(rebooted: Site, balancer: LoadB
     with rebooted.api() as api:
         broken = LoadBalancer(rebooted.machine, api)
         broken.push(OTHER)
-        broken.configuration.write_text("nonsense\n")
+        broken.commit("nonsense\n", loaded=True)
 
         rebooted.reboot("controller", "client", called="eno")
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from amphora_agent.client import AmphoraClient, AmphoraError
+from amphora_agent.client.v2 import AmphoraClient, AmphoraError
+from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace as InAmphora
 from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
@@ -79,8 +80,7 @@ def test_a_reload_that_fails_says_what_the_journal_has(
     balancer: LoadBalancer, client: Namespace
 ) -> None:
     good, worker = balancer.configuration.read_bytes(), balancer.workers().current
-    balancer.upload()
-    balancer.configuration.write_bytes(good + b"\nfrontend broken\n    nonsense here\n")
+    balancer.commit(f"{good.decode()}\nfrontend broken\n    nonsense here\n")
 
     with (
         _undisturbed_traffic(client),
@@ -93,6 +93,77 @@ def test_a_reload_that_fails_says_what_the_journal_has(
     assert balancer.properties()["ActiveState"] == "active"
     balancer.push()
     assert balancer.workers().current not in (worker, None)
+
+
+@contextmanager
+def _units_that_do_not_change(machine: Machine) -> Iterator[None]:
+    """systemd can write no unit and no link, and the agent neither."""
+    units = "/etc/systemd/system"
+    machine.run(["mount", "--bind", units, units])
+    machine.run(["mount", "-o", "remount,bind,ro", units])
+    try:
+        yield
+    finally:
+        machine.run(["umount", units])
+        # The agent has mounts of its own, where this one stays.
+        machine.run(["systemctl", "restart", "amphora-agent"])
+
+
+def test_e1_haproxy_is_ended_though_its_unit_cannot_be_removed(
+    machine: Machine, api: AmphoraClient, client: Namespace, webs: Mapping[str, object]
+) -> None:
+    balancer = LoadBalancer(machine, api)
+    balancer.push()
+    master = machine.path(f"/proc/{balancer.properties()['MainPID']}")
+    with _units_that_do_not_change(machine):
+        with pytest.raises(AmphoraError, match=r"500: .*Read-only file system"):
+            api.delete(balancer.id)
+        assert not master.exists()
+        assert balancer.properties()["ActiveState"] == "inactive"
+        [told] = api.request("GET", "/2.0/instances").json()["instances"]
+        assert told["state"] != "ACTIVE"
+    api.delete(balancer.id)
+    assert api.request("GET", "/2.0/instances").json()["instances"] == []
+    assert balancer.properties()["LoadState"] == "not-found"
+    assert not balancer.configuration.exists()
+
+
+@pytest.mark.parametrize("how", ["kill", "systemctl reload", "systemctl restart"])
+def test_op2_what_a_person_edits_never_runs(
+    balancer: LoadBalancer, client: Namespace, machine: Machine, how: str
+) -> None:
+    good, worker = balancer.configuration.read_bytes(), balancer.workers().current
+    balancer.configuration.write_bytes(good.replace(b"bind ", b"nonsense "))
+    if how == "kill":
+        machine.run(["systemctl", "kill", "--signal=KILL", balancer.unit])
+    else:
+        machine.run([*how.split(), balancer.unit])
+    until(lambda: _runs_anew(balancer, worker), "it runs with another worker")
+    assert get(client, VIP, 80).status == 200
+    assert balancer.configuration.read_bytes() == good
+    assert b"nonsense" in balancer.configuration.with_name("haproxy.cfg.edited").read_bytes()
+    (told,) = (each for each in balancer.api.instances() if each["id"] == balancer.id)
+    assert [alarm["kind"] for alarm in told["alarms"]] == ["file-edited"]
+
+
+def test_c2_a_start_goes_back_to_the_last_good_files(
+    balancer: LoadBalancer, client: Namespace, machine: Machine
+) -> None:
+    good, worker = balancer.configuration.read_bytes(), balancer.workers().current
+    balancer.commit(good.decode().replace("bind ", "nonsense "))
+    machine.run(["systemctl", "kill", "--signal=KILL", balancer.unit])
+    until(lambda: _runs_anew(balancer, worker), "it runs with another worker")
+    assert get(client, VIP, 80).status == 200
+    assert balancer.configuration.read_bytes() == balancer.api.haproxy(balancer.id) == good
+    (told,) = (each for each in balancer.api.instances() if each["id"] == balancer.id)
+    assert [alarm["kind"] for alarm in told["alarms"]] == ["went-back"]
+
+
+def _runs_anew(balancer: LoadBalancer, before: int | None) -> bool:
+    try:
+        return balancer.workers().current not in (before, None)
+    except (OSError, OperationFailed):
+        return False
 
 
 def test_a_start_that_fails_says_what_the_journal_has(

@@ -1,12 +1,13 @@
 """VRRP as systemd's units: brought up, brought back, over a reboot, and never the agent's child."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from amphora_agent.client import AmphoraClient
+from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from lab import debian
 from lab.archive import UnavailableError
 from lab.booted import Machine
@@ -81,6 +82,11 @@ class Half:
         except OSError:
             return False
         return True
+
+    def serves_itself(self) -> bool:
+        """Whether the load balancer and the agent are there, whoever has the VIP."""
+        units = (f"haproxy-{LB}.service", "amphora-agent.service")
+        return all(self.machine.properties(unit)["ActiveState"] == "active" for unit in units)
 
     def await_service(self) -> None:
         until(lambda: self.has_vip() and self.serves(), "the VIP is served", timeout=30)
@@ -177,5 +183,64 @@ def test_what_is_stopped_stays_so(half: Half, machine: Machine) -> None:
             shown = machine.properties(unit)
             assert (shown["ActiveState"], shown["UnitFileState"]) == ("inactive", "disabled")
         assert not half.has_vip()
+        assert api.start_vrrp() == "keepalived started"
+    half.await_service()
+
+
+def states(machine: Machine) -> list[str]:
+    """What the record has of who has the VIPs, the oldest first."""
+    said = machine.output("amphora-agent", "history", "--json").splitlines()
+    entries = [json.loads(line) for line in said][::-1]
+    told = [each for each in entries if each["operation"] == "mastership"]
+    return [f"{each['old']} -> {each['new']}" for one in told for each in one["differences"]]
+
+
+def test_op11_mastership_is_recorded_by_the_confined_agent(half: Half, machine: Machine) -> None:
+    until(lambda: states(machine)[-1].endswith("-> MASTER"), "it is recorded")
+    with half.api() as api:
+        api.stop_vrrp()
+        until(lambda: states(machine)[-1] == "MASTER -> STOPPED", "its end is recorded")
+        before = len(states(machine))
+        api.start_vrrp()
+        half.await_service()
+        until(
+            lambda: states(machine)[before:] == ["STOPPED -> BACKUP", "BACKUP -> MASTER"],
+            "its start is recorded",
+        )
+        api.reload_vrrp()  # it makes a FIFO of its own anew, where it has made the one before
+        machine.run(["ip", "-netns", "amphora-haproxy", "link", "set", "eth1", "down"])
+        until(lambda: states(machine)[-1] == "MASTER -> FAULT", "its fault is recorded")
+        machine.run(["ip", "-netns", "amphora-haproxy", "link", "set", "eth1", "up"])
+        until(lambda: states(machine)[-1] == "BACKUP -> MASTER", "its mastership is recorded")
+    assert machine.run(["test", "-p", "/run/amphora-agent/vrrp-notify"]).returncode == 0
+
+
+def test_b1_a_text_on_disk_that_is_not_allowed_starts_nothing_at_a_boot(
+    half: Half, machine: Machine
+) -> None:
+    machine.run(["amphora-interface", "up", "all"])
+    half.await_service()
+    canary = "/var/lib/octavia/canary"
+    good = machine.output("cat", f"{BASE}/octavia-keepalived.conf")
+    harm = f'global_defs {{\n    startup_script "/usr/bin/touch {canary}"\n}}\n{good}\n'
+    for name in ("octavia-keepalived.conf", "agent.conf"):
+        machine.path(f"{BASE}/{name}").write_text(harm)
+    half.reboot()
+    until(half.serves_itself, "the load balancer is up", timeout=60)
+    shown = machine.properties(KEEPALIVED)
+    assert (shown["ActiveState"], shown["ConditionResult"]) == ("inactive", "no")
+    until(
+        lambda: machine.properties(KEEPALIVED)["UnitFileState"] == "disabled",
+        "the agent does not want it any more",
+    )
+    assert not half.has_vip()
+    assert not machine.path(f"{BASE}/agent.conf").exists()
+    assert not machine.path(canary).exists()
+    said = machine.output("journalctl", "--boot", "-p", "err", "--output=cat")
+    assert f"{BASE}/octavia-keepalived.conf is not allowed: line 1:" in said
+    with half.api() as api:
+        with pytest.raises(AmphoraError, match="is not allowed: line 1"):
+            api.start_vrrp()
+        api.upload_vrrp(f"{good}\n")
         assert api.start_vrrp() == "keepalived started"
     half.await_service()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.client import AmphoraClient, DeclarativeClient
+from amphora_agent.client.v2 import AmphoraClient, DeclarativeClient
 from lab.archive import UnavailableError
 from lab.debian import BOOKWORM
 from lab.heartbeats import Heartbeat, HeartbeatReceiver

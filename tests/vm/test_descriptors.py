@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from amphora_agent.client import AmphoraClient, AmphoraError
+from amphora_agent.client.v2 import AmphoraClient
 from lab.listeners import http_listener, loadbalancer
 from lab.vm import VirtualMachine
 from tests.vm.conftest import SERVERS, VIP
@@ -29,18 +29,32 @@ def limits(machine: VirtualMachine) -> Iterator[None]:
 
 @pytest.mark.usefixtures("limits")
 def test_it_may_have_as_many_as_there_can_be(machine: VirtualMachine, api: AmphoraClient) -> None:
-    with pytest.raises(AmphoraError, match=rf"^400.* and may have {ALL}\b"):
-        api.upload_haproxy(LB, _text(ALL // 2 + 1))
     api.upload_haproxy(LB, _text(HARD))
     try:
         api.reload(LB)
-        master = machine.run(f"systemctl show --property=MainPID --value haproxy-{LB}").strip()
-        limits = machine.run(f"cat /proc/$(pgrep --parent {master})/limits")
+        assert HARD * 2 < _given(machine) <= ALL
+        assert _alarms(api) == []
+        api.upload_haproxy(LB, _text(ALL // 2 + 1))
+        api.reload(LB)
+        assert HARD * 2 < _given(machine) <= ALL
+        (alarm,) = _alarms(api)
+        assert f"not {ALL // 2 + 1} as configured: {ALL} file descriptors" in alarm["text"]
     finally:
         api.delete(LB)
+
+
+def _given(machine: VirtualMachine) -> int:
+    """How many descriptors the newest worker may have."""
+    master = machine.run(f"systemctl show --property=MainPID --value haproxy-{LB}").strip()
+    limits = machine.run(f"cat /proc/$(pgrep --newest --parent {master})/limits")
     given = re.search(r"Max open files +(\d+)", limits)
     assert given
-    assert HARD * 2 < int(given[1]) <= ALL
+    return int(given[1])
+
+
+def _alarms(api: AmphoraClient) -> list[dict[str, str]]:
+    found = api.request("GET", f"/2.0/instances/{LB}").json()["alarms"]
+    return [alarm for alarm in found if alarm["kind"] == "fewer-connections"]
 
 
 def _text(connections: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from amphora_agent.client import AmphoraClient, AmphoraError
+from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
 from lab.lvs import LvsListener, LvsMember
 from lab.vm import VirtualMachine
@@ -114,6 +114,22 @@ def test_a_server_that_is_dead_is_taken_out_and_comes_back(
         peers.serve("two", SERVER_PORT)
     await_heartbeat(members({TWO: "UP", TWO_V6: "UP"}))
     assert {answer.split()[0] for answer in peers.ask(VIP, PORT, 6)} == {"one", "two"}
+
+
+def test_a8_a_member_that_is_not_well_is_found_at_once(
+    udp: LvsListener, api: AmphoraClient, peers: Peers, await_heartbeat: Await
+) -> None:
+    """The second check would come in an hour."""
+    peers.end("two")
+    try:
+        api.stop(udp.id)
+        push(api, replace(udp, delay=3600))
+        await_heartbeat(members({ONE: "UP", TWO: "DOWN", TWO_V6: "DOWN"}))
+        assert {answer.split()[0] for answer in peers.ask(VIP, PORT, 6)} == {"one"}
+    finally:
+        peers.serve("two", SERVER_PORT)
+        push(api, udp)
+    await_heartbeat(members({TWO: "UP", TWO_V6: "UP"}))
 
 
 def test_a_change_of_members_is_a_reload_that_loses_no_flow(

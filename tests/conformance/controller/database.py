@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from octavia.common import constants, data_models
+from octavia.common import constants, data_models, utils
 from octavia.db import api, repositories
 from stevedore import extension
 
@@ -52,7 +52,7 @@ class Database:
         stand_ins = {
             "AmphoraRepository": _Amphorae(self),
             "AmphoraHealthRepository": _AmphoraHealth(self),
-            "ListenerRepository": _Objects(self, self.listeners),
+            "ListenerRepository": _Listeners(self, self.listeners),
             "LoadBalancerRepository": _Objects(self, lambda: iter(self.load_balancers)),
             "MemberRepository": _Objects(self, self.members),
             "PoolRepository": _Objects(self, self.pools),
@@ -85,6 +85,15 @@ class Database:
         for pool in self.pools():
             yield from pool.members
 
+    def counted(self, counter: str, listener_id: str) -> int:
+        """What a counter of a listener has come to: increases are added up, and what is told as a
+        whole (API 0.5) takes the place of what was told before."""
+        total = 0
+        for told, is_increase in self.statistics:
+            if told.listener_id == listener_id:
+                total = getattr(told, counter) + (total if is_increase else 0)
+        return total
+
     def of_amphora(self, amphora_id: str) -> data_models.LoadBalancer | None:
         for balancer in self.load_balancers:
             if any(amphora.id == amphora_id for amphora in balancer.amphorae):
@@ -100,11 +109,31 @@ class _Objects:
         self._objects = objects
 
     def update(self, session: Session, id: str, **values: Any) -> None:
-        for found in self._objects():
-            if found.id == id:
-                found.update(values)
-                return
-        raise AssertionError(f"the controller updated {id}, which no load balancer has")
+        if (found := self.get(session, id)) is None:
+            raise AssertionError(f"the controller updated {id}, which no load balancer has")
+        found.update(values)
+
+    def get(self, session: Session, id: str) -> Any:
+        return next((found for found in self._objects() if found.id == id), None)
+
+
+class _Listeners(_Objects):
+    def get_port_protocol_cidr_for_lb(
+        self, session: Session, loadbalancer_id: str
+    ) -> list[dict[str, Any]]:
+        """The rows of the query; what is made of each is the controller's own."""
+        return [
+            utils.map_protocol_to_nftable_protocol(
+                {
+                    constants.PROTOCOL: listener.protocol,
+                    constants.CIDR: cidr,
+                    constants.PORT: listener.protocol_port,
+                }
+            )
+            for listener in self._objects()
+            if listener.load_balancer_id == loadbalancer_id
+            for cidr in [allowed.cidr for allowed in listener.allowed_cidrs] or [None]
+        ]
 
 
 class _Amphorae:
@@ -113,7 +142,13 @@ class _Amphorae:
 
     def get(self, session: Session, id: str) -> data_models.Amphora | None:
         balancer = self._database.of_amphora(id)
-        return balancer.amphorae[0] if balancer else None
+        amphorae = balancer.amphorae if balancer else ()
+        return next((amphora for amphora in amphorae if amphora.id == id), None)
+
+    def update(self, session: Session, id: str, **values: Any) -> None:
+        if (found := self.get(session, id)) is None:
+            raise AssertionError(f"the controller updated {id}, which no load balancer has")
+        found.update(values)
 
     def get_lb_for_health_update(self, session: Session, amphora_id: str) -> dict[str, Any]:
         """The flat form of a load balancer that the receiver works on."""

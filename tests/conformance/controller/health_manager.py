@@ -1,5 +1,6 @@
 """Octavia's health manager: the UDP socket, the envelope and what it makes of a heartbeat."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -62,13 +63,15 @@ class HealthManager:
             return message
 
     def wait_for(self, condition: Callable[[Message], object], timeout: float = 20) -> Message:
-        """Receive heartbeats until one of them, or what Octavia made of it, is as wanted."""
+        """Receive heartbeats until one of them, or what Octavia made of it, is as wanted. One that
+        does not tell of what is asked for (KeyError) is not."""
         deadline = time.monotonic() + timeout
         message: Message | None = None
         while time.monotonic() < deadline:
             message = self.next(deadline - time.monotonic())
-            if condition(message):
-                return message
+            with contextlib.suppress(KeyError):
+                if condition(message):
+                    return message
         raise TimeoutError(f"not within {timeout} s; the last heartbeat: {message}")
 
     def settle(self) -> None:

@@ -87,6 +87,19 @@ def load_balancer(
     return balancer
 
 
+def add_vrrp_group(balancer: data_models.LoadBalancer) -> None:
+    """What the controller's database has of a load balancer in ACTIVE_STANDBY."""
+    balancer.topology = constants.TOPOLOGY_ACTIVE_STANDBY
+    balancer.vrrp_group = data_models.VRRPGroup(
+        load_balancer_id=balancer.id,
+        vrrp_group_name=balancer.id.replace("-", ""),
+        vrrp_auth_type=constants.VRRP_AUTH_DEFAULT,
+        vrrp_auth_pass="a1b2c3d",
+        advert_int=1,
+        load_balancer=balancer,
+    )
+
+
 def listener(
     balancer: data_models.LoadBalancer,
     protocol: str,

@@ -68,14 +68,7 @@ class Pair:
             first, VIP, topology=constants.TOPOLOGY_ACTIVE_STANDBY
         )
         self.balancer.amphorae = [half.model for half in halves]
-        self.balancer.vrrp_group = data_models.VRRPGroup(
-            load_balancer_id=self.balancer.id,
-            vrrp_group_name=self.balancer.id.replace("-", ""),
-            vrrp_auth_type=constants.VRRP_AUTH_DEFAULT,
-            vrrp_auth_pass="a1b2c3d",
-            advert_int=1,
-            load_balancer=self.balancer,
-        )
+        loadbalancers.add_vrrp_group(self.balancer)
         database.load_balancers.append(self.balancer)
         for half, part in zip(halves, _PARTS, strict=True):
             self._plug(half, part, member_subnet)

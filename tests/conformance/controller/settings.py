@@ -68,6 +68,23 @@ loadbalancer_topology = SINGLE
         cfg.CONF.reset()
 
 
+@contextmanager
+def heartbeats(to: Sequence[str], *, interval: int = 1, key: str = HEARTBEAT_KEY) -> Iterator[None]:
+    """What the controller writes about heartbeats into an agent's file meanwhile."""
+    changed = {
+        "controller_ip_port_list": list(to),
+        "heartbeat_interval": interval,
+        "heartbeat_key": key,
+    }
+    for name, value in changed.items():
+        cfg.CONF.set_override(name, value, group="health_manager")
+    try:
+        yield
+    finally:
+        for name in changed:
+            cfg.CONF.clear_override(name, group="health_manager")
+
+
 def agent_configuration(
     amphora_id: str,
     *,
@@ -76,19 +93,9 @@ def agent_configuration(
     heartbeat_key: str = HEARTBEAT_KEY,
 ) -> str:
     """The agent's INI file as the controller renders it for the config drive and for updates."""
-    changed = {
-        "controller_ip_port_list": list(heartbeats_to),
-        "heartbeat_interval": heartbeat_interval,
-        "heartbeat_key": heartbeat_key,
-    }
-    for name, value in changed.items():
-        cfg.CONF.set_override(name, value, group="health_manager")
-    try:
+    with heartbeats(heartbeats_to, interval=heartbeat_interval, key=heartbeat_key):
         build = AgentJinjaTemplater().build_agent_config
         topology = cfg.CONF.controller_worker.loadbalancer_topology
         # Old releases take the topology from the settings by themselves.
         taken = len(inspect.signature(build).parameters)
         return str(build(*(amphora_id, topology)[:taken]))
-    finally:
-        for name in changed:
-            cfg.CONF.clear_override(name, group="health_manager")

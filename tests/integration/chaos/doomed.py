@@ -19,13 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from amphora_agent.errors import AgentError, OperationFailed
-from amphora_agent.haproxy import workers
-from amphora_agent.haproxy.activation import master_of, process_name
-from amphora_agent.haproxy.instance import Instances
-from amphora_agent.haproxy.process import Haproxy
-from amphora_agent.layout import InstanceLayout, Layout, object_id
-from amphora_agent.processes.embedded import EmbeddedSupervisor
-from amphora_agent.processes.supervisor import ProcessState
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.haproxy.process.activator import master_of
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.service import Instances
+from amphora_agent.paths import InstanceLayout, Layout, object_id
+from amphora_agent.revisions import reading
+from amphora_agent.supervisor.contract import ProcessState
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
+from amphora_agent.wiring import journal_of
 from lab import mortal
 from lab.mortal import NEVER, Ending, Steps, changes_something
 from lab.processes import Process
@@ -43,8 +46,6 @@ def layout_below(directory: Path, namespace: str) -> Layout:
         base=directory / "o",
         certificates=directory / "o" / "certs",
         network=directory / "n",
-        agent_certificate=directory / "server.pem",
-        client_ca=directory / "ca.pem",
         run=directory / "r",
         namespace=Path("/run/netns") / namespace,
         units=directory / "units",
@@ -95,7 +96,12 @@ class _Agent:
         #: Workers that were killed, or whose master was: a master may not know it yet.
         self._gone: set[int | None] = {None}
         self._instances = Instances(
-            layout, Haproxy(Path(life.program), layout.run), self._supervisor, group="nogroup"
+            layout,
+            Haproxy(Path(life.program), layout.run),
+            self._supervisor,
+            journal_of(layout),
+            Alarms(layout.alarms),
+            group="nogroup",
         )
 
     def kill_haproxy(self, instance: InstanceLayout, victim: str) -> None:
@@ -105,12 +111,12 @@ class _Agent:
     def live(self) -> None:
         self._count(-1)
         marks = {
-            instance.id: self._supervisor.mark(process_name(instance))
-            for instance in self._layout.instances()
+            instance.id: self._supervisor.mark(instance.process)
+            for instance in reading.instances(self._layout)
         }
         self._instances.adopt()
         self._instances.resume()
-        for instance in self._layout.instances():
+        for instance in reading.instances(self._layout):
             self._await_rest(instance, marks.get(instance.id, 0.0))
         for number, operation in enumerate(self._life.operations):
             self._count(number)
@@ -119,7 +125,7 @@ class _Agent:
                 self._steps.say([number, position, error])
                 if error:
                     break
-        for instance in self._layout.instances():
+        for instance in reading.instances(self._layout):
             # A restart may be waiting for its time.
             self._await_rest(instance, NEVER)
         self._steps.say(self._steps.begun)
@@ -149,7 +155,7 @@ class _Agent:
 
     def _await_rest(self, instance: InstanceLayout, mark: float) -> None:
         """Until it runs with a worker, is not to run, or has failed to since the mark."""
-        name = process_name(instance)
+        name = instance.process
 
         def rests() -> bool:
             match self._supervisor.state(name):
@@ -185,17 +191,21 @@ def kill(instance: InstanceLayout, victim: str) -> None:
 
 def _count_commands(steps: Steps) -> None:
     """They go through sockets; what only reads changes nothing."""
-    send: Callable[..., None] = socket.socket.sendall
 
-    def sendall(connection: socket.socket, data: bytes, *flags: int) -> None:
-        if connection.family != socket.AF_UNIX or _READS.match(data):
-            return send(connection, data, *flags)
-        command = data.partition(b"\n")[0].decode(errors="replace")
-        steps.begin("command", command)
-        send(connection, data, *flags)
-        steps.begin("answer to", command)
+    def counting(send: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(connection: socket.socket, data: bytes, *flags: int) -> Any:
+            if connection.family != socket.AF_UNIX or _READS.match(data):
+                return send(connection, data, *flags)
+            command = data.partition(b"\n")[0].decode(errors="replace")
+            steps.begin("command", command)
+            sent = send(connection, data, *flags)
+            steps.begin("answer to", command)
+            return sent
 
-    setattr(socket.socket, "sendall", sendall)  # noqa: B010 - a method may not be assigned
+        return counted
+
+    for name in ("send", "sendall"):
+        setattr(socket.socket, name, counting(getattr(socket.socket, name)))
 
 
 def _is_step(event: str, arguments: tuple[Any, ...]) -> bool:
@@ -209,7 +219,7 @@ def _obey(layout: Layout, life: Life, steps: Steps) -> None:
     if life.victim != "agent":
 
         def fault(*_: object) -> None:
-            for instance in layout.instances():
+            for instance in reading.instances(layout):
                 agent.kill_haproxy(instance, life.victim)
 
         steps.fault = fault

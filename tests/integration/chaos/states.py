@@ -139,6 +139,15 @@ class Place:
         serials = self.certificates_of(disk)
         return not wanted.busy and bool(serials) and None not in serials.values()
 
+    def refuses_file(self, disk: Disk, name: str, content: str) -> bool:
+        """Rubbish, and a list in use of certificates that are not there."""
+        if content == RUBBISH:
+            return True
+        if name != self.list_name or not disk.text:
+            return False
+        paths = content.split()
+        return any(disk.file(path.rpartition("/")[2]) is None for path in paths)
+
     def view(self, running: Disk) -> View:
         wanted = self.known[running.text]
         frontends = {(stable_id("plain"), wanted.limit), (stable_id("tls"), 50)}
@@ -174,6 +183,8 @@ class Place:
                 wanted = self.known[text]
                 return state if wanted.refused else state._replace(disk=disk._replace(text=text))
             case "put_certificate", _, name, content:
+                if self.refuses_file(disk, name, content):
+                    return state
                 return state._replace(disk=disk.with_file(name, content))
             case "delete_certificate", _, name:
                 return state._replace(disk=disk.with_file(name, None))

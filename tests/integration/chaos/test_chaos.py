@@ -43,7 +43,7 @@ STEPS = (
     "open",
     "os.chmod",  # in the middle of a write
     "os.rename",
-    "os.link",
+    "os.symlink",
     "os.remove",
     "os.mkdir",
     "os.rmdir",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-from amphora_agent.haproxy.activation import master_of
-from amphora_agent.haproxy.socket import MasterSocket
-from amphora_agent.layout import object_id
+from amphora_agent.haproxy.process.activator import master_of
+from amphora_agent.haproxy.runtime.socket import MasterSocket
+from amphora_agent.paths import object_id
 from lab import processes
 from lab.mortal import NEVER
 from lab.network import Lab, Namespace
@@ -192,6 +192,8 @@ class Trial:
         match call[0]:
             case "upload":
                 return bool(self.place.known[call[2]].refused)
+            case "put_certificate":
+                return self.place.refuses_file(state.disk, call[2], call[3])
             case "rollback":
                 return not state.disk.text or state.first is None
             case "start" if state.running:

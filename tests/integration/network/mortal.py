@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.commands import network_of
-from amphora_agent.kernel.conversation import Conversation
-from amphora_agent.layout import Layout
+from amphora_agent.kernel.netlink_socket import Conversation
 from amphora_agent.network import netns
-from amphora_agent.network.leases import Leases
-from amphora_agent.network.ports import Patience
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.port_service import Patience
+from amphora_agent.paths import Layout
+from amphora_agent.wiring import network_of
 from lab import mortal
 from lab.mortal import NEVER, Steps, changes_something
 from tests.integration.network.rig import layout_below
@@ -83,7 +83,7 @@ def _obey(layout: Layout, order: Order, steps: Steps) -> None:
 
 def main() -> None:
     # The agent does it when there is something to do for it, which takes a while.
-    importlib.import_module("amphora_agent.network.reconcile")
+    importlib.import_module("amphora_agent.network.reconciler")
     layout = layout_below(Path(sys.argv[1]), sys.argv[2])
     mortal.serve(lambda order, steps: _obey(layout, Order(**order), steps))
 

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.commands import Options, network_of
-from amphora_agent.layout import Layout
 from amphora_agent.model.addressing import Address
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import netns
-from amphora_agent.network.dhcp import DhcpClients
-from amphora_agent.network.firewall import listed
-from amphora_agent.network.leases import Leases
-from amphora_agent.network.plug import Network
-from amphora_agent.network.ports import Patience
-from amphora_agent.settings import parse
+from amphora_agent.network.dhcp_client import DhcpClients
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.plan.firewall_rules import listed
+from amphora_agent.network.port_service import Patience
+from amphora_agent.network.service import Network
+from amphora_agent.paths import Layout
+from amphora_agent.settings.reader import parse
+from amphora_agent.wiring import Options, network_of
 from lab.network import Cable, Lab
 from lab.network import Namespace as LabNamespace
 

@@ -17,8 +17,8 @@ import pytest
 
 from amphora_agent.model.addressing import Address, parse_address, parse_mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.advertise import PAUSES, Announcer, announce_once
-from amphora_agent.network.announcement import frames
+from amphora_agent.network.announcer import PAUSES, Announcer, announce_once
+from amphora_agent.network.plan.announcement import frames
 from lab.network import Lab
 from lab.waiting import until
 

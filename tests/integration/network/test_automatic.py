@@ -9,10 +9,10 @@ import pytest
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.dhcp import DhcpClients
-from amphora_agent.network.leases import Leases
-from amphora_agent.network.plug import Network
-from amphora_agent.processes.embedded import EmbeddedSupervisor
+from amphora_agent.network.dhcp_client import DhcpClients
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.service import Network
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from lab import processes
 from lab.dhcp import DhcpServer
 from lab.network import Cable
@@ -37,6 +37,7 @@ class Automatic:
             self.leases,
             rig.namespace.path,
             rig.options.command("network", "lease"),
+            writable=(),
         )
         ending.callback(self._stop)
         rig.network = self.restarted()

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from amphora_agent.model.addressing import Mac, parse_mac
-from amphora_agent.network.dhcp import DhcpClients
-from amphora_agent.network.lease import Lease
-from amphora_agent.network.leases import Leases
-from amphora_agent.processes.embedded import EmbeddedSupervisor
-from amphora_agent.processes.supervisor import Mark
+from amphora_agent.network.dhcp_client import DhcpClients
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.plan.dhcp_lease import Lease
+from amphora_agent.supervisor.contract import Mark
+from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from lab import processes
 from lab.dhcp import DhcpServer
 from lab.network import Lab
@@ -36,7 +36,7 @@ import os, subprocess, sys
 from pathlib import Path
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.leases import Leases
+from amphora_agent.network.dhcp_leases import Leases
 lines, directory, mac, event = sys.argv[1:]
 leases = Leases(Path(directory))
 try:
@@ -78,7 +78,7 @@ class Segment:
         self.plug()
 
     def clients_with(self, *event_command: str) -> DhcpClients:
-        return DhcpClients(self._supervisor, self.leases, self.amphora.path, event_command)
+        return DhcpClients(self._supervisor, self.leases, self.amphora.path, event_command, ())
 
     def plug(self, mac: Mac = MAC) -> None:
         self.cable = self._lab.cable(self.router, "r0", self.amphora, "eth2", mac_b=mac)

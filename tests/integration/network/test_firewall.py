@@ -21,8 +21,8 @@ from hypothesis import given, settings
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.firewall import Port, Ruleset, ruleset
-from amphora_agent.network.nftables import Nftables
+from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
+from amphora_agent.network.shared_reconciler import Nftables
 from lab.network import Lab
 from lab.network import Namespace as LabNamespace
 from tests.interface_rules import ports_lists, rule

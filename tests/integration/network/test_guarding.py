@@ -105,7 +105,7 @@ def test_an_address_that_nothing_has(serving: Rig, address: str) -> None:
     [
         b"{}",
         b'[{"protocol": "TCP", "cidr": null}]',
-        b'[{"protocol": "tcp", "cidr": null, "port": 80}]',
+        b'[{"protocol": "ICMP", "cidr": null, "port": 80}]',
         b'[{"protocol": "TCP", "cidr": null, "port": 0}]',
         b'[{"protocol": "TCP", "cidr": "10.0.0.0/33", "port": 80}]',
         b'[{"protocol": "TCP", "cidr": null, "port": 80, "more": 1}]',

@@ -24,10 +24,10 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pytest
 
-from amphora_agent.commands import network_of
-from amphora_agent.network.advertise import announce_once
-from amphora_agent.network.leases import Leases
-from amphora_agent.network.ports import Patience
+from amphora_agent.network.announcer import announce_once
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.port_service import Patience
+from amphora_agent.wiring import network_of
 from lab.network import Bridge, Cable
 from lab.network import Namespace as LabNamespace
 from lab.waiting import until

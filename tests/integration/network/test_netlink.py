@@ -12,10 +12,12 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.conversation import Conversation, Request
+from amphora_agent.kernel.netlink_socket import Conversation, Request
 from amphora_agent.model.addressing import Interface
-from amphora_agent.network import rtnetlink
-from amphora_agent.network.diff import (
+from amphora_agent.network.netlink import messages as netlink_messages
+from amphora_agent.network.netlink.links import Events, Netlink
+from amphora_agent.network.netlink.messages import Link
+from amphora_agent.network.plan.diff import (
     AddAddress,
     AddRoute,
     AddRule,
@@ -25,9 +27,7 @@ from amphora_agent.network.diff import (
     SetDown,
     SetUp,
 )
-from amphora_agent.network.interface import HostAddress, Route, Rule
-from amphora_agent.network.netlink import Events, Netlink
-from amphora_agent.network.rtnetlink import Link
+from amphora_agent.network.plan.interface import HostAddress, Route, Rule
 from lab.network import Lab, Namespace
 
 _PAIRS = 60
@@ -65,12 +65,12 @@ def test_a_refusal_says_why(inside: Namespace) -> None:
 def test_a_refusal_has_the_kernels_own_words(inside: Namespace) -> None:
     def ask() -> None:
         with Conversation() as conversation:
-            request = rtnetlink.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
+            request = netlink_messages.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
             with pytest.raises(OSError, match=r"No such device: .*required for onlink") as refused:
                 conversation.change(request)
             assert refused.value.errno == errno.ENODEV
             # And the conversation goes on.
-            conversation.change(rtnetlink.add_rule(Rule(ip_network("10.1.0.5/32"))))
+            conversation.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
 
     inside.inside(ask)
 
@@ -162,9 +162,9 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
 
     def ask() -> None:
         [link] = [each for each in _links() if each.name == "eth1"]
-        with _Interrupted(rtnetlink.remove_address(link, first)) as conversation:
-            messages = conversation.dump(rtnetlink.addresses(4))
-        held = [rtnetlink.held_address(message).interface for message in messages]
+        with _Interrupted(netlink_messages.remove_address(link, first)) as conversation:
+            messages = conversation.dump(netlink_messages.addresses(4))
+        held = [netlink_messages.held_address(message).interface for message in messages]
         held.remove(ip_interface("127.0.0.1/8"))
         assert sorted(held) == sorted(expected - {first})
 
@@ -174,9 +174,9 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(inside: Namespace) -> None:
     def ask() -> None:
         with Conversation() as conversation:
-            refused = rtnetlink.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
+            refused = netlink_messages.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
             conversation._send(refused, _NLM_F_ACK)
-            conversation.change(rtnetlink.add_rule(Rule(ip_network("10.1.0.5/32"))))
+            conversation.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
 
     inside.inside(ask)
     assert "from 10.1.0.5" in inside.ip("rule", "show")

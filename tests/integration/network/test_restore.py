@@ -102,8 +102,8 @@ def test_an_agent_without_ports_needs_no_netlink_library(rig: Rig) -> None:
     program = """
 import sys
 from pathlib import Path
-from amphora_agent.commands import network_of
-from amphora_agent.network.leases import Leases
+from amphora_agent.wiring import network_of
+from amphora_agent.network.dhcp_leases import Leases
 from tests.integration.network.rig import layout_below
 layout = layout_below(Path(sys.argv[1]), sys.argv[2])
 network = network_of(layout, Leases(layout.leases))

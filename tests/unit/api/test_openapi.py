@@ -6,11 +6,11 @@ from typing import Any, cast
 
 from flask import Flask
 
-from amphora_agent.api import declarative
-from amphora_agent.api.declarative import openapi
-from amphora_agent.api.instances import instances
+from amphora_agent.api import v2
 from amphora_agent.api.services import Services
-from amphora_agent.model.loadbalancer import ListenerProtocol
+from amphora_agent.api.v2 import openapi
+from amphora_agent.api.v2.instances import instances
+from amphora_agent.model.loadbalancer.types import ListenerProtocol
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.document())
 
@@ -18,7 +18,7 @@ DOCUMENT: dict[str, Any] = json.loads(openapi.document())
 def test_it_has_every_route_and_no_other() -> None:
     nobody = cast(Services, None)  # nothing is called
     app = Flask(__name__, static_folder=None)
-    for blueprint in (*declarative.blueprints(nobody), instances(nobody)):
+    for blueprint in (*v2.blueprints(nobody), instances(nobody)):
         app.register_blueprint(blueprint)
     routes = {
         (method, rule.rule.replace("<", "{").replace(">", "}"))

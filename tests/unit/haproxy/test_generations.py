@@ -1,20 +1,16 @@
-"""Numbered states of an instance: which there are, what they hold, what a kill leaves of them."""
+"""Numbered revisions of an instance: which there are, what they hold, what a kill leaves."""
 
 import os
-import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from amphora_agent import files
 from amphora_agent.errors import NotFound
-from amphora_agent.haproxy import generations
-from amphora_agent.haproxy.generations import Content, Generations
-from amphora_agent.layout import InstanceLayout
-from tests.unit.haproxy.instances import layout
+from amphora_agent.haproxy.generations import Generations
+from amphora_agent.paths import InstanceLayout
+from amphora_agent.revisions.contents import CERTIFICATES, Manifest, Revisions
+from tests.builders.instances import commit, layout
 
 #: What the certificates of the tests hold.
 KEY = b"a key"
@@ -25,15 +21,14 @@ def instance(tmp_path: Path) -> InstanceLayout:
     return layout(tmp_path)
 
 
-def commit(instance: InstanceLayout, text: str, **certificates: bytes) -> Content:
-    content = Content(text.encode(), b"addition of " + text.encode(), b"peer", certificates)
-    generations.bring_certificates(instance, content)
-    generations.commit(instance, content)
-    return content
+def certificates(manifest: Manifest) -> set[str]:
+    return {name.removeprefix(CERTIFICATES) for name in manifest if name.startswith(CERTIFICATES)}
 
 
-def inode(path: Path) -> int:
-    return path.stat().st_ino
+def kept_contents(instance: InstanceLayout) -> set[bytes]:
+    """The contents that are no manifests."""
+    found = (path.read_bytes() for path in instance.revisions.iterdir() if not path.is_symlink())
+    return {data for data in found if not data.startswith(b"{")}
 
 
 def test_what_came_up_is_numbered_from_1_on(instance: InstanceLayout) -> None:
@@ -56,9 +51,7 @@ def test_what_came_up_again_unchanged_keeps_its_number(instance: InstanceLayout)
     made = Generations()
     commit(instance, "one", a=KEY)
     assert made.remember(instance) == made.remember(instance) == 1
-    # Other files with the same content, as an upload of the same makes them.
-    for path in (instance.configuration, instance.certificates / "a"):
-        files.write(path, path.read_bytes())
+    commit(instance, "one", a=KEY)
     assert made.remember(instance) == 1
 
 
@@ -69,105 +62,82 @@ def test_a_generation_is_what_was_committed_then(instance: InstanceLayout) -> No
     second = commit(instance, "two", kept=b"k", replaced=b"new", added=b"a")
     made.remember(instance)
     assert made.content(instance, 1) == first
-    assert made.content(instance, 2) == second == generations.committed(instance)
+    assert made.content(instance, 2) == second
 
 
-def test_going_back_and_forth_makes_what_is_committed_exactly_that(
-    instance: InstanceLayout,
-) -> None:
-    first = commit(instance, "one", kept=b"k", replaced=b"old", removed=b"r")
-    second = commit(instance, "two", kept=b"k", replaced=b"new", added=b"a")
-    for wanted in (first, second, Content(b"three", b"", b"other", {})):
-        generations.bring_certificates(instance, wanted)
-        generations.commit(instance, wanted)
-        assert generations.committed(instance) == wanted
-
-
-def test_certificates_come_before_the_text_and_go_after_it(instance: InstanceLayout) -> None:
-    """So whichever text a kill leaves, what it names is there."""
-    commit(instance, "one", old=b"o")
-    generations.bring_certificates(instance, Content(b"two", b"", b"", {"new": b"n"}))
-    between = generations.committed(instance)
-    assert between.configuration == b"one"
-    assert set(between.certificates) == {"old", "new"}
-
-
-@pytest.mark.parametrize("what", ["configuration", "addition", "certificate", "new", "gone"])
+@pytest.mark.parametrize("what", ["configuration", "certificate", "new", "gone"])
 def test_whatever_differs_from_the_newest_waits(instance: InstanceLayout, what: str) -> None:
     made = Generations()
     commit(instance, "one", a=b"1", b=b"2")
-    assert made.pending(instance)
+    assert made.is_pending(instance)
     made.remember(instance)
-    assert not made.pending(instance)
+    assert not made.is_pending(instance)
     match what:
         case "configuration":
-            files.write(instance.configuration, b"two")
-        case "addition":
-            files.write(instance.addition, b"two")
+            commit(instance, "two", a=b"1", b=b"2")
         case "certificate":
-            files.write(instance.certificates / "a", b"3")
+            commit(instance, "one", a=b"3", b=b"2")
         case "new":
-            files.write(instance.certificates / "c", b"3")
+            commit(instance, "one", a=b"1", b=b"2", c=b"3")
         case "gone":
-            files.remove(instance.certificates / "b")
-    assert made.pending(instance)
+            commit(instance, "one", a=b"1")
+    assert made.is_pending(instance)
+    assert made.is_configuration_pending(instance) is (what == "configuration")
     assert made.remember(instance) == 2
-    assert not made.pending(instance)
+    assert not made.is_pending(instance)
 
 
-def test_nothing_is_copied(instance: InstanceLayout) -> None:
-    commit(instance, "one", a=KEY)
-    Generations().remember(instance)
-    kept = instance.generations / "1"
-    assert inode(kept / "haproxy.cfg") == inode(instance.configuration)
-    assert inode(kept / "agent.cfg") == inode(instance.addition)
-    assert inode(kept / "certificates/a") == inode(instance.certificates / "a")
-
-
-def test_the_same_certificates_are_linked_once(instance: InstanceLayout) -> None:
-    made = Generations()
-    for text in ("one", "two", "three"):
-        commit(instance, text, a=KEY)
-        made.remember(instance)
-    commit(instance, "four", a=KEY, b=KEY)
-    made.remember(instance)
-    # The file itself, and two directories.
-    assert (instance.certificates / "a").stat().st_nlink == 3
-    assert set(made.content(instance, 3).certificates) == {"a"}
-    assert set(made.content(instance, 4).certificates) == {"a", "b"}
-
-
-def test_keys_are_for_the_agent_alone(instance: InstanceLayout) -> None:
+def test_keys_are_for_the_agent_alone_and_nobody_writes_contents(instance: InstanceLayout) -> None:
     old = os.umask(0)
     try:
         commit(instance, "one", a=KEY)
         Generations().remember(instance)
     finally:
         os.umask(old)
-    for path in [instance.generations, *instance.generations.rglob("*")]:
-        if not path.is_symlink():
-            mode = stat.S_IMODE(path.stat().st_mode)
-            assert mode == (0o700 if path.is_dir() else 0o600), path
+    assert stat.S_IMODE(instance.revisions.stat().st_mode) == 0o700
+    contents = [path for path in instance.revisions.iterdir() if not path.is_symlink()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in contents} == {0o400}
+    for path in (instance.configuration, instance.certificates / "a"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_op2_ten_generations_keep_each_content_once(instance: InstanceLayout) -> None:
+    made = Generations()
+    for number in range(10):
+        commit(instance, f"text {number}", **{f"c{each}": b"%d" % each for each in range(50)})
+        made.remember(instance)
+    assert len(made.numbers(instance)) == 10
+    contents = [path for path in instance.revisions.iterdir() if not path.is_symlink()]
+    # Of each generation its text, its addition and its manifest; the peer and certificates once.
+    assert len(contents) == 10 * 3 + 1 + 50
+    assert {path.stat().st_nlink for path in contents} == {1}
+    assert (instance.certificates / "c7").stat().st_nlink == 1
 
 
 def test_the_oldest_are_forgotten_with_their_certificates(instance: InstanceLayout) -> None:
     made = Generations(most=3)
     for number in range(1, 8):
-        commit(instance, f"text {number}", **{f"of{number}": KEY})
+        commit(instance, f"text {number}", **{f"of{number}": b"key %d" % number})
         made.remember(instance)
     assert made.numbers(instance) == [5, 6, 7]
-    assert set(made.content(instance, 5).certificates) == {"of5"}
-    names = {path.name for path in instance.generations.iterdir()}
-    assert names == {"5", "6", "7", "certificates-5", "certificates-6", "certificates-7"}
+    made.tidy(instance)
+    assert Revisions.of(instance).numbers() == [5, 6, 7]
+    assert certificates(made.content(instance, 5)) == {"of5"}
+    keys = {data for data in kept_contents(instance) if data.startswith(b"key")}
+    assert keys == {b"key 5", b"key 6", b"key 7"}
 
 
-def test_certificates_stay_as_long_as_a_generation_has_them(instance: InstanceLayout) -> None:
-    made = Generations(most=2)
-    for number in range(5):
-        commit(instance, f"text {number}", a=KEY)
-        made.remember(instance)
-    assert {path.name for path in instance.generations.iterdir()} == {"4", "5", "certificates-1"}
-    assert made.content(instance, 4).certificates == {"a": KEY}
+def test_what_was_only_uploaded_is_forgotten_too(instance: InstanceLayout) -> None:
+    made = Generations()
+    commit(instance, "one", a=KEY)
+    made.remember(instance)
+    commit(instance, "never loaded", a=b"another")
+    commit(instance, "two")
+    made.remember(instance)
+    made.tidy(instance)
+    assert b"never loaded" not in kept_contents(instance)
+    assert b"another" not in kept_contents(instance)
+    assert {b"one", b"two", KEY} <= kept_contents(instance)
 
 
 def test_they_hold_no_more_bytes_than_they_may(instance: InstanceLayout) -> None:
@@ -176,10 +146,12 @@ def test_they_hold_no_more_bytes_than_they_may(instance: InstanceLayout) -> None
         # What all of them have counts once, however large it is.
         commit(instance, f"{number}" * 400, shared=b"x" * 5000)
         made.remember(instance)
+        made.tidy(instance)
     assert made.numbers(instance) == [3, 4, 5]
     for number in range(5, 8):
         commit(instance, "text", large=f"{number}".encode() * 2000)
         made.remember(instance)
+        made.tidy(instance)
     assert made.numbers(instance) == [7, 8]
 
 
@@ -188,6 +160,7 @@ def test_the_newest_is_kept_however_large_it_is(instance: InstanceLayout) -> Non
     for text in ("one", "two"):
         commit(instance, text)
         made.remember(instance)
+        made.tidy(instance)
     assert made.numbers(instance) == [2]
 
 
@@ -201,61 +174,3 @@ def test_one_that_is_not_there_is_said_to_be_so(instance: InstanceLayout) -> Non
     for number in (0, -1, 1, 4):
         with pytest.raises(NotFound, match=f"no generation {number}: there are 2 to 3"):
             made.content(instance, number)
-
-
-# Kills
-
-#: Remembers text after text for a directory, and is killed before a system call of a given number.
-_MORTAL = """
-import os, sys
-from pathlib import Path
-from tests.unit.haproxy.test_generations import commit
-from tests.unit.haproxy.instances import layout
-from amphora_agent.haproxy.generations import Generations
-
-instance, fatal = layout(Path(sys.argv[1])), int(sys.argv[2])
-made = Generations(most=2)
-for number in range(3):
-    commit(instance, f"text {number}", **{f"of{number}": b"key"})
-    made.remember(instance)
-commit(instance, "the last", last=b"key")
-calls = 0
-def mortal(real):
-    def call(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == fatal:
-            os.kill(os.getpid(), 9)
-        return real(*args, **kwargs)
-    return call
-for name in ("mkdir", "link", "symlink", "rename", "rmdir", "unlink"):
-    setattr(os, name, mortal(getattr(os, name)))
-made.remember(instance)
-"""
-
-
-def test_a_kill_at_any_step_leaves_whole_generations_and_the_next_number(tmp_path: Path) -> None:
-    outcomes = []
-    for fatal in range(1, 100):
-        top = tmp_path / str(fatal)
-        ended = subprocess.run([sys.executable, "-c", _MORTAL, str(top), str(fatal)], check=False)
-        if ended.returncode == 0:
-            break
-        assert ended.returncode == -signal.SIGKILL
-        instance, made = layout(top), Generations(most=2)
-        numbers = made.numbers(instance)
-        for number in numbers:
-            content = made.content(instance, number)
-            name = "last" if number == 4 else f"of{number - 1}"
-            assert set(content.certificates) == {name}, (fatal, number)
-        outcomes.append(numbers)
-        # Whoever comes next brings it to an end, and leaves nothing lying about.
-        assert made.remember(instance) == 4
-        commit(instance, "after", after=b"key")
-        assert made.remember(instance) == 5
-        assert {path.name for path in instance.generations.iterdir()} == {
-            *("4", "5", "certificates-4", "certificates-5")
-        }
-    assert ended.returncode == 0
-    assert [2, 3] in outcomes
-    assert [3, 4] in outcomes

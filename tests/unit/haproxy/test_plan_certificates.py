@@ -2,10 +2,10 @@
 
 import pytest
 
-from amphora_agent.haproxy.capabilities import of_version
-from amphora_agent.haproxy.plan import FileChange, Plan, Step, plan
+from amphora_agent.haproxy.replies.capabilities import of_version
+from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, plan
 from lab.pki import Authority
-from tests.unit.haproxy.test_plan import commands
+from tests.unit.haproxy.update.test_planner import commands
 
 TEXT = """\
 global
@@ -56,6 +56,31 @@ def test_authorities_and_revocations_are_replaced() -> None:
     assert made.changes[0].commands[0].payload == both.decode()
 
 
+def test_authorities_are_not_replaced_where_certificates_have_been() -> None:
+    """haproxy would die."""
+    both = AUTHORITY.certificate + OTHER.certificate
+    change = FileChange("/c/ca.pem", AUTHORITY.certificate, both)
+    together = planned(change, FileChange("/c/single.pem", A, B))
+    later = plan(
+        {"x": TEXT}, {"x": TEXT}, [change], of_version("3.0.11"), certificates_changed=True
+    )
+    listed = planned(change, FileChange("/c/l.pem", b"/c/a.pem\n/c/b.pem\n", b"/c/a.pem\n"))
+    for made in (together, later, listed):
+        assert made.step is Step.RELOAD
+        assert made.reasons == (
+            "a CA or CRL file changed, and certificates have changed while haproxy ran",
+        )
+    # It is the certificates that come first.
+    again = plan(
+        {"x": TEXT},
+        {"x": TEXT},
+        [FileChange("/c/single.pem", A, B)],
+        of_version("3.0.11"),
+        certificates_changed=True,
+    )
+    assert again.step is Step.RUNTIME
+
+
 LIST = b"/c/a.pem\n/c/b.pem\n"
 LISTS = [
     (b"/c/a.pem\n/c/b.pem\n", b"/c/a.pem\n", ["del ssl crt-list /c/l.pem /c/b.pem"]),
@@ -66,7 +91,7 @@ LISTS = [
         ["add ssl crt-list /c/l.pem /c/e.pem", "del ssl crt-list /c/l.pem /c/b.pem"],
     ),
     (b"/c/a.pem\n/c/b.pem [alpn h2] x.y\n", b"/c/a.pem\n", ["del ssl crt-list /c/l.pem /c/b.pem"]),
-    (b"/c/a.pem\n", b"# first\n\n /c/a.pem # it\n", []),
+    (b"/c/a.pem\n", b"# first\n\n /c/a.pem\n", []),
 ]
 
 
@@ -155,10 +180,10 @@ RELOADS = {
         [FileChange("/c/single.pem", A, A + B)],
         "it has not one key and its certificate",
     ),
-    "cut off": ([FileChange("/c/single.pem", A, B[:-20])], "something in it is not whole"),
+    "cut off": ([FileChange("/c/single.pem", A, B[:-20])], "not base64 in PRIVATE KEY"),
     "commands in a certificate": (
         [FileChange("/c/single.pem", A, B.replace(b"\n", b"\n\nshow info\n", 1))],
-        "something in it is not whole",
+        "line 2: a blank line in CERTIFICATE",
     ),
     "a key in a CA file": (
         [FileChange("/c/ca.pem", AUTHORITY.certificate, A)],

@@ -1,6 +1,6 @@
 """Which pools and members a configuration holds: what is down when haproxy is."""
 
-from amphora_agent.haproxy import listeners, text
+from amphora_agent.haproxy.config import parser, queries
 
 CONFIGURATION = """
 backend p1:l1
@@ -17,5 +17,5 @@ frontend l1
 
 
 def test_pools_are_backends_with_their_servers_and_without_the_agent_s_own() -> None:
-    parsed = text.parse(CONFIGURATION, listeners.POOL_KEYWORDS)
-    assert listeners.pools(parsed) == {"p1:l1": ("m1", "m2"), "p2:l1": ()}
+    parsed = parser.parse(CONFIGURATION, queries.POOL_KEYWORDS)
+    assert queries.pools(parsed) == {"p1:l1": ("m1", "m2"), "p2:l1": ()}

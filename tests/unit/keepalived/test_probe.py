@@ -122,6 +122,7 @@ def test_what_is_wanted_is_asked(kind: str, directory: Path) -> None:
     want("amphora-agent")
     (place / ".stage-1-haproxy-d.json").write_text('"wanted":true')
     (place / "haproxy-e").mkdir()
+    want("haproxy-a.2")  # one of the two takes the place of the other
     assert wanted("/b", str(place)) == ["/b/a.sock", "/b/lvs/octavia-keepalivedlvs-c.pid"]
 
 

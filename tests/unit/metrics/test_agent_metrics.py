@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amphora_agent.metrics.agent import AgentMetrics, WorkersOf
-from amphora_agent.metrics.shared import NO_HEARTBEATS, HeartbeatBoard, HeartbeatFigures
-from amphora_agent.model.figures import Conntrack
-from tests.unit.metrics.samples import parsed, values
+from amphora_agent.metrics.shared import API_WORKER, HEARTBEAT_WORKER, HeartbeatBoard, WorkerDeaths
+from amphora_agent.model.events.alarms import Alarm
+from amphora_agent.model.heartbeats import NO_HEARTBEATS, ControllerFigures, HeartbeatFigures
+from amphora_agent.model.status import Conntrack, Silence
+from amphora_agent.x509.validity import FileExpiry
+from tests.builders.samples import parsed, values
 
 
 @dataclass
@@ -16,15 +19,23 @@ class Agent:
     heartbeat: HeartbeatFigures = NO_HEARTBEATS
     workers: Mapping[str, WorkersOf | None] = field(default_factory=dict)
     expiry: float | None = None
+    authority_expiry: float | None = None
+    expiries: tuple[FileExpiry, ...] = ()
     conntrack: Conntrack | None = None
+    alarms: tuple[Alarm, ...] = ()
     now: float = 1000.0
+    deaths: WorkerDeaths = field(default_factory=WorkerDeaths)
 
     def __post_init__(self) -> None:
         self.metrics = AgentMetrics(
             heartbeat=lambda: self.heartbeat,
             workers=lambda timeout: self.workers,
             certificate_expiry=lambda: self.expiry,
+            authority_expiry=lambda: self.authority_expiry,
+            expiries=lambda: self.expiries,
             conntrack=lambda: self.conntrack,
+            alarms=lambda: self.alarms,
+            deaths=self.deaths.read,
             clock=lambda: self.now,
         )
 
@@ -33,16 +44,37 @@ class Agent:
         return values(family)
 
 
+def test_op11_deaths_of_workers_are_counted_from_none() -> None:
+    agent = Agent()
+    agent.deaths.count(API_WORKER, hung=True)
+    agent.deaths.count(HEARTBEAT_WORKER, hung=False)
+    agent.deaths.count(HEARTBEAT_WORKER, hung=False)
+    assert agent.told("worker_deaths_total") == {
+        (API_WORKER, "died"): 0,
+        (API_WORKER, "hung"): 1,
+        (HEARTBEAT_WORKER, "died"): 2,
+        (HEARTBEAT_WORKER, "hung"): 0,
+    }
+
+
 def test_what_is_not_known_is_not_told() -> None:
     agent = Agent()
     for name in (
         "heartbeat_age_seconds",
         "heartbeat_size_bytes",
         "certificate_expiry_timestamp_seconds",
+        "authority_expiry_timestamp_seconds",
         "conntrack_entries",
         "haproxy_workers",
     ):
         assert agent.told(name) == {}, name
+
+
+def test_an_alarm_tells_its_start_and_escapes_its_subject() -> None:
+    subject = 'a "file"\n'
+    alarm = Alarm(kind="expiry", subject=subject, text="it expires", level="WARNING", since=12.0)
+    agent = Agent(alarms=(alarm,))
+    assert agent.told("alarm") == {("expiry", subject, "WARNING"): 12}
 
 
 def test_requests_are_counted_by_route_and_answer() -> None:
@@ -84,7 +116,18 @@ def test_workers_are_told_of_whoever_answers() -> None:
 
 
 def test_the_last_heartbeat_is_told() -> None:
-    agent = Agent(HeartbeatFigures(5, 1, 990.5, 4321, 17, 30, 9, 4))
+    agent = Agent(
+        HeartbeatFigures(
+            sent=5,
+            failed=1,
+            at=990.5,
+            size=4321,
+            listeners=17,
+            members_left_out=30,
+            pools_left_out=9,
+            statistics_left_out=4,
+        )
+    )
     assert agent.told("heartbeats_total") == {("yes",): 5, ("no",): 1}
     assert agent.told("heartbeat_age_seconds") == {(): 9.5}
     assert agent.told("heartbeat_size_bytes") == {(): 4321}
@@ -94,9 +137,49 @@ def test_the_last_heartbeat_is_told() -> None:
     assert agent.told("heartbeat_statistics_left_out") == {(): 4}
 
 
+def test_operator_3_who_is_told_as_down_does_not_answer() -> None:
+    """The worker counts: its master may hang while it serves, and answer while it hangs."""
+    serving = WorkersOf(1, 0, 0, 0)
+    figures = HeartbeatFigures(
+        silences={"worker hangs": Silence(1.0, "why")}, masters_silent=("master hangs",)
+    )
+    workers = {"worker hangs": serving, "master hangs": None, "well": serving, "ended": None}
+    assert Agent(figures, workers).told("haproxy_answers") == {
+        ("worker hangs",): 0,
+        ("master hangs",): 1,
+        ("well",): 1,
+        ("ended",): 0,
+    }
+
+
+def test_operator_7_each_controller_has_its_figures() -> None:
+    figures = HeartbeatFigures(
+        controllers=(
+            ControllerFigures("192.0.2.1:5555", sent=3, last_sent=12.0),
+            ControllerFigures("192.0.2.2:5555", errors=2, last_error=13.5, error="refused"),
+        )
+    )
+    agent = Agent(figures)
+    assert agent.told("heartbeat_controller_sent_total") == {
+        ("192.0.2.1:5555",): 3,
+        ("192.0.2.2:5555",): 0,
+    }
+    assert agent.told("heartbeat_controller_last_sent_timestamp_seconds") == {
+        ("192.0.2.1:5555",): 12
+    }
+    assert agent.told("heartbeat_controller_errors_total") == {
+        ("192.0.2.1:5555",): 0,
+        ("192.0.2.2:5555",): 2,
+    }
+    assert agent.told("heartbeat_controller_last_error_timestamp_seconds") == {
+        ("192.0.2.2:5555",): 13.5
+    }
+
+
 def test_the_certificate_and_the_kernels_table_are_told() -> None:
-    agent = Agent(expiry=1.8e9, conntrack=Conntrack(12, 262144))
+    agent = Agent(expiry=1.8e9, authority_expiry=1.9e9, conntrack=Conntrack(12, 262144))
     assert agent.told("certificate_expiry_timestamp_seconds") == {(): 1.8e9}
+    assert agent.told("authority_expiry_timestamp_seconds") == {(): 1.9e9}
     assert agent.told("conntrack_entries") == {(): 12}
     assert agent.told("conntrack_entries_limit") == {(): 262144}
 
@@ -111,7 +194,13 @@ def test_one_process_writes_and_another_reads() -> None:
     child = os.fork()
     if child == 0:
         for sent in range(1, 4):
-            board.write(HeartbeatFigures(sent, 0, 1.5, 2**40, 3, 4, 5, 6))
+            board.write(HeartbeatFigures(sent=sent, silences={"lb": Silence(1.5, "why")}))
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
-    assert board.read() == HeartbeatFigures(3, 0, 1.5, 2**40, 3, 4, 5, 6)
+    assert board.read() == HeartbeatFigures(sent=3, silences={"lb": Silence(1.5, "why")})
+
+
+def test_files_of_load_balancers_that_expire() -> None:
+    agent = Agent(expiries=(FileExpiry("lb", "site.pem", "certificate", 1.9e9),))
+    told = agent.told("loadbalancer_certificate_expiry_timestamp_seconds")
+    assert told == {("lb", "site.pem", "certificate"): 1.9e9}

@@ -5,10 +5,10 @@ from collections.abc import Collection
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.metrics.collector import FRESH, Collector
-from amphora_agent.metrics.translate import Machine
-from amphora_agent.model.figures import Figures, Scope
-from tests.unit.metrics.samples import parsed, values
+from amphora_agent.metrics.endpoint import FRESH, Collector
+from amphora_agent.metrics.translate.haproxy import Machine
+from amphora_agent.model.status import Figures, Scope
+from tests.builders.samples import parsed, values
 
 ALL = frozenset(Scope)
 LISTENERS = frozenset({Scope.LISTENER})

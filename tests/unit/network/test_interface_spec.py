@@ -15,8 +15,8 @@ from amphora_agent.model.addressing import (
 )
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import HostRoute, NetworkPlug, PluggedVip
-from amphora_agent.network.interface import InterfaceSpec, interface_spec, nothing
-from amphora_agent.network.lease import Lease
+from amphora_agent.network.plan.dhcp_lease import Lease
+from amphora_agent.network.plan.interface import InterfaceSpec, interface_spec, nothing
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 

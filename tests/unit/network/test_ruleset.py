@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from amphora_agent.model.rules import InterfaceRule
-from amphora_agent.network.firewall import Port, Ruleset, listed, ruleset, transaction
-from tests.interface_rules import ports_lists, rule
+from amphora_agent.model.plugging import InterfaceRule
+from amphora_agent.network.plan.firewall_rules import Port, Ruleset, listed, ruleset, transaction
+from tests.interface_rules import rule
 
 ACCEPT = {"accept": None}
 
@@ -170,27 +167,6 @@ def test_the_number_of_rules_does_not_grow_with_what_is_let_in() -> None:
     assert len(let_in(*many)) == 8
 
 
-@given(ports_lists, st.randoms())
-def test_the_order_of_ports_and_rules_does_not_matter(
-    ports: list[Port], shuffler: random.Random
-) -> None:
-    def shuffled(port: Port) -> Port:
-        if port.rules is None:
-            return port
-        return Port(port.name, tuple(shuffler.sample(port.rules, len(port.rules))))
-
-    others = [shuffled(port) for port in shuffler.sample(ports, len(ports))]
-    assert ruleset(others) == ruleset(ports)
-    assert hash(ruleset(others)) == hash(ruleset(ports))
-
-
-@given(ports_lists)
-def test_guarded_is_another_thing_than_open(ports: list[Port]) -> None:
-    for number, port in enumerate(ports):
-        other = Port(port.name, () if port.rules is None else None)
-        assert ruleset([*ports[:number], other, *ports[number + 1 :]]) != ruleset(ports)
-
-
 # What nft reads and prints
 
 
@@ -214,12 +190,6 @@ def as_printed(made: Ruleset) -> list[dict[str, Any]]:
         for members in described.values():
             members["handle"] = handle
     return [disordered(described) for described in found]
-
-
-@given(ports_lists)
-def test_what_is_listed_is_what_was_applied(ports: list[Port]) -> None:
-    made = ruleset(ports)
-    assert listed(printed(*as_printed(made))) == made
 
 
 def test_other_tables_are_not_looked_at() -> None:

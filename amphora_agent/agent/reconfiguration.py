@@ -1,0 +1,310 @@
+"""A pushed configuration: judged by the table, proven where the table asks for it, put in place."""
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import re
+import socket
+import stat
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from amphora_agent import files
+from amphora_agent.agent import certificate
+from amphora_agent.agent.settings_file import SettingsFile, read
+from amphora_agent.errors import AgentError, InvalidRequest
+from amphora_agent.settings import policy
+from amphora_agent.settings.policy import (
+    AddressIsFree,
+    AuthorityKnowsCaller,
+    CallerSpeaks,
+    CertificateServes,
+    DirectoryIsUsable,
+    ProgramIsHaproxy,
+    Proof,
+)
+from amphora_agent.settings.reader import Settings, SettingsError, decode
+from amphora_agent.supervisor.command import run
+
+logger = logging.getLogger(__name__)
+
+#: Symbolic links that are followed, as many as the kernel follows.
+_MOST_LINKS = 40
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def find_stranger(path: Path, *, sticky: bool = False) -> str | None:
+    """Return why somebody else than root could exchange the file or directory that `path` names;
+    None when nobody could. Every directory and every symbolic link on the way is looked at.
+
+    With `sticky`, directories like /tmp are no way to do it: what is root's in there stays.
+
+    Raises:
+        OSError: the path leads nowhere.
+    """
+    pending = list(reversed(path.parts[1:]))
+    here, links = Path("/"), 0
+    while True:
+        status = here.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                return "it has too many symbolic links"
+            if status.st_uid != 0:
+                return "a symbolic link on the way to it does not belong to root"
+            target = Path(os.readlink(here))
+            here = Path("/") if target.is_absolute() else here.parent
+            pending += reversed([part for part in target.parts if part != "/"])
+        elif problem := _judge(status, sticky):
+            return f"{'a directory above it' if pending else 'it'} {problem}"
+        if not pending:
+            return None
+        part = pending.pop()
+        here = here.parent if part == ".." else here / part
+
+
+def _judge(status: os.stat_result, sticky: bool) -> str | None:
+    if status.st_uid != 0:
+        return "does not belong to root"
+    if status.st_mode & _WRITABLE_BY_OTHERS:
+        directory = stat.S_ISDIR(status.st_mode)
+        if not (sticky and directory and status.st_mode & stat.S_ISVTX):
+            return "can be written by others than root"
+    return None
+
+
+#: The largest file of certificates, in bytes.
+_LARGEST_PEM = 1 << 20
+#: Names that the program may have: anything else is not started to be asked what it is.
+_HAPROXY_NAME = re.compile(r"haproxy[A-Za-z0-9._-]*")
+_HAPROXY_WORDS = re.compile(rb"HA-?Proxy version")
+_ELF = b"\x7fELF"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The other end of a TLS connection: the version ("TLSv1.3"), the certificates that it was
+    verified by, in DER, its own first, and the address of the agent that it has reached."""
+
+    version: str = ""
+    chain: tuple[bytes, ...] = ()
+    reached: str = ""
+
+
+#: Somebody who is not connected by TLS.
+NOBODY = Peer()
+
+
+class Reconfiguration:
+    """Replaces the configuration. `parents` are the directories below which those of the agent may
+    be: the command line names them, never the file."""
+
+    def __init__(self, settings: SettingsFile, parents: Sequence[Path]) -> None:
+        self._settings = settings
+        self._parents = tuple(map(str, parents))
+        self._lock = threading.Lock()
+
+    def replace(self, data: bytes, peer: Peer = NOBODY) -> None:
+        """Put a new configuration in place, which `peer` has sent.
+
+        Raises:
+            InvalidRequest: it cannot be used, or changes what it may not; nothing is changed. The
+                details name sections and keys, never a value.
+        """
+        path = str(self._settings.path)
+        with self._lock:
+            try:
+                wanted = decode(data, path)
+            except SettingsError as error:
+                raise _refusal(path, error.reasons) from None
+            in_force = self._settings.in_force()
+            decision = policy.decide(
+                in_force, wanted, parents=self._parents, known=self._known(in_force)
+            )
+            prover = _Prover(in_force, peer)
+            unproven = {place: prover.find_flaw(proof) for proof, place in decision.proofs.items()}
+            reasons = (
+                *decision.refusals,
+                *(f"{place}: {flaw}" for place, flaw in unproven.items() if flaw is not None),
+            )
+            if reasons:
+                raise _refusal(path, reasons)
+            if later := policy.differs_at_start(in_force, wanted):
+                logger.warning("taken up when the agent starts again: %s", ", ".join(later))
+            self._settings.store(data)
+
+    def _known(self, in_force: Settings) -> list[str]:
+        """The directories that the agent uses, has used, or would use without a file."""
+        settings = [in_force, Settings(amphora_id="")]
+        with contextlib.suppress(SettingsError):  # there need not be one
+            settings.append(read(self._settings.previous))
+        return [
+            path.rstrip("/")
+            for each in settings
+            for path in (each.base_path, each.base_cert_dir, each.agent_server_network_dir)
+        ]
+
+
+def _refusal(path: str, reasons: Sequence[str]) -> InvalidRequest:
+    message = "Unable to update amphora-agent configuration."
+    return InvalidRequest(message, f"{path}: {'; '.join(reasons)}")
+
+
+def require_listening(host: str, port: int) -> None:
+    """See that a TCP server can listen at this address.
+
+    Raises:
+        OSError: it cannot.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        probe.listen(1)
+
+
+class _Prover:
+    """Looks whether what is to be proven is true now; changes nothing."""
+
+    def __init__(self, in_force: Settings, peer: Peer) -> None:
+        self._in_force = in_force
+        self._peer = peer
+
+    def find_flaw(self, proof: Proof) -> str | None:
+        """Return what speaks against it, without the value; None when it is proven."""
+        try:
+            match proof:
+                case AddressIsFree(host, port):
+                    return self._of_address(host, port)
+                case CertificateServes(path, amphora_id):
+                    _require_file(Path(path), most=_LARGEST_PEM, sticky=True)
+                    certificate.check(Path(path), amphora_id)
+                case AuthorityKnowsCaller(path):
+                    _require_file(Path(path), most=_LARGEST_PEM, sticky=True)
+                    if not self._peer.chain:
+                        return "cannot be proven without your certificate"
+                    certificate.check_authority(Path(path), self._peer.chain)
+                case DirectoryIsUsable():
+                    _require_directory(proof)
+                case ProgramIsHaproxy(path):
+                    _require_haproxy(Path(path))
+                case CallerSpeaks(version):
+                    if self._peer.version != version:
+                        return "your own connection does not use it: you would be locked out"
+        except _Flaw as flaw:
+            return str(flaw)
+        except OSError as error:
+            return f"cannot be used: {error.strerror or type(error).__name__}"
+        except InvalidRequest as error:
+            return error.details
+        except AgentError:  # its words may hold the path
+            return "cannot be checked"
+        return None
+
+    def _of_address(self, host: str, port: int) -> str | None:
+        if not _reaches(host, self._peer.reached):
+            return "you would not reach the API there"
+        try:
+            require_listening(host, port)
+        except OSError as error:
+            held = port == self._in_force.bind_port
+            if not (error.errno == errno.EADDRINUSE and held):
+                return f"the API cannot listen there: {error.strerror}"
+            # The agent itself listens at this port: at another address, or at all of them.
+            try:
+                require_listening(host, 0)
+            except OSError as other:
+                return f"the API cannot listen there: {other.strerror}"
+            if _others_listen_at(port):
+                return "another process listens at this port"
+        return None
+
+
+class _Flaw(Exception):
+    """What was to be proven is not so; the text says why."""
+
+
+def _require_file(path: Path, *, most: int, sticky: bool) -> None:
+    if stranger := find_stranger(path, sticky=sticky):
+        raise _Flaw(f"somebody else could exchange it: {stranger}")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise _Flaw("is not a file")
+    if not 0 < status.st_size <= most:
+        raise _Flaw(f"is empty, or larger than {most} bytes")
+
+
+def _require_haproxy(path: Path) -> None:
+    _require_file(path, most=1 << 30, sticky=False)
+    real = path.resolve(strict=True)
+    if not _HAPROXY_NAME.fullmatch(real.name):
+        raise _Flaw("is not called haproxy")
+    content = real.read_bytes()
+    if not content.startswith(_ELF) or not _HAPROXY_WORDS.search(content):
+        raise _Flaw("is not haproxy")
+    said = run((str(path), "-v"), timeout=10)
+    if not said.succeeded or not _HAPROXY_WORDS.match(said.output.encode()):
+        raise _Flaw("does not answer -v as haproxy does")
+
+
+def _require_directory(proof: DirectoryIsUsable) -> None:
+    path, parent = Path(proof.path), Path(proof.parent)
+    for part in (*reversed(path.parents), path):
+        if not part.is_relative_to(parent) or part == parent:
+            continue
+        try:
+            status = part.lstat()
+        except FileNotFoundError:
+            break
+        if not stat.S_ISDIR(status.st_mode):
+            raise _Flaw("a part of it is no directory (symbolic links are not followed)")
+        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise _Flaw("a part of it can be written by others than root")
+    known = any(path.is_relative_to(directory) for directory in proof.known)
+    if path.is_dir() and not known and next(path.iterdir(), None) is not None:
+        raise _Flaw("is not empty, and not the agent's")
+    existing = next(part for part in (path, *path.parents) if part.is_dir())
+    if existing in parent.parents:
+        raise _Flaw("the directory that it has to be below is not there")
+    with files.scratch_directory(existing):
+        pass  # it can be written
+
+
+def _reaches(host: str, reached: str) -> bool:
+    """Whether who has reached the address `reached` may reach `host`, too, as far as that can be
+    told from the kinds of both."""
+    address = ipaddress.ip_address(host)
+    if address.is_multicast or address == ipaddress.ip_address("255.255.255.255"):
+        return False
+    if not reached:
+        return True
+    before = ipaddress.ip_address(reached)
+    before = getattr(before, "ipv4_mapped", None) or before
+    if host == "0.0.0.0":  # noqa: S104  # every address of IPv4
+        return before.version == 4
+    return before.is_loopback or not address.is_loopback
+
+
+def _others_listen_at(port: int) -> bool:
+    """Whether a process besides this one listens at a TCP port."""
+    own = set()
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            own.add(link.readlink().name)
+        except OSError:
+            continue  # closed meanwhile
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except FileNotFoundError:  # no IPv6
+            continue
+        for line in lines:
+            fields = line.split()
+            listens = fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
+            if listens and f"socket:[{fields[9]}]" not in own:
+                return True
+    return False

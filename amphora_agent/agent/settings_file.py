@@ -1,0 +1,145 @@
+"""The file of settings on disk: which one the agent starts with, what is in force, replacement."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from amphora_agent import files
+from amphora_agent.errors import AgentError
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.settings import policy
+from amphora_agent.settings.reader import Settings, SettingsError, decode
+
+logger = logging.getLogger(__name__)
+
+
+def read(path: Path) -> Settings:
+    """Read the file at `path`.
+
+    Raises:
+        SettingsError: it cannot be read, or not be used.
+    """
+    return decode(_read_bytes(path), str(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Raises as `read`."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(str(path), error.strerror or type(error).__name__) from None
+
+
+def _accept(settings: Settings) -> None:
+    """Accept any settings that can be read."""
+
+
+class SettingsFile:
+    """The settings as they are now: read again when the file has been replaced.
+
+    Each process has its own; that is how a change reaches them all without a message between
+    them. A file that cannot be used is reported, and the last good settings stay. At the start
+    these are those of the file `.previous`: the last one with which an agent has served.
+
+    `require_usable` raises an AgentError for settings that a process cannot start with.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        alarms: Alarms | None = None,
+        require_usable: Callable[[Settings], None] = _accept,
+    ) -> None:
+        """Choose the settings to start with.
+
+        Raises:
+            AgentError: neither file can be used.
+        """
+        self.path = path
+        self.previous = path.with_name(f"{path.name}.previous")
+        self._alarms = alarms
+        self._lock = threading.Lock()
+        self._signature = files.signature(path)
+        try:
+            self._settings, self._data = self._start(path, require_usable)
+        except AgentError as error:
+            try:
+                self._settings, self._data = self._start(self.previous, require_usable)
+            except AgentError as other:
+                if not self.previous.exists():
+                    raise error from None
+                raise AgentError(error.message, f"{error.details}; nor {other.details}") from None
+            self._report(f"{error}; the agent uses {self.previous} instead: push a good one")
+        else:
+            self._clear()
+        self._started = self._settings
+
+    def current(self) -> Settings:
+        """Return the settings of the file. Costs one `stat` when nothing changed."""
+        signature = files.signature(self.path)
+        if signature == self._signature:
+            return self._settings
+        with self._lock:
+            if signature != self._signature:
+                try:
+                    data = _read_bytes(self.path)
+                    self._signature = signature  # what the disk refuses now is read another time
+                    self._settings, self._data = decode(data, str(self.path)), data
+                except SettingsError as error:
+                    self._report(f"{error}; the settings before it stay in force")
+                else:
+                    logger.info("settings taken up again from %s", self.path)
+                    self._clear()
+        return self._settings
+
+    def in_force(self) -> Settings:
+        """Return what this process goes by: what is only read at the start is as it was then."""
+        return policy.with_start_settings(self.current(), self._started)
+
+    def store(self, data: bytes) -> None:
+        """Put a new file in place. The one before becomes `.previous` if it is one that this agent
+        could start with; else, and when the same is stored once more, the `.previous` that is there
+        is better.
+
+        Raises:
+            OSError: nothing is changed.
+        """
+        with files.Staged(self.path, data, files.PRIVATE) as staged:
+            try:
+                before = self.path.read_bytes()
+            except OSError:
+                before = self._data  # the last that could be read
+            try:
+                startable = not policy.differs_at_start(
+                    self._started, decode(before, str(self.path))
+                )
+            except SettingsError:
+                startable = False
+            if startable and before != data:
+                files.write(self.previous, before)
+            staged.commit()
+
+    @staticmethod
+    def _start(path: Path, require_usable: Callable[[Settings], None]) -> tuple[Settings, bytes]:
+        data = _read_bytes(path)
+        settings = decode(data, str(path))
+        try:
+            require_usable(settings)
+        except SettingsError:
+            raise
+        except AgentError as error:
+            raise AgentError(error.message, f"{error.details} (settings of {path})") from error
+        return settings, data
+
+    def _report(self, text: str) -> None:
+        if self._alarms is None:
+            logger.error("%s", text)
+        else:
+            self._alarms.set_alarm(AlarmKind.CONFIGURATION, str(self.path), text)
+
+    def _clear(self) -> None:
+        if self._alarms is not None:
+            self._alarms.clear_alarm(AlarmKind.CONFIGURATION, str(self.path))

@@ -1,0 +1,148 @@
+"""Answers while they wait for clients that take them slowly.
+
+Large answers that are the same are kept once, whoever waits for them. What has no room in memory is
+kept on disk, and what has no room there is answered with 503.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from amphora_agent import files
+from amphora_agent.api.server.uploads import Room
+from amphora_agent.errors import Unavailable
+
+#: A piece that has so many bytes is a large one.
+LARGE = 256 << 10
+#: Bytes of large pieces in memory, each counted once.
+_MEMORY = 32 << 20
+#: Bytes that are given to the connection at once.
+_BLOCK = 64 << 10
+
+
+class Sink:
+    """What an application's answer is written to, as to a socket."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def sendall(self, data: bytes) -> None:
+        if self.pieces and len(self.pieces[-1]) + len(data) <= _BLOCK:
+            self.pieces[-1] += data
+        else:
+            self.pieces.append(data)
+
+    send = sendall
+
+
+class Part:
+    """Bytes of an answer that are still to be sent."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+        self._sent = 0
+        self.size = len(data)
+
+    def peek(self) -> memoryview | bytes:
+        """The next bytes; none at the end."""
+        return self._data[self._sent : self._sent + _BLOCK]
+
+    def skip(self, count: int) -> None:
+        self._sent += count
+
+    def close(self) -> None:
+        """Give back what it takes."""
+        self._data.release()
+
+
+class _SharedPart(Part):
+    def __init__(self, answers: "Answers", data: bytes) -> None:
+        super().__init__(data)
+        self._answers = answers
+        self._whole = data
+
+    def close(self) -> None:
+        super().close()
+        self._answers.release(self._whole)
+
+
+class _FilePart(Part):
+    def __init__(self, room: Room, file: BinaryIO, size: int) -> None:
+        super().__init__(b"")
+        self._room = room
+        self._file = file
+        self.size = size
+
+    def peek(self) -> memoryview | bytes:
+        self._file.seek(self._sent)
+        return self._file.read(_BLOCK)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+        self._room.return_disk(self.size)
+
+
+class Answers:
+    """The large pieces of answers of all connections."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._lock = threading.Lock()
+        #: Each with the number of connections that wait for it, by its identity.
+        self._shared: dict[int, tuple[bytes, int]] = {}
+        self._memory = 0
+
+    def keep(self, pieces: Iterable[bytes]) -> deque[Part]:
+        """The parts of an answer. Called by the thread that has made it, which may wait.
+
+        Raises:
+            Unavailable: there is no room for it.
+        """
+        parts: deque[Part] = deque()
+        try:
+            for piece in pieces:
+                parts.append(self._keep_large(piece) if len(piece) >= LARGE else Part(piece))
+        except OSError as error:
+            for part in parts:
+                part.close()
+            reason = f"the answer cannot be kept: {error.strerror or error}; try again later"
+            raise Unavailable("The agent has no room for this answer", reason) from None
+        return parts
+
+    def release(self, piece: bytes) -> None:
+        """One connection less waits for it."""
+        with self._lock:
+            data, users = self._shared[id(piece)]
+            if users > 1:
+                self._shared[id(piece)] = data, users - 1
+            else:
+                del self._shared[id(piece)]
+                self._memory -= len(data)
+
+    def _keep_large(self, piece: bytes) -> Part:
+        with self._lock:
+            for key, (data, users) in self._shared.items():
+                if len(data) == len(piece) and data == piece:
+                    self._shared[key] = data, users + 1
+                    return _SharedPart(self, data)
+            if self._memory + len(piece) <= _MEMORY:
+                self._shared[id(piece)] = piece, 1
+                self._memory += len(piece)
+                return _SharedPart(self, piece)
+        return self._spool(piece)
+
+    def _spool(self, piece: bytes) -> Part:
+        self._room.take_disk(len(piece))
+        try:
+            file = self._room.open_file()
+            try:
+                files.write_all(file, piece)
+            except BaseException:  # also an end by force: no descriptor may stay open
+                file.close()
+                raise
+        except BaseException:  # also an end by force: what was taken must be given back
+            self._room.return_disk(len(piece))
+            raise
+        return _FilePart(self._room, file, len(piece))

@@ -1,0 +1,375 @@
+"""The gunicorn worker of the API.
+
+gunicorn's own threaded worker gives a thread to every connection before it has said anything,
+and so a handful of silent connections stops it. Here a thread is given to a *request* that is there
+as a whole: one poller accepts, shakes hands, receives headers and bodies and sends answers, all
+without blocking, in turns and under deadlines. Requests that only read have threads of their own:
+they never wait for a change.
+"""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import selectors
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
+
+from gunicorn.http import wsgi
+from gunicorn.http.errors import ParseException
+from gunicorn.workers import base
+
+from amphora_agent.api.server.answers import Answers, Part, Sink
+from amphora_agent.api.server.connection import Connection, HeaderTooLarge, Need, Phase
+from amphora_agent.api.server.lanes import Lanes
+from amphora_agent.api.server.uploads import Room
+from amphora_agent.api.services import KEY as CALLER
+from amphora_agent.api.services import PEER
+from amphora_agent.errors import Unavailable
+from amphora_agent.metrics.shared import API_WORKER
+
+logger = logging.getLogger(__name__)
+
+#: Threads for requests that read, for requests that change, and for the disk.
+_READERS, _CHANGERS, _WRITERS = 4, 12, 2
+
+#: Connections at a time; beyond, those that have waited longest are closed.
+_MOST_CONNECTIONS = 512
+
+#: Seconds between looks at deadlines, and between signs of life to the arbiter.
+_TICK = 1.0
+
+#: glibc's option for the size from which memory is given back at once (mallopt(3)), and the size.
+_MMAP_THRESHOLD, _GIVEN_BACK = -3, 128 << 10
+
+
+class _Answer(NamedTuple):
+    """The parts of an answer, and whether the connection can be used again after it."""
+
+    parts: deque[Part]
+    keep: bool
+
+
+class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
+    """Serves `app.wsgi()` over TLS. `app` gives `tls`, `settings`, `spool` (a directory on disk),
+    `find_refusal(connection)`, which is asked at each request, `serving()`, which is called once
+    when the worker begins, `tick()` about each second, and `refused(reason)` for each handshake
+    that fails."""
+
+    name = API_WORKER
+
+    def init_process(self) -> None:
+        # Otherwise the memory of one large text stays with the process for good.
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _GIVEN_BACK)
+        self._selector = selectors.DefaultSelector()
+        self._connections: set[Connection] = set()
+        self._watched: dict[Connection, int] = {}
+        #: Those that go on without waiting for their socket.
+        self._ready: set[Connection] = set()
+        self._finished: deque[Callable[[], None]] = deque()
+        self._room = Room(self.app.spool)
+        self._answers = Answers(self._room)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+        self._changers = ThreadPoolExecutor(_CHANGERS, thread_name_prefix="change")
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="spool")
+        self._lanes = Lanes(readers=_READERS, changers=_CHANGERS)
+        super().init_process()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        # Python writes the signal's number to PIPE (set_wakeup_fd): the poller wakes.
+        self.alive = False
+
+    def handle_abort(self, sig: int, frame: Any) -> None:
+        # The arbiter takes this worker for hung. Leave at once, without waiting for threads.
+        os._exit(1)
+
+    def run(self) -> None:
+        self.app.serving()
+        self._selector.register(self.PIPE[0], selectors.EVENT_READ, self._wake_up)
+        for listener in self.sockets:
+            listener.setblocking(False)
+            self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        next_tick = 0.0
+        while self.alive and self.ppid == os.getppid():
+            self._poll(_TICK)
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + _TICK
+                self.notify()
+                self._end_overdue()
+                self.app.tick()
+        self._finish()
+
+    # The poller
+
+    def _poll(self, timeout: float) -> None:
+        """Give each connection that can go on one turn."""
+        due, self._ready = self._ready, set()
+        for key, _ in self._selector.select(0 if due else timeout):
+            if isinstance(key.data, Connection):
+                due.add(key.data)
+            else:
+                key.data(key.fileobj)
+        for connection in due & self._connections:
+            self._advance(connection)
+        while self._finished:
+            self._finished.popleft()()
+        self._start_waiting()
+
+    def _wake_up(self, pipe: int) -> None:
+        try:
+            while os.read(pipe, 4096):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _accept(self, listener: Any) -> None:
+        for _ in range(64):
+            try:
+                accepted, client = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:  # gone already, or out of descriptors: others go on
+                logger.warning("cannot accept a connection: %s", error)
+                return
+            if len(self._connections) >= _MOST_CONNECTIONS and not self._make_room():
+                accepted.close()
+                continue
+            try:
+                connection = Connection(
+                    accepted,
+                    self.app.tls.context(),
+                    client,
+                    listener.getsockname(),
+                    self.cfg,
+                    self._room,
+                    lambda: self.app.settings().agent_request_read_timeout,
+                )
+            except OSError:  # reset before it was looked at
+                accepted.close()
+                continue
+            self._connections.add(connection)
+            self._watch(connection, selectors.EVENT_READ)
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been silent longest; False when none is silent."""
+        for phases in (
+            (Phase.HANDSHAKE,),
+            (Phase.HEADER, Phase.DISCARD),
+            (Phase.BODY, Phase.ANSWER),
+        ):
+            silent = [c for c in self._connections if c.phase in phases and not c.is_lent]
+            if silent:
+                self._close(min(silent, key=lambda c: min(c.deadline, c.stalled_at)))
+                return True
+        return False
+
+    def _watch(self, connection: Connection, events: int) -> None:
+        """Wait for events of a connection's socket; 0 for none."""
+        before = self._watched.get(connection, 0)
+        if events == before:
+            return
+        if not events:
+            self._selector.unregister(connection.sock)
+            del self._watched[connection]
+            return
+        change = self._selector.modify if before else self._selector.register
+        change(connection.sock, events, connection)
+        self._watched[connection] = events
+
+    def _advance(self, connection: Connection) -> None:
+        try:
+            need = connection.advance()
+        except (HeaderTooLarge, ParseException) as error:
+            self._refuse(connection, error)
+        except ssl.SSLError as error:
+            if connection.phase is Phase.HANDSHAKE:
+                self._note_failed_handshake(connection, error)
+            self._close(connection)
+        except OSError as error:
+            if connection.phase in (Phase.BODY, Phase.ANSWER):
+                logger.info("connection of %s ended: %s", connection.client[0], error)
+            self._close(connection)
+        else:
+            self._provide(connection, need)
+
+    def _provide(self, connection: Connection, need: Need) -> None:
+        """See that a connection gets what it waits for."""
+        match need:
+            case Need.READ | Need.WRITE:
+                self._watch(connection, need.value)
+            case Need.TURN:
+                self._ready.add(connection)
+            case Need.CLOSE:
+                self._close(connection)
+            case Need.DISK:
+                self._watch(connection, 0)
+                connection.is_lent = True
+                self._submit(self._writers, connection.body.write_waiting, self._go_on(connection))
+            case Need.ANSWER:
+                self._watch(connection, 0)
+                self._lanes.add(connection)
+
+    def _note_failed_handshake(self, connection: Connection, error: ssl.SSLError) -> None:
+        reason = error.reason or type(error).__name__
+        # A certificate that is refused concerns a controller; all else may be anybody's noise.
+        level = logging.WARNING if "CERT" in reason else logging.INFO
+        logger.log(level, "TLS handshake with %s failed: %s", connection.client[0], error)
+        self.app.refused(reason)
+
+    def _start_waiting(self) -> None:
+        """Give threads to requests that wait for one, as far as there are any."""
+        while (connection := self._lanes.next()) is not None:
+            pool = self._readers if self._lanes.only_reads(connection) else self._changers
+            self._submit(pool, partial(self._serve, connection), self._take_back(connection))
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, work: Callable[[], Any], then: Callable[[Any], None]
+    ) -> None:
+        """Have a thread do some work; the poller goes on with its result, None if it failed."""
+
+        def done(future: "Future[Any]") -> None:
+            failed = future.cancelled() or future.exception() is not None
+            result = None if failed else future.result()
+            self._finished.append(lambda: then(result))
+            with contextlib.suppress(BlockingIOError):  # full: the poller is about to wake anyway
+                os.write(self.PIPE[1], b"\0")
+
+        pool.submit(work).add_done_callback(done)
+
+    def _go_on(self, connection: Connection) -> Callable[[None], None]:
+        def go_on(_: None) -> None:
+            connection.is_lent = False
+            self._ready.add(connection)
+
+        return go_on
+
+    def _take_back(self, connection: Connection) -> Callable[[_Answer | None], None]:
+        def take_back(answer: _Answer | None) -> None:
+            self._lanes.done(connection, sum(part.size for part in answer.parts) if answer else 0)
+            if answer is None:
+                self._close(connection)
+                return
+            connection.answer(answer.parts, keep=answer.keep and self.alive)
+            self._advance(connection)
+
+        return take_back
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for connection in [c for c in self._connections if c.is_overdue(now)]:
+            if connection.give_up():
+                self._provide(connection, Need.ANSWER)
+            else:
+                self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        self._watch(connection, 0)
+        self._ready.discard(connection)
+        self._connections.discard(connection)
+        connection.close()
+
+    def _finish(self) -> None:
+        """Stop accepting, let requests end, and leave."""
+        for listener in self.sockets:
+            self._selector.unregister(listener)
+            listener.close()
+        deadline = time.monotonic() + self.cfg.graceful_timeout
+        idle = (Phase.HANDSHAKE, Phase.HEADER, Phase.DISCARD)
+        while self._connections and time.monotonic() < deadline:
+            for connection in [c for c in self._connections if c.phase in idle]:
+                self._close(connection)
+            self._poll(0.1)
+            self._end_overdue()
+            self.notify()
+        for pool in (self._readers, self._changers, self._writers):
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self._connections:
+            # Their threads would keep the interpreter from ending.
+            logger.warning("%d requests are cut off", len(self._connections))
+            os._exit(0)
+
+    def _refuse(self, connection: Connection, error: Exception) -> None:
+        """Answer what is not HTTP, as far as that can be answered."""
+        too_large = isinstance(error, HeaderTooLarge)
+        reason = "the request header is too large" if too_large else _reason(error)
+        logger.warning("no valid request from %s: %s", connection.client[0], reason)
+        text = json.dumps({"error": reason, "http_code": 400}).encode()
+        head = (
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text)
+        )
+        connection.body.cut = True
+        connection.answer(deque([Part(head + text)]), keep=False)
+        self._advance(connection)
+
+    # In the threads
+
+    def _serve(self, connection: Connection) -> _Answer | None:
+        """Answer one request."""
+        try:
+            if refusal := self.app.find_refusal(connection):
+                logger.warning("%s is not served: %s", connection.client[0], refusal)
+                return None
+            return self._answer(connection)
+        except OSError as error:
+            logger.info("connection of %s ended: %s", connection.client[0], error)
+        except Exception:  # the last resort of a thread: one request must not end the service
+            logger.exception("a request was not answered")
+        return None
+
+    def _answer(self, connection: Connection) -> _Answer:
+        started = time.monotonic()
+        request, sink = connection.request, Sink()
+        response, environ = wsgi.create(
+            request, sink, connection.client, connection.server, self.cfg
+        )
+        environ["wsgi.multithread"] = True
+        environ["wsgi.url_scheme"] = "https"
+        environ["wsgi.input"] = connection.body
+        caller = environ[CALLER] = connection.caller()
+        environ[PEER] = connection.peer
+        body = self.wsgi(environ, response.start_response)
+        if not self.alive or connection.body.cut:
+            response.force_close()
+        try:
+            for piece in body:
+                response.write(piece)
+            response.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+        try:
+            parts, keep = self._answers.keep(sink.pieces), not response.should_close()
+        except Unavailable as error:
+            logger.warning("%s", error)
+            parts, keep = _no_room(error), False
+        logger.info(
+            "client=%r method=%s path=%r status=%s ms=%.1f",
+            caller.name,
+            request.method,
+            request.path,
+            response.status_code,
+            (time.monotonic() - started) * 1000,
+        )
+        return _Answer(parts, keep)
+
+
+def _no_room(error: Unavailable) -> "deque[Part]":
+    text = json.dumps({"message": error.message, "details": error.details}).encode()
+    head = (
+        b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text)
+    )
+    return deque([Part(head + text)])
+
+
+def _reason(error: ParseException) -> str:
+    """What is wrong with a request, without its own words: what is taken for a header, or for the
+    length of a chunk, may be a part of a body, with a key in it."""
+    return str(error).partition(":")[0]

@@ -1,0 +1,89 @@
+"""Conditions, choices and answers of requests below `/2.0`."""
+
+import re
+
+import msgspec
+from flask import Response, request
+
+from amphora_agent.errors import InvalidRequest
+
+#: Bytes of a load balancer with its certificates, of one part of it, of a certificate.
+LARGEST_BALANCER, LARGEST_PATCH, LARGEST_CERTIFICATE = 32 << 20, 4 << 20, 4 << 20
+
+#: The values of `dry_run`.
+DRY_RUN = {"0": False, "1": True, "false": False, "true": True}
+
+_ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
+
+
+def answer(value: msgspec.Struct, status: int = 200, *, etag: str = "") -> Response:
+    """JSON, with an ETag if there is one."""
+    return raw(msgspec.json.encode(value), status, etag=etag)
+
+
+def raw(content: bytes, status: int = 200, *, etag: str = "") -> Response:
+    response = Response(content, status, content_type="application/json")
+    if etag:
+        response.headers["ETag"] = f'"{etag}"'
+    return response
+
+
+def matches() -> frozenset[str] | None:
+    """The ETags of If-Match, or "*"; None when there is no such header.
+
+    Raises:
+        InvalidRequest: it is not a list of entity tags.
+    """
+    header = request.headers.get("If-Match")
+    if header is None:
+        return None
+    if header.strip() == "*":
+        return frozenset({"*"})
+    found = [_ETAG.fullmatch(each) for each in header.split(",")]
+    if not all(found):
+        raise InvalidRequest.of([("If-Match", 'must be * or entity tags like "abc"')])
+    return frozenset(each[1] for each in found if each)
+
+
+def wants_absence() -> bool:
+    """Whether there is `If-None-Match: *`.
+
+    Raises:
+        InvalidRequest: it says something else.
+    """
+    header = request.headers.get("If-None-Match")
+    if header is not None and header.strip() != "*":
+        raise InvalidRequest.of([("If-None-Match", "must be *")])
+    return header is not None
+
+
+def require_known_query() -> None:
+    """See that the operation knows every name in the query, and that each is there once: one that
+    is misspelt, as in `?dryrun=1`, must not be ignored.
+
+    Raises:
+        InvalidRequest
+    """
+    if not request.args or request.url_rule is None:
+        return
+    # Loaded for a query only: it takes the types of everything that there is.
+    from amphora_agent.api.v2.table import query_names
+
+    known = query_names(request.method, request.url_rule.rule)
+    words = f"is unknown here; known: {', '.join(sorted(known)) or 'none'}"
+    wrong = [(name, words) for name in request.args if name not in known]
+    wrong += [(name, "is there twice") for name, all_ in request.args.lists() if len(all_) > 1]
+    if wrong:
+        raise InvalidRequest.of(wrong)
+
+
+def wants_dry_run() -> bool:
+    """Whether the query asks for a dry run.
+
+    Raises:
+        InvalidRequest: it says neither yes nor no.
+    """
+    value = request.args.get("dry_run", "0")
+    if value not in DRY_RUN:
+        raise InvalidRequest.of([("dry_run", f"{value!r} is not one of {', '.join(DRY_RUN)}")])
+    return DRY_RUN[value]

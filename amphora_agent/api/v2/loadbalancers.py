@@ -1,0 +1,140 @@
+"""`/2.0/loadbalancers`: load balancers as Octavia models them, and their certificates."""
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from amphora_agent.api.services import Services, caller
+from amphora_agent.api.v1.http import body
+from amphora_agent.api.v2.http import (
+    LARGEST_BALANCER,
+    LARGEST_CERTIFICATE,
+    LARGEST_PATCH,
+    answer,
+    matches,
+    raw,
+    wants_absence,
+    wants_dry_run,
+)
+from amphora_agent.errors import InvalidRequest
+from amphora_agent.model.loadbalancer.results import ProcessModel, Result
+from amphora_agent.paths import ObjectId, object_id
+
+
+def certificates(services: Services) -> Blueprint:
+    routes = Blueprint("declared_certificates", __name__)
+
+    @routes.get("/2.0/loadbalancers/<lb_id>/certificates")
+    def overview(lb_id: str) -> ResponseReturnValue:
+        from amphora_agent.model.loadbalancer.results import CertificateList
+
+        found = services.declared().certificates(object_id(lb_id))
+        return answer(CertificateList(found))
+
+    @routes.put("/2.0/loadbalancers/<lb_id>/certificates/<name>")
+    def put(lb_id: str, name: str) -> ResponseReturnValue:
+        which = object_id(lb_id), object_id(name)
+        dry_run = wants_dry_run()
+        about, new = services.declared().put_certificate(
+            *which, body(LARGEST_CERTIFICATE), caller(), dry_run=dry_run
+        )
+        return answer(about, 201 if new and not dry_run else 200)
+
+    @routes.get("/2.0/loadbalancers/<lb_id>/certificates/<name>")
+    def get(lb_id: str, name: str) -> ResponseReturnValue:
+        return answer(services.declared().certificate(object_id(lb_id), object_id(name)))
+
+    @routes.delete("/2.0/loadbalancers/<lb_id>/certificates/<name>")
+    def delete(lb_id: str, name: str) -> ResponseReturnValue:
+        dry_run = wants_dry_run()
+        about = services.declared().delete_certificate(
+            object_id(lb_id), object_id(name), caller(), dry_run=dry_run
+        )
+        return answer(about) if dry_run else ("", 204)
+
+    return routes
+
+
+def loadbalancers(services: Services) -> Blueprint:
+    routes = Blueprint("declared", __name__)
+
+    @routes.get("/2.0/loadbalancers")
+    def overview() -> ResponseReturnValue:
+        return answer(services.declared().overview())
+
+    @routes.put("/2.0/loadbalancers/<lb_id>")
+    def put(lb_id: str) -> ResponseReturnValue:
+        from amphora_agent.loadbalancer.service import Precondition
+
+        done = services.declared().put(
+            object_id(lb_id),
+            body(LARGEST_BALANCER),
+            caller(),
+            precondition=Precondition(matches(), wants_absence()),
+            process_model=_process_model(),
+            dry_run=wants_dry_run(),
+        )
+        return _done(done)
+
+    @routes.get("/2.0/loadbalancers/<lb_id>")
+    def get(lb_id: str) -> ResponseReturnValue:
+        content, etag = services.declared().get(object_id(lb_id))
+        return raw(content, etag=etag)
+
+    @routes.delete("/2.0/loadbalancers/<lb_id>")
+    def delete(lb_id: str) -> ResponseReturnValue:
+        from amphora_agent.loadbalancer.service import Precondition
+
+        done = services.declared().delete(
+            object_id(lb_id), caller(), Precondition(matches()), dry_run=wants_dry_run()
+        )
+        return answer(done) if done.dry_run else ("", 204)
+
+    @routes.get("/2.0/loadbalancers/<lb_id>/status")
+    def status(lb_id: str) -> ResponseReturnValue:
+        return answer(services.declared().status(object_id(lb_id)))
+
+    @routes.patch("/2.0/loadbalancers/<lb_id>/pools/<pool_id>")
+    def patch_pool(lb_id: str, pool_id: str) -> ResponseReturnValue:
+        return patch(object_id(lb_id), pool_id, None)
+
+    @routes.patch("/2.0/loadbalancers/<lb_id>/pools/<pool_id>/members/<member_id>")
+    def patch_member(lb_id: str, pool_id: str, member_id: str) -> ResponseReturnValue:
+        return patch(object_id(lb_id), pool_id, member_id)
+
+    def patch(lb_id: ObjectId, pool_id: str, member_id: str | None) -> ResponseReturnValue:
+        from amphora_agent.loadbalancer.service import Precondition
+
+        done = services.declared().patch(
+            lb_id,
+            body(LARGEST_PATCH),
+            caller(),
+            pool_id=pool_id,
+            member_id=member_id,
+            precondition=Precondition(matches()),
+            dry_run=wants_dry_run(),
+        )
+        return _done(done)
+
+    def _done(done: Result) -> ResponseReturnValue:
+        if not done.dry_run and done.step in ("reload", "start"):
+            services.network.announce_vips(single=services.settings.current().single)
+        created = done.created and not done.dry_run
+        return answer(done, 201 if created else 200, etag="" if done.dry_run else done.etag)
+
+    return routes
+
+
+def _process_model() -> ProcessModel | None:
+    """Which process model is chosen.
+
+    Raises:
+        InvalidRequest
+    """
+    value = request.args.get("process_model")
+    if value is None:
+        return None
+    try:
+        return ProcessModel(value)
+    except ValueError:
+        words = f"{value!r} is not one of {', '.join(ProcessModel)}"
+        raise InvalidRequest.of([("process_model", words)]) from None

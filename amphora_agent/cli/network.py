@@ -1,0 +1,112 @@
+"""Commands of the network: `amphora-agent network …`, and `amphora-interface`.
+
+They run at boot, and at each event of a DHCP client: nothing of the API, and nothing of haproxy, is
+loaded with this module.
+"""
+
+import os
+
+import click
+
+from amphora_agent import logs
+from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.cli.agent import agent_command, base_options, find_operator, require_root
+from amphora_agent.errors import AgentError, OperationFailed
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.model.addressing import parse_mac
+from amphora_agent.namespace import Namespace
+from amphora_agent.network import netns
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.paths import Layout, namespace_file
+from amphora_agent.wiring import Options, journal_of, layout_of, network_of
+
+
+@agent_command("namespace", example="amphora-agent network namespace")
+def namespace(options: Options) -> None:
+    """Make the traffic's network namespace, unless it is there. Needs no configuration."""
+    netns.ensure(Namespace(namespace_file(options.namespace)))
+
+
+@agent_command(
+    "up", example="amphora-agent --config-file /etc/octavia/amphora-agent.conf network up"
+)
+def up(options: Options) -> None:
+    """Make the traffic's network namespace, and bring back every port that was plugged. What cannot
+    be brought back is told; the rest is."""
+    # At boot this comes before keepalived, so what that reads is looked at, too.
+    services = _Services(options, "restore the network")
+    try:
+        missing = services.network.restore(single=services.single)
+    finally:
+        _renew_keepalived(services.layout)
+    if missing:
+        raise OperationFailed("Not everything is restored", "; ".join(missing))
+
+
+def _renew_keepalived(layout: Layout) -> None:
+    if layout.vrrp.configuration.exists() or layout.lvs_listeners():
+        from amphora_agent.keepalived import program
+
+        program.renew_all(layout, Alarms(layout.alarms))
+
+
+@agent_command("plan", example="amphora-agent network plan")
+def plan(options: Options) -> None:
+    """Print what `network up` would do, and do nothing."""
+    services = _Services(options, "look at the network")
+    lines = list(services.network.plan(single=services.single))
+    for line in lines or ["nothing to do: the network is as it was plugged"]:
+        print(line)
+
+
+@agent_command("lease", example="amphora-agent network lease 02:00:00:00:00:01 deconfig")
+@click.argument("mac", metavar="MAC")
+@click.argument("event", metavar="EVENT")
+def lease(options: Options, mac: str, event: str) -> None:
+    """Record what the DHCP client of a port says, by its environment, and follow it. udhcpc runs
+    this for each event."""
+    services = _Services(options, "follow a lease")
+    try:
+        port = parse_mac(mac)
+    except ValueError as error:
+        raise AgentError("Invalid MAC address", str(error)) from None
+    if services.leases.record_event(port, event, os.environ):
+        services.network.follow_lease(port, single=services.single)
+
+
+@agent_command(
+    "amphora-interface",
+    example="amphora-interface down eth1\namphora-interface up all",
+    options=base_options,
+)
+@click.argument("action", type=click.Choice(["up", "down"]))
+@click.argument("name", metavar="name|all")
+def interface(options: Options, action: str, name: str) -> None:
+    """Bring a plugged interface up as it was plugged, or take it down, and record that. With `all`
+    it does so for every interface that was plugged, also if one of them fails."""
+    services = _Services(options, f"set an interface {action}")
+    from amphora_agent.model.events.changes import Operation, Part
+
+    act = {"up": services.network.up, "down": services.network.down}[action]
+    journal, operator, failures = journal_of(services.layout), find_operator(), []
+    for each in services.network.names() if name == "all" else [name]:
+        try:
+            with journal.change(Part.INTERFACE, each, operator, Operation(f"interface {action}")):
+                act(each, single=services.single)
+        except AgentError as error:
+            failures.append(f"{each}: {error}")
+    if failures:
+        raise OperationFailed(f"Not {action}", "; ".join(failures))
+
+
+class _Services:
+    """What a command of the network works with. Raises AgentError."""
+
+    def __init__(self, options: Options, purpose: str) -> None:
+        require_root(purpose)
+        settings = SettingsFile(options.config_file).current()
+        logs.set_up(settings, of_command=True)
+        self.layout = layout_of(settings, options)
+        self.single = settings.single
+        self.leases = Leases(self.layout.leases)
+        self.network = network_of(self.layout, self.leases)

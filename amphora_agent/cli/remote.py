@@ -1,0 +1,356 @@
+"""Commands for an amphora elsewhere, over its API: what a controller does, done by hand.
+
+They run anywhere, and load nothing of the agent but its client, when there is something to ask.
+"""
+
+import functools
+import gc
+import json
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from amphora_agent.cli.frame import CliCommand, refuse_options_before
+from amphora_agent.errors import AgentError
+
+if TYPE_CHECKING:
+    from amphora_agent.client.v2 import DeclarativeClient, Json
+
+T = TypeVar("T")
+
+#: Fields of a load balancer that hold PEMs; in its file they may name one: "@site.crt".
+_PEM_FIELDS = frozenset(
+    {
+        "ca_tls_container_data",
+        "certificate",
+        "client_ca_tls_container_data",
+        "client_crl_container_data",
+        "crl_container_data",
+        "intermediates",
+        "private_key",
+    }
+)
+_MOST_PEM = 1 << 18
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where an amphora is, and how both sides prove who they are."""
+
+    url: str
+    amphora_id: str
+    certificate: Path
+    authority: Path
+
+    def client(self) -> "DeclarativeClient":
+        from amphora_agent.client.v2 import DeclarativeClient
+
+        _require_url(self.url)
+        _require_usable(self.authority, "--ca", lambda tls, path: tls.load_verify_locations(path))
+        _require_usable(self.certificate, "--cert", _load_certificate)
+        return DeclarativeClient(self.url, self.amphora_id, self.certificate, self.authority)
+
+
+_OPTIONS = (
+    ("--url", "AMPHORA_URL", "URL", "where the API is, such as https://192.0.2.7:9443"),
+    ("--amphora-id", "AMPHORA_ID", "ID", "the id that the amphora's certificate must name"),
+    ("--cert", "AMPHORA_CERT", "PEM", "the controller's certificate with its key"),
+    ("--ca", "AMPHORA_CA", "PEM", "the authority that signed the amphora's certificate"),
+)
+
+
+def _remote_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            [name],
+            envvar=variable,
+            required=True,
+            metavar=metavar,
+            help=f"{words} (default: ${variable})",
+        )
+        for name, variable, metavar, words in _OPTIONS
+    ]
+
+
+def _remote_command(name: str, *, example: str) -> Callable[[Callable[..., None]], CliCommand]:
+    """Make a function a command that speaks to an agent. It gets `Remote`, and the values of its
+    own parameters by name."""
+
+    def decorate(function: Callable[..., None]) -> CliCommand:
+        @functools.wraps(function)
+        def call(url: str, amphora_id: str, cert: str, ca: str, **values: Any) -> None:
+            refuse_options_before(click.get_current_context())
+            gc.disable()
+            function(Remote(url, amphora_id, Path(cert), Path(ca)), **values)
+
+        return click.command(name, CliCommand, params=_remote_options(), example=example)(call)
+
+    return decorate
+
+
+@_remote_command("push", example="amphora-agent push lb.json --dry-run\namphora-agent push lb.json")
+@click.argument("file", metavar="FILE")
+@click.option("--dry-run", is_flag=True, help="tell what would be done, do nothing")
+@click.option(
+    "--if-match",
+    metavar="ETAG",
+    help="only if the load balancer has this ETag: nobody else has changed it",
+)
+def push(remote: Remote, file: str, *, if_match: str | None, dry_run: bool) -> None:
+    """Make a load balancer what a file says, with the least disturbance, and tell what was done; or
+    change nothing, and tell everything that is wrong.
+
+    FILE is JSON in the form of octavia_lib's provider data model, - for standard input; "@site.crt"
+    in the place of a PEM is a file beside it.
+    """
+    balancer = read_balancer(file)
+    result = _ask(remote, lambda api: api.put(balancer, if_match=if_match, dry_run=dry_run))
+    for line in _told(result):
+        print(line)
+
+
+@_remote_command("pull", example="amphora-agent pull shop > lb.json")
+@click.argument("lb_id", metavar="ID")
+def pull(remote: Remote, lb_id: str) -> None:
+    """Print a load balancer as it was put, as JSON for push, without keys. Its ETag goes to
+    standard error."""
+    balancer, etag = _ask(remote, lambda api: api.get(lb_id))
+    print(json.dumps(balancer, indent=2, ensure_ascii=False))
+    print("ETag", etag.strip('"'), file=sys.stderr)
+
+
+@_remote_command("status", example="amphora-agent status\namphora-agent status shop")
+@click.argument("lb_id", metavar="[ID]", required=False)
+def status(remote: Remote, lb_id: str | None) -> None:
+    """Print how a load balancer and its parts are. Without an ID, print what load balancers there
+    are."""
+    if lb_id is None:
+        for each in _ask(remote, lambda api: api.loadbalancers()):
+            print(
+                f"{each['loadbalancer_id']}  generation {each['generation']}, "
+                f"{each['listeners']} listeners, {each['pools']} pools, ETag {each['etag']}"
+            )
+        return
+    found = _ask(remote, lambda api: api.status(lb_id))
+    rows = list(_rows(found))
+    width = max(len(name) for name, _, _ in rows)
+    for name, word, reason in rows:
+        print(f"{name:{width}}  {word:10}  {reason}".rstrip())
+
+
+def read_balancer(source: str) -> "Json":
+    """The load balancer in a JSON file, `-` for standard input. "@name" in the place of a PEM is
+    the PEM file of that name, beside the JSON file.
+
+    Raises:
+        AgentError: it, or a file that it names, cannot be used.
+    """
+    if source == "-" and sys.stdin is None:
+        raise AgentError("Cannot read the load balancer", "standard input is closed")
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        found = json.loads(text)
+    except OSError as error:
+        raise AgentError("Cannot read the load balancer", f"{source}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise AgentError("Cannot read the load balancer", f"{source}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise AgentError("Cannot read the load balancer", f"{source}: not JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("loadbalancer_id"), str):
+        raise AgentError("Cannot read the load balancer", f"{source}: loadbalancer_id: is missing")
+    directory = Path() if source == "-" else Path(source).parent
+    completed: Json = _completed(found, directory, "", is_pem=False)
+    return completed
+
+
+def _completed(value: Any, directory: Path, path: str, *, is_pem: bool) -> Any:
+    """A value with PEMs in the place of the files' names."""
+    if isinstance(value, dict):
+        return {
+            name: _completed(
+                each, directory, f"{path}.{name}".lstrip("."), is_pem=name in _PEM_FIELDS
+            )
+            for name, each in value.items()
+        }
+    if isinstance(value, list):
+        return [
+            _completed(each, directory, f"{path}[{index}]", is_pem=is_pem)
+            for index, each in enumerate(value)
+        ]
+    if is_pem and isinstance(value, str) and value.startswith("@"):
+        return _pem(directory / value[1:], path)
+    return value
+
+
+def _pem(file: Path, path: str) -> str:
+    """Nothing but a PEM is sent anywhere, whatever file is named."""
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MOST_PEM + 1)
+    except OSError as error:
+        raise AgentError(
+            "Cannot read the load balancer", f"{path}: {file}: {error.strerror}"
+        ) from None
+    if len(data) > _MOST_PEM or b"-----BEGIN " not in data or not data.isascii():
+        raise AgentError("Cannot read the load balancer", f"{path}: {file} is not a PEM file")
+    return data.decode("ascii")
+
+
+def _ask(remote: Remote, question: "Callable[[DeclarativeClient], T]") -> T:
+    """The agent's answer.
+
+    Raises:
+        AgentError: it refuses, or there is none.
+    """
+    import requests
+
+    from amphora_agent.client.v2 import AmphoraError, ProblemError
+
+    client = remote.client()
+    try:
+        return question(client)
+    except ProblemError as error:
+        title = f"{error.status} {error.title}"
+        if not error.errors:
+            raise AgentError(title, error.detail) from error
+        wrong = (f"{path}: {message}" for path, message in error.errors)
+        raise AgentError("\n  ".join((title, *wrong))) from error
+    except AmphoraError as error:
+        raise AgentError("Refused", str(error)) from error
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise AgentError(f"No answer from {remote.url}", _reason(error, remote)) from None
+    finally:
+        client.close()
+
+
+def _require_url(url: str) -> None:
+    """Raises AgentError."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise AgentError("Cannot connect", f"--url {url!r} is not like https://192.0.2.7:9443")
+
+
+def _load_certificate(tls: ssl.SSLContext, path: Path) -> None:
+    # Without an answer ready OpenSSL would ask the terminal for a passphrase.
+    tls.load_cert_chain(path, password="")
+
+
+def _require_usable(path: Path, option: str, load: Callable[[ssl.SSLContext, Path], None]) -> None:
+    """See that a PEM file can be used. Raises AgentError."""
+    try:
+        path.open("rb").close()
+        load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), path)
+    except ssl.SSLError:
+        has = "certificates" if option == "--ca" else "a certificate with its key"
+        raise AgentError("Cannot connect", f"{option} {path}: it is no PEM with {has}") from None
+    except OSError as error:
+        raise AgentError("Cannot connect", f"{option} {path}: {error.strerror}") from None
+
+
+def _reason(error: BaseException, remote: Remote) -> str:
+    """Why there was no answer, and what to do: libraries wrap the cause several times."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}; check --ca"
+        if "hostname" in str(cause) and "match" in str(cause):
+            return f"it is not amphora {remote.amphora_id}: its certificate names another"
+        if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
+            return f"the agent does not accept the certificate of --cert ({cause.reason})"
+    for kind, words in _list_reasons():
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    system = next((c for c in causes if isinstance(c, OSError) and c.strerror), None)
+    return system.strerror if system and system.strerror else type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it was made of, the innermost first."""
+    seen: list[BaseException] = []
+    pending: list[object] = [error]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, BaseException) and each not in seen:
+            seen.append(each)
+            inner = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
+            pending += inner
+    return reversed(seen)
+
+
+_CLOSED = "the connection was closed without an answer; check --cert, see the agent's log"
+
+
+def _list_reasons() -> Iterator[tuple[type[BaseException], str]]:
+    """Return what an error says about why there is no answer, in the order to look for them."""
+    import http.client
+
+    import requests
+
+    yield ConnectionRefusedError, "nobody listens there; is the agent running, and --url right?"
+    yield socket.gaierror, "its name does not resolve; check --url"
+    silent = "it took the request and said nothing in time; see its log"
+    yield requests.exceptions.ReadTimeout, silent
+    late = "it cannot be reached in time; check --url and the network"
+    yield requests.exceptions.Timeout, late
+    yield TimeoutError, late
+    yield ssl.SSLEOFError, _CLOSED
+    yield ssl.SSLError, "it does not speak TLS as an agent does; check --url"
+    yield ConnectionResetError, _CLOSED
+    yield BrokenPipeError, _CLOSED
+    nonsense = "what came is no answer of an agent; check --url"
+    yield http.client.HTTPException, nonsense
+    yield ValueError, nonsense
+
+
+_STEPS = {
+    "nothing": "nothing to do",
+    "runtime": "at runtime, no reload",
+    "stop": "by a stop",
+    "reload": "by a reload",
+    "start": "by a start",
+}
+
+
+def _told(result: "Json") -> Iterator[str]:
+    """What was done, or would be."""
+    step = _STEPS.get(result["step"], result["step"])
+    if result["dry_run"]:
+        yield f"{result['loadbalancer_id']}: would be done: {step}"
+    else:
+        generation = f"generation {result['generation']}"
+        done = "created" if result["created"] else "changed"
+        what = step if result["step"] == "nothing" else f"{done} {step}"
+        yield f"{result['loadbalancer_id']}: {what}; {generation}, ETag {result['etag']}"
+    for process in result["processes"]:
+        if process["step"] != "nothing":
+            yield f"  {process['id']}: {process['step']}"
+            yield from (f"    because {reason}" for reason in process["reasons"])
+            if process.get("fell_back"):
+                yield f"    in the place of commands: {process['fell_back']}"
+            yield from (f"    {words}" for words in process["words"])
+
+
+def _rows(status: "Json") -> Iterator[tuple[str, str, str]]:
+    """The parts of a load balancer: name, status, and why."""
+    yield _row("load balancer", status["loadbalancer_id"], status)
+    for listener in status["listeners"]:
+        yield _row("  listener", listener["listener_id"], listener)
+    for pool in status["pools"]:
+        yield _row("  pool", pool["pool_id"], pool)
+        for member in pool["members"]:
+            yield _row("    member", member["member_id"], member)
+
+
+def _row(kind: str, name: str, status: "Json") -> tuple[str, str, str]:
+    return f"{kind} {name}", status["operating_status"], status["reason"]

@@ -1,0 +1,1 @@
+"""Clients of the API, as controllers and operators use them."""

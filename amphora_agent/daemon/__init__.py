@@ -1,0 +1,1 @@
+"""The processes of the agent: made here, and kept alive here."""

@@ -1,0 +1,391 @@
+"""The agent's processes: an arbiter that keeps two workers alive, the API and the heartbeat.
+
+gunicorn's arbiter does what both need: it starts them from one loaded parent, so that they share
+its memory, starts them again when they die, and ends one that shows no sign of life.
+"""
+
+import contextlib
+import enum
+import gc
+import logging
+import mmap
+import os
+import select
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from gunicorn.systemd import sd_notify
+from gunicorn.workers import base
+
+from amphora_agent import logs
+from amphora_agent.agent.admission import Admission
+from amphora_agent.api.server.connection import Connection
+from amphora_agent.api.server.tls import ServerTls
+from amphora_agent.api.server.worker import ApiWorker
+from amphora_agent.heartbeat.reader import Reader
+from amphora_agent.heartbeat.sender import Sender
+from amphora_agent.metrics.shared import HEARTBEAT_WORKER, WorkerDeaths
+from amphora_agent.model.addressing import with_brackets
+from amphora_agent.settings.reader import Settings
+from amphora_agent.supervisor.identity import ABORT, KILL
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a sign of life after which the arbiter ends a worker: one that beats each
+#: second, one that serves, and one that begins.
+_BEATING_PATIENCE, _SERVING_PATIENCE, _STARTING_PATIENCE = 8.0, 20.0, 60.0
+
+#: Seconds between two looks of the arbiter after which it was held up itself, and with it perhaps
+#: everybody: then all are given their time anew.
+_HELD_UP = 5.0
+
+#: Seconds that requests under way get to end when the agent is stopped.
+_GRACE = 30
+
+#: Seconds that the first heartbeat waits for the first readings.
+_FIRST_READINGS = 3.0
+
+#: Seconds for the last messages of a worker that ends.
+_LAST_WORDS = 1.0
+
+
+class Phase(enum.IntEnum):
+    """What a worker does."""
+
+    STARTING = 0
+    WORKING = 1
+    #: It is done, whatever keeps its process.
+    ENDED = 2
+
+
+class Pulse:
+    """The signs of life of a worker, in memory that its arbiter has, too: gunicorn keeps them in a
+    file, and the disk may stall. `cfg` is what gunicorn gives.
+
+    The arbiter may read at any instant of a write. So each value is one aligned word, which
+    processors write whole; `struct.pack_into` would write zeros first.
+    """
+
+    _UPDATED, _PHASE = 0, 1
+
+    def __init__(self, cfg: object = None) -> None:
+        self._descriptor = os.memfd_create("pulse")
+        os.ftruncate(self._descriptor, mmap.PAGESIZE)
+        self._memory = mmap.mmap(self._descriptor, mmap.PAGESIZE)
+        self._words = memoryview(self._memory).cast("d")
+        self._write(Phase.STARTING)
+
+    def notify(self) -> None:
+        self._write(Phase.WORKING)
+
+    def end(self) -> None:
+        """Say that this worker is done, whatever keeps its process."""
+        self._write(Phase.ENDED)
+
+    def last_update(self) -> float:
+        """Return the monotonic time of the last sign of life, in seconds."""
+        return self._words[self._UPDATED]
+
+    @property
+    def started(self) -> bool:
+        return self._words[self._PHASE] != Phase.STARTING
+
+    @property
+    def ended(self) -> bool:
+        return self._words[self._PHASE] == Phase.ENDED
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        """Called for each worker that has ended, and in each worker for those beside it."""
+        os.close(self._descriptor)
+        self._words.release()
+        self._memory.close()
+
+    def _write(self, phase: Phase) -> None:
+        # In this order: who is seen in a phase has been seen to live in it.
+        self._words[self._UPDATED] = time.monotonic()
+        self._words[self._PHASE] = phase
+
+
+#: gunicorn makes one for each worker.
+base.WorkerTmp = Pulse
+
+
+class Heart(NamedTuple):
+    """Who reads, and who sends what was read."""
+
+    reader: Reader
+    sender: Sender
+
+
+class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
+    """Sends a heartbeat each interval; has nothing to do with the API's sockets. Whatever may wait
+    is done by other threads of this process."""
+
+    name = HEARTBEAT_WORKER
+
+    def init_process(self) -> None:
+        for listener in self.sockets:
+            listener.close()
+        self.sockets: list[Any] = []
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """No application is served here."""
+
+    def run(self) -> None:
+        log = logs.WaitingLog()
+        try:
+            self._beat_on(self.app.make_heart())
+        finally:
+            log.finish(_LAST_WORDS)
+            self.tmp.end()
+
+    def _beat_on(self, heart: Heart) -> None:
+        self._next_beat = time.monotonic()
+        heart.reader.start(lambda: self._next_beat)
+        self._await_readings(heart)
+        while self._lives():
+            now = time.monotonic()
+            if now >= self._next_beat:
+                self._attempt(heart.sender.beat)
+                # No burst after a pause of the machine, and no drift without one.
+                self._next_beat = max(self._next_beat + heart.sender.interval(), now)
+            # An interval that was shortened counts from the beat before.
+            self._next_beat = min(self._next_beat, time.monotonic() + heart.sender.interval())
+            pause = max(0.0, min(1.0, self._next_beat - time.monotonic()))
+            # A signal writes to the pipe: the end comes at once.
+            ready, _, _ = select.select([self.PIPE[0], *heart.sender.sockets()], [], [], pause)
+            if self.PIPE[0] in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self.PIPE[0], 4096)
+            elif ready:
+                self._attempt(heart.sender.look_for_errors)
+        self._attempt(heart.sender.finish)
+
+    def _await_readings(self, heart: Heart) -> None:
+        """A first message without listeners would have the controller take them for lost."""
+        deadline = time.monotonic() + _FIRST_READINGS
+        while self._lives() and time.monotonic() < deadline:
+            if heart.reader.await_first(0.1):
+                return
+
+    def _lives(self) -> bool:
+        self.notify()
+        return bool(self.alive and self.ppid == os.getppid())
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:  # the next heartbeat must come, whatever this one met
+            logger.exception("no heartbeat was sent")
+
+
+class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    """Keeps one worker of each kind."""
+
+    _looked = 0.0
+    _patient_since = 0.0
+    _stopping = False
+
+    def __init__(self, app: "Server") -> None:
+        #: Deaths of workers that no worker has recorded yet. The arbiter has no threads, which a
+        #: fork would cut in two, and must not wait for a disk: who comes next writes them down.
+        self._deaths: list[tuple[str, str]] = []
+        self._hung: dict[int, float] = {}
+        super().__init__(app)
+        self.cfg.set("post_fork", _record_deaths)
+
+    def spawn_worker(self) -> Any:
+        kinds = {type(worker) for worker in self.WORKERS.values()}
+        self.worker_class = HeartbeatWorker if ApiWorker in kinds else ApiWorker
+        pid = super().spawn_worker()
+        self._deaths.clear()
+        return pid
+
+    def take_deaths(self) -> list[tuple[str, str]]:
+        """What a new worker is to record: who died, and how."""
+        return self._deaths
+
+    def spawn_workers(self) -> None:
+        while len(self.WORKERS) < self.num_workers:
+            self.spawn_worker()
+
+    def murder_workers(self) -> None:
+        """End workers that hang. It is done about once a second, and systemd's watchdog is told so;
+        not while one does not end, which at last has systemd replace them all."""
+        now = time.monotonic()
+        if now - self._looked > _HELD_UP:
+            self._patient_since = now
+        self._looked = now
+        for pid, worker in [*self.WORKERS.items()]:
+            silent = now - max(worker.tmp.last_update(), self._patient_since)
+            if silent > _patience(worker):
+                self._end_hung(pid, worker, silent)
+        if not any(worker.aborted for worker in self.WORKERS.values()):
+            sd_notify("WATCHDOG=1", self.log)
+
+    def _end_hung(self, pid: int, worker: Any, silent: float) -> None:
+        if not worker.aborted:
+            kind = type(worker).__name__
+            logger.critical("%s, pid %d, hangs for %.1f s: it is replaced", kind, pid, silent)
+            worker.aborted = True
+            self._hung[pid] = silent
+            self.kill_worker(pid, ABORT)
+        elif _is_zombie(pid):
+            # A thread of it waits for the disk, and the kernel cannot end that yet.
+            del self.WORKERS[pid]
+            self._note_death(pid, worker, "ended")
+        else:
+            self.kill_worker(pid, KILL)
+
+    def stop(self, graceful: bool = True) -> None:
+        """End; requests under way may take longer than the watchdog's patience."""
+        self._stopping = True
+        sd_notify("STOPPING=1", self.log)
+        super().stop(graceful)
+
+    def reap_workers(self) -> None:
+        """See who has ended; at the end of all, who is done counts as one, even when a thread of
+        it still waits for the disk."""
+        ended = {pid: how for pid in self.WORKERS if (how := _how_ended(pid))}
+        workers = dict(self.WORKERS)
+        super().reap_workers()
+        for pid, how in ended.items():
+            if pid not in self.WORKERS:
+                self._note_death(pid, workers[pid], how)
+        if self._stopping:
+            for pid in [pid for pid, worker in self.WORKERS.items() if worker.tmp.ended]:
+                del self.WORKERS[pid]
+
+    def _note_death(self, pid: int, worker: Any, how: str) -> None:
+        silent = self._hung.pop(pid, None)
+        if self._stopping:
+            return
+        name = worker.name
+        self.app.deaths.count(name, hung=silent is not None)
+        why = "" if silent is None else f"hung for {silent:.1f} s, and "
+        words = f"{why}{how}; another one takes its place"
+        logger.error("%s, pid %d, %s", name, pid, words)
+        self._deaths.append((name, words))
+
+    def handle_hup(self) -> None:
+        """Settings and certificates are taken up by themselves: nothing is to be done."""
+
+    def handle_ttin(self) -> None:
+        """The number of workers is fixed."""
+
+    handle_ttou = handle_usr2 = handle_ttin
+
+
+def _patience(worker: Any) -> float:
+    if not worker.tmp.started:
+        return _STARTING_PATIENCE
+    return _BEATING_PATIENCE if isinstance(worker, HeartbeatWorker) else _SERVING_PATIENCE
+
+
+def _record_deaths(arbiter: AgentArbiter, worker: base.Worker) -> None:
+    """In a worker that begins."""
+    for name, words in arbiter.take_deaths():
+        arbiter.app.died(name, words)
+
+
+def _how_ended(pid: int) -> str:
+    """How a child ended that nobody has reaped yet; nothing of one that lives."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return ""
+    if ended is None:
+        return ""
+    if ended.si_code == os.CLD_EXITED:
+        return f"ended with status {ended.si_status}"
+    return f"was ended by signal {ended.si_status}"
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
+
+
+class AgentLog(Logger):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's messages go where all others go."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+        self.error_log.setLevel(logging.INFO)  # its DEBUG is about gunicorn, not about the agent
+
+    def info(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        if msg.startswith("Listening at"):  # gunicorn does not know that this is TLS
+            args = (str(args[0]).replace("http://", "https://"), *args[1:])
+        super().info(msg, *args, **kwargs)
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+    """What the workers find as their `app`."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        tls: ServerTls,
+        application: Flask,
+        *,
+        make_heart: Callable[[], Heart],
+        admission: Admission,
+        serving: Callable[[], None],
+        tick: Callable[[], None],
+        refused: Callable[[str], None],
+        died: Callable[[str, str], None],
+        deaths: WorkerDeaths,
+        spool: Path,
+    ) -> None:
+        self.settings = settings
+        self.tls = tls
+        self.make_heart = make_heart
+        self._admission = admission
+        self.serving = serving
+        self.tick = tick
+        self.refused = refused
+        self.died = died
+        self.deaths = deaths
+        self.spool = spool
+        self._application = application
+        super().__init__()
+
+    def find_refusal(self, connection: Connection) -> str | None:
+        """Return why the client of a connection is not served; asked at each request, since a
+        certificate may have been revoked since the last one."""
+        return self._admission.find_refusal(connection.caller().name, connection.peer().chain)
+
+    def load_config(self) -> None:
+        settings = self.settings()
+        for name, value in {
+            "bind": f"{with_brackets(settings.bind_host)}:{settings.bind_port}",
+            "workers": 2,
+            "worker_class": ApiWorker,
+            "logger_class": AgentLog,
+            "graceful_timeout": _GRACE,
+            "control_socket_disable": True,
+            "preload_app": True,
+            "proc_name": "amphora-agent",
+        }.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        return self._application
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        gc.collect()
+        gc.freeze()  # what is loaded now is shared by all processes, and never garbage
+        AgentArbiter(self).run()

@@ -1,0 +1,330 @@
+"""The composition root: settings are read here, everything is made here and handed down."""
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from amphora_agent import files, logs
+from amphora_agent.agent.admission import Admission, RevocationLists
+from amphora_agent.agent.api_version import ControllerApi
+from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
+from amphora_agent.agent.host import Host
+from amphora_agent.agent.reconfiguration import Reconfiguration, require_listening
+from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.api.app import create_app
+from amphora_agent.api.server.tls import ServerTls, make_first_context
+from amphora_agent.api.services import MadeOnce, Services
+from amphora_agent.api.v1.http import CURRENT
+from amphora_agent.daemon import monitoring
+from amphora_agent.daemon.arbiter import Heart, Server
+from amphora_agent.errors import AgentError
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.events.journal import Journal
+from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
+from amphora_agent.haproxy.housekeeping import HungWorkers, Presence, Tidying
+from amphora_agent.haproxy.runtime.poller import Observer
+from amphora_agent.haproxy.status import Inventory
+from amphora_agent.heartbeat.datagram import message
+from amphora_agent.heartbeat.memory import CounterMemory
+from amphora_agent.heartbeat.reader import Reader
+from amphora_agent.heartbeat.sender import Facts, Sender
+from amphora_agent.keepalived.lvs import ipvs
+from amphora_agent.keepalived.lvs import service as lvs_service
+from amphora_agent.keepalived.lvs.poller import LvsObserver
+from amphora_agent.keepalived.vrrp import service as vrrp_service
+from amphora_agent.keepalived.vrrp.mastership import Mastership
+from amphora_agent.keepalived.vrrp.service import Vrrp
+from amphora_agent.metrics.shared import HeartbeatBoard, WorkerDeaths
+from amphora_agent.model.addressing import Address
+from amphora_agent.namespace import Namespace
+from amphora_agent.network.announcer import Announcer
+from amphora_agent.network.dhcp_client import DhcpClients
+from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.netlink.links import Netlink
+from amphora_agent.network.service import Network
+from amphora_agent.paths import Layout, alarms_directory
+from amphora_agent.settings.reader import Settings
+from amphora_agent.slots import SlotFile
+from amphora_agent.supervisor import systemd
+from amphora_agent.supervisor.contract import Supervisor
+from amphora_agent.supervisor.identity import boot_id
+from amphora_agent.supervisor.systemd import SystemdSupervisor
+from amphora_agent.wiring import (
+    Options,
+    declared_of,
+    instances_of,
+    journal_of,
+    layer4_of,
+    layout_of,
+    network_of,
+    supervisor_of,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for an address to be there and free: at a boot it may come late, and an agent that was
+#: killed holds it for a moment.
+_ADDRESS_PATIENCE = 5.0
+_PACE = 0.1
+
+
+def require_usable(settings: Settings, *, run: Path) -> None:
+    """See that the agent can serve with these settings: logs, TLS, address, directories.
+
+    Raises:
+        AgentError: it cannot; the text names the file, directory or address, and the reason.
+    """
+    logs.set_up(settings)
+    make_first_context(settings)
+    _require_address(settings.bind_host, settings.bind_port)
+    for directory in (run, Path(settings.base_path)):
+        try:
+            if directory == run:
+                files.make_private_directory(directory)
+            else:
+                files.make_directory(directory)
+        except OSError as error:
+            raise AgentError("Cannot make directory", f"{directory}: {error.strerror}") from error
+
+
+def _require_address(host: str, port: int) -> None:
+    deadline = time.monotonic() + _ADDRESS_PATIENCE
+    while True:
+        try:
+            return require_listening(host, port)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                where = f"{host} port {port}"
+                raise AgentError("Cannot listen", f"{where}: {error.strerror}") from error
+        time.sleep(_PACE)
+
+
+def tighten(
+    configuration: Path, settings: Settings, directories: Iterable[Path], run: Path
+) -> None:
+    """Take the files with secrets from everybody but the agent's user, and their directory, if it
+    is the agent's. What cannot be changed is said, and stays."""
+    certificate = Path(settings.agent_server_cert)
+    for path in (configuration, certificate):
+        for each in (path, path.with_name(f"{path.name}.previous")):
+            if not files.tighten(each, files.PRIVATE):
+                logger.warning("%s can be read by others, and that cannot be changed", each)
+    home = configuration.parent
+    for_others = (run, Path(settings.base_path), Path(settings.base_cert_dir))
+    # haproxy's user must get through to what it reads.
+    own = any(home.is_relative_to(directory) for directory in directories) and not any(
+        path.is_relative_to(home) for path in for_others
+    )
+    if own and not files.tighten(home, files.PRIVATE_PROGRAM):
+        logger.warning("%s can be read by others, and that cannot be changed", home)
+
+
+#: Make the namespace, and plug in it what is remembered, at boot.
+_NETWORK_UNITS = ("amphora-netns.service", "amphora-network.service")
+
+
+def run_agent(options: Options) -> None:
+    """Run the agent until it is told to stop.
+
+    Raises:
+        AgentError: it cannot start; the text says why.
+    """
+    alarms = Alarms(alarms_directory(options.run_directory))
+    settings = SettingsFile(
+        options.config_file,
+        alarms=alarms,
+        require_usable=functools.partial(require_usable, run=options.run_directory),
+    )
+    layout = layout_of(settings.current(), options)
+    tighten(settings.path, settings.current(), options.directories, layout.run)
+    board, deaths = HeartbeatBoard(), WorkerDeaths()
+    services = _services(settings, layout, options, board, deaths, alarms)
+    tls = ServerTls(settings.current, alarms, options.client_crl)
+    admission = _admission(settings, layout, options, alarms)
+    Server(
+        settings.current,
+        tls,
+        create_app(services),
+        make_heart=lambda: _make_heart(settings, layout, options, services, board),
+        admission=admission,
+        serving=lambda: _begin(
+            services,
+            (
+                Presence(services.instances.haproxy, alarms, services.journal).watch,
+                HungWorkers(layout, lambda: board.read().hung, services.journal).watch,
+                _mastership(layout, services.journal).watch,
+            ),
+            admission,
+        ),
+        tick=lambda: logs.follow(settings.current()),
+        refused=services.metrics.requests.handshake_failed,
+        died=services.journal.report_death,
+        deaths=deaths,
+        spool=layout.base,
+    ).run()
+
+
+def _services(
+    settings: SettingsFile,
+    layout: Layout,
+    options: Options,
+    board: HeartbeatBoard,
+    deaths: WorkerDeaths,
+    alarms: Alarms,
+) -> Services:
+    journal = journal_of(layout)
+    supervisor = supervisor_of(layout, options, journal.report_death, alarms)
+    certificate = AgentCertificate(
+        lambda: Path(settings.current().agent_server_cert), settings.current().amphora_id
+    )
+    authorities = AgentAuthorities(lambda: Path(settings.current().agent_server_ca))
+    expiry = ExpiryWatch(layout, alarms)
+    instances = instances_of(
+        settings.current(),
+        layout,
+        supervisor,
+        journal,
+        alarms,
+        settings.current,
+        Tidying().later,
+        expiry.note_change,
+    )
+    layer4 = layer4_of(layout, supervisor, alarms)
+    return Services(
+        settings=settings,
+        reconfiguration=Reconfiguration(settings, options.directories),
+        instances=instances,
+        journal=journal,
+        inventory=Inventory(
+            layout, supervisor, alarms, journal, silences=lambda: board.read().silences
+        ),
+        lvs=layer4,
+        network=_network(layout, options, supervisor, alarms),
+        vrrp=Vrrp(layout, supervisor, alarms),
+        host=Host(options.memory_limit),
+        certificate=certificate,
+        authorities=authorities,
+        expiry=expiry,
+        metrics=monitoring.agent_metrics(
+            layout, certificate, authorities, expiry, board, deaths, alarms
+        ),
+        controller=ControllerApi(layout.controller_api, CURRENT),
+        # Loaded with all that it needs when it is first asked for something.
+        declared=MadeOnce(lambda: declared_of(layout, instances, layer4, options)),
+    )
+
+
+def _make_heart(
+    settings: SettingsFile,
+    layout: Layout,
+    options: Options,
+    services: Services,
+    board: HeartbeatBoard,
+) -> Heart:
+    """Who reads and who sends, in a process that does nothing else; and the load balancers'
+    metrics, in a thread of it."""
+    monitoring.start_endpoint(layout, services.host)
+
+    def find_facts() -> Facts:
+        current = settings.current()
+        logs.follow(current)
+        version = options.heartbeat_version
+        if version is None:
+            version = message.OF_API.get(services.controller.version(), message.LATEST)
+        return Facts(current, version, vrrp_service.missing(layout.vrrp))
+
+    alarms = Alarms(layout.alarms)
+    on_disk, in_memory = layout.heartbeat_counters
+    counters = [SlotFile(on_disk, sync=True), SlotFile(in_memory, sync=False)]
+    memory = CounterMemory(counters, boot_id(), alarms)
+    in_ipvs = LvsObserver(layout, ipvs.reader(Namespace(layout.namespace)), lvs_service.runs)
+    reader = Reader(
+        Observer(layout),
+        lambda: in_ipvs.read(timeout=0),
+        find_facts,
+        Facts(settings.current()),
+        memory,
+        alarms,
+    )
+    return Heart(reader, Sender(reader.facts, reader.readings, memory, monitoring.note_on(board)))
+
+
+def _admission(
+    settings: SettingsFile, layout: Layout, options: Options, alarms: Alarms
+) -> Admission:
+    """Who is served."""
+    lists = None
+    if options.client_crl is not None:
+        lists = RevocationLists(
+            options.client_crl,
+            layout.kept_client_crl,
+            lambda: Path(settings.current().agent_server_ca),
+            alarms,
+        )
+    return Admission(alarms, lists, require_usage=options.require_client_eku)
+
+
+def _begin(services: Services, watches: Iterable[Callable[[], None]], admission: Admission) -> None:
+    """Take over what runs; bring back what does not, while the API answers already."""
+    admission.start(services.certificate, services.authorities)
+    _attempt(services.instances.adopt, services.vrrp.adopt, services.lvs.adopt)
+    services.expiry.start()
+
+    def restore_network() -> None:
+        services.network.restore(single=services.settings.current().single)
+
+    def resume() -> None:
+        _attempt(restore_network, services.instances.resume, services.vrrp.resume)
+
+    threading.Thread(target=resume, name="resume", daemon=True).start()
+    for watch in watches:
+        threading.Thread(target=watch, name="watch", daemon=True).start()
+
+
+def _mastership(layout: Layout, journal: Journal) -> Mastership:
+    namespace = Namespace(layout.namespace)
+
+    def addresses() -> frozenset[Address]:
+        with Netlink(time.monotonic) as netlink:
+            return netlink.addresses()
+
+    return Mastership(layout.vrrp, lambda: namespace.run(addresses), journal)
+
+
+def _attempt(*steps: Callable[[], object]) -> None:
+    for step in steps:
+        try:
+            step()
+        except Exception:  # an agent that answers can be repaired, one that ended cannot
+            logger.exception("not everything could be brought back")
+
+
+def _network(layout: Layout, options: Options, supervisor: Supervisor, alarms: Alarms) -> Network:
+    namespace = Namespace(layout.namespace)
+    leases = Leases(layout.leases)
+
+    def by_unit() -> bool:
+        # What the agent mounts itself nobody else would see: its unit has mounts of its own.
+        if namespace.exists():
+            return False
+        systemd.restart(*_NETWORK_UNITS)
+        return True
+
+    under_systemd = isinstance(supervisor, SystemdSupervisor)
+    return network_of(
+        layout,
+        leases,
+        alarms=alarms,
+        dhcp=DhcpClients(
+            supervisor,
+            leases,
+            layout.namespace,
+            options.command("network", "lease"),
+            writable=(layout.leases, layout.network, layout.run),
+        ),
+        make_namespace=by_unit if under_systemd else None,
+        announce=Announcer(namespace).announce,
+    )

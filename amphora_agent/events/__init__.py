@@ -1,0 +1,1 @@
+"""What happened to the amphora, and what its operator must know of."""

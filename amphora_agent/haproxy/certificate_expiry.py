@@ -1,0 +1,187 @@
+"""When the certificates, CAs and revocation lists of load balancers expire.
+
+Only files that the committed configuration of a load balancer names count: a controller leaves the
+one before behind when it renews a certificate. Files are read when they change, in a thread that
+nothing waits for.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from amphora_agent import files
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.haproxy.named_files import crt_list, references
+from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.named_files.references import Role
+from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.paths import InstanceLayout, Layout
+from amphora_agent.revisions.reading import instances
+from amphora_agent.x509 import pem
+from amphora_agent.x509.validity import FileExpiry, shown, stage
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at all files, and before one at those of a load balancer that changed.
+_INTERVAL, _DELAY = 60.0, 1.0
+#: Files that an alarm names, and that are told to Prometheus: the first to expire.
+_MOST_NAMED, _MOST_TOLD = 5, 1000
+
+
+_T = TypeVar("_T")
+
+
+class _Cache(Generic[_T]):
+    """What `read` makes of files, kept as long as they stay as they are and are asked for."""
+
+    def __init__(self, read: Callable[[Path], _T]) -> None:
+        self._read = read
+        self._known: dict[Path, tuple[object, _T]] = {}
+        self._asked: dict[Path, tuple[object, _T]] = {}
+
+    def get(self, path: Path) -> _T | None:
+        """None for a file that is not there."""
+        signature = files.signature(path)
+        known = self._known.get(path)
+        if known is None or known[0] != signature:
+            try:
+                known = signature, self._read(path)
+            except OSError:
+                return None
+        self._asked[path] = known
+        return known[1]
+
+    def forget_others(self) -> None:
+        """Forget files that were not asked for since this was called last."""
+        self._known, self._asked = self._asked, {}
+
+
+class ExpiryWatch:
+    """Looks after the files of all load balancers, and sets one alarm for each load balancer."""
+
+    def __init__(
+        self, layout: Layout, alarms: Alarms, now: Callable[[], float] = time.time
+    ) -> None:
+        self._layout = layout
+        self._alarms = alarms
+        self._now = now
+        self._texts = _Cache(partial(_named, layout.certificates))
+        self._lists = _Cache(_entries)
+        self._dates = _Cache(_expires)
+        self._found: Mapping[str, tuple[FileExpiry, ...]] = {}
+        self._changed = threading.Event()
+
+    def start(self) -> None:
+        """Look from now on, in a thread."""
+        threading.Thread(target=self._run, name="expiry", daemon=True).start()
+
+    def note_change(self) -> None:
+        """Look soon: files of a load balancer may have changed. Returns at once."""
+        self._changed.set()
+
+    def soonest(self) -> list[FileExpiry]:
+        """The files that expire first, as they were found last."""
+        every = [each for found in self._found.values() for each in found]
+        return sorted(every, key=lambda each: each.expires)[:_MOST_TOLD]
+
+    def look(self) -> None:
+        """Read what has changed, and set or clear the alarms."""
+        found = {str(each.id): tuple(self._expiries(each)) for each in instances(self._layout)}
+        for cache in (self._texts, self._lists, self._dates):
+            cache.forget_others()
+        self._found = found
+        for instance_id, expiries in found.items():
+            self._report(instance_id, expiries)
+        known = [each for each in self._alarms.current() if each.kind == AlarmKind.EXPIRY]
+        for alarm in known:
+            if _is_load_balancer(alarm.subject) and alarm.subject not in found:
+                self._alarms.clear_alarm(AlarmKind.EXPIRY, alarm.subject)
+
+    def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                self.look()
+            except Exception:  # the next look must come, whatever this one met
+                logger.exception("Cannot look at the certificates of load balancers")
+            if self._changed.wait(_INTERVAL):
+                time.sleep(_DELAY)  # changes come together
+
+    def _report(self, instance_id: str, expiries: Iterable[FileExpiry]) -> None:
+        now = self._now()
+        near = [(each, stage(each.expires, now)) for each in expiries]
+        near = sorted((each for each in near if each[1]), key=lambda each: each[0].expires)
+        if not near:
+            self._alarms.clear_alarm(AlarmKind.EXPIRY, instance_id)
+            return
+        words = [
+            f"{each.what} {each.file} {reached.words}, at {shown(each.expires)}"
+            for each, reached in near[:_MOST_NAMED]
+        ]
+        if len(near) > _MOST_NAMED:
+            words.append(f"and {len(near) - _MOST_NAMED} more")
+        level = max(reached for _, reached in near).level
+        self._alarms.set_alarm(AlarmKind.EXPIRY, instance_id, "; ".join(words), level)
+
+    def _expiries(self, instance: InstanceLayout) -> Iterator[FileExpiry]:
+        for path, what in sorted(self._in_use(instance).items()):
+            expires = self._dates.get(path)
+            if expires is not None:
+                yield FileExpiry(instance.id, path.name, what, expires)
+
+    def _in_use(self, instance: InstanceLayout) -> dict[Path, str]:
+        """The files that a load balancer uses, and what for."""
+        if instance.declared:
+            return {path: _declared(path.name) for path in instance.certificates.glob("*.pem")}
+        found: dict[Path, str] = {}
+        for path, roles in (self._texts.get(instance.configuration) or {}).items():
+            if path.parent != instance.certificates:
+                continue
+            if Role.CRT_LIST in roles:
+                for entry in self._lists.get(path) or ():
+                    found[Path(entry.path)] = Role.CERTIFICATE.value
+                    found |= {Path(file): "CA or CRL file" for file in entry.files}
+            else:
+                found[path] = " and ".join(sorted(role.value for role in roles))
+        return found
+
+
+def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
+    """The files below the directory of certificates that a configuration names."""
+    found = references.files_below({"": files.text(configuration)}, str(certificates))
+    return {Path(path): roles for path, roles in found.items()}
+
+
+def _entries(path: Path) -> tuple[Entry, ...]:
+    return crt_list.entries(path.read_bytes())
+
+
+def _expires(path: Path) -> float | None:
+    """When the first certificate or revocation list of a file expires; None when there is none,
+    or it cannot be read."""
+    with contextlib.suppress(pem.Unreadable):
+        dates = [
+            until.timestamp()
+            for block in pem.read(path.read_bytes()).blocks
+            if block.label in (pem.CERTIFICATE, pem.REVOCATIONS)
+            and (until := pem.expiry(block)) is not None
+        ]
+        return min(dates, default=None)
+    return None
+
+
+def _declared(name: str) -> str:
+    """What a file of a declared load balancer is for, by its name."""
+    purpose = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
+    roles = {"ca": Role.AUTHORITIES, "crl": Role.REVOCATIONS}
+    return roles.get(purpose, Role.CERTIFICATE).value
+
+
+def _is_load_balancer(subject: str) -> bool:
+    """Whether an alarm is about a load balancer: others are about the agent, or about a path."""
+    return subject != "agent" and "/" not in subject

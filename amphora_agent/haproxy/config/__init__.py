@@ -1,0 +1,1 @@
+"""haproxy's configuration language. Pure."""

@@ -1,0 +1,310 @@
+"""haproxy's configuration language: text to sections of directives and back, nothing lost.
+
+Words are split as haproxy splits them (configuration manual, 2.2 "Quoting and escaping", and
+`parse_line` in its tools.c): blanks separate, `"…"` and `'…'` join, a backslash before certain
+characters escapes outside single quotes and stands for itself before others, an unquoted `#`
+begins a comment, also inside a word. Environment variables are left as written: nothing here
+expands.
+
+A line ends at a newline and nowhere else. None is continued: haproxy takes a backslash at the end
+for itself, and refuses a quote that is open there. Nor does a section go on in the next file.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+#: File name -> text, in the order in which haproxy loads them. Text that was bytes is decoded with
+#: `surrogateescape`, so that it can be written back as it was.
+Texts = Mapping[str, str]
+
+
+def whole(texts: Texts) -> str:
+    """All texts as one."""
+    return "".join(texts.values())
+
+
+#: Keywords that begin a section; haproxy 2.6 to 3.0.
+SECTIONS = frozenset(
+    {
+        "backend", "cache", "crt-store", "defaults", "fcgi-app", "frontend", "global",
+        "http-errors", "listen", "log-forward", "log-profile", "mailers", "namespace_list",
+        "peers", "program", "resolvers", "ring", "traces", "userlist",
+    }
+)  # fmt: skip
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+#: Printable ASCII without what quotes, escapes or comments: a line of it is words and spaces.
+_PLAIN = re.compile(r"[ !$-&(-\[\]-~]*\n?")
+#: A word as written, or (then the group is empty) a comment. To a C program in the C locale these
+#: blanks separate words: no other character that Unicode calls white space does. Where a word ends
+#: depends on few escapes; the others are for `_PIECE`.
+_WORD = re.compile(
+    r"""((?:[^"'\\# \t\n\v\f\r]++
+          | \\[ \\#'"]?+
+          | '[^']*+(?:'|\Z)
+          | "(?:[^"\\]++ | \\["\\]?+)*+(?:"|\Z)
+        )++)
+      | \#.*""",
+    re.VERBOSE | re.DOTALL,
+)
+#: What a word is made of: quoted text, an escape, or any other character.
+_PIECE = re.compile(
+    r"""'(?P<single>[^']*+)(?:'|\Z)
+      | "(?P<double>(?:[^"\\]++ | \\["\\]?+)*+)(?:"|\Z)
+      | (?P<bare>[^"'\\]++ | \\(?:[ \\#'"nrt] | x[0-9A-Fa-f]{2})?+)""",
+    re.VERBOSE | re.DOTALL,
+)
+_ESCAPE = re.compile(r"\\(?:([ \\#'\"nrt])|x([0-9A-Fa-f]{2}))")
+_QUOTED_ESCAPE = re.compile(r"\\(?:([ \\#'\"nrt$])|x([0-9A-Fa-f]{2}))")
+_ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
+#: In double quotes, escapes (no group) or an environment variable's dollar sign.
+_DOLLAR = re.compile(r"\\.|(\$)", re.DOTALL)
+
+#: Where a line may begin a section: it begins with a section's keyword, or with a word that has a
+#: quote or an escape. Begins with the newline before, because that is found fast.
+_KEYWORD = "|".join(sorted(SECTIONS))
+_CANDIDATE = re.compile(
+    rf"""\n[ \t\v\f\r]*+
+      (?: [^"'\\# \t\n\v\f\r\0]*+["'\\] | (?:{_KEYWORD})(?:(?=[# \t\n\v\f\r\0])|\Z))""",
+    re.VERBOSE,
+)
+
+
+class Directive(NamedTuple):
+    """One line. `line` counts from 1; `written` is the line with its end as it is in the text."""
+
+    line: int
+    words: tuple[str, ...]
+    written: str = ""
+
+    @property
+    def expands(self) -> bool:
+        """Whether haproxy replaces something in it by an environment variable."""
+        return _expands(self.written)
+
+
+class Section(NamedTuple):
+    """A section; `kind` is its keyword, `name` what follows ("" for none). What stands before a
+    file's first header is a section of no kind, without `header`."""
+
+    line: int
+    kind: str
+    name: str
+    directives: tuple[Directive, ...]
+    header: Directive | None = None
+
+    def first(self, *keyword: str) -> Directive | None:
+        """The first directive that begins with these words."""
+        return next(self.all(*keyword), None)
+
+    def all(self, *keyword: str) -> Iterator[Directive]:
+        """The directives that begin with these words."""
+        length = len(keyword)
+        return (d for d in self.directives if d.words[:length] == keyword)
+
+
+class Config(NamedTuple):
+    """A parsed configuration."""
+
+    sections: tuple[Section, ...]
+
+    def of_kind(self, kind: str) -> Iterator[Section]:
+        return (section for section in self.sections if section.kind == kind)
+
+
+class Block(NamedTuple):
+    """A section as written, from its header up to the next: with comments, blanks, conditionals.
+
+    The blocks of a file, joined, are its text. What stands before the first header is a block of
+    no kind.
+    """
+
+    file: str
+    line: int
+    kind: str
+    name: str
+    text: str
+
+    def lines(self) -> tuple[Directive, ...]:
+        """All lines, also those without words; what is written in them, joined, is the text."""
+        return tuple(_lines(self.text, self.line))
+
+    def section(self) -> Section:
+        """What haproxy reads in it."""
+        found = tuple(line for line in self.lines() if line.words and line.words[0])
+        if not self.kind:
+            return Section(self.line, "", "", found)
+        return Section(self.line, self.kind, self.name, found[1:], found[0])
+
+
+class Header(NamedTuple):
+    """The line that begins a section; `start` is its offset in the text."""
+
+    start: int
+    kind: str
+    name: str
+
+
+def blocks(texts: Texts) -> tuple[Block, ...]:
+    """All sections of a configuration, in order. Costs little: only headers are looked at.
+
+    A header between `.if` and `.endif` counts, whatever the condition.
+    """
+    return tuple(block for file, text in texts.items() for block in blocks_of(file, text))
+
+
+def blocks_of(
+    file: str, text: str, start: int = 0, end: int | None = None, line: int = 1
+) -> Iterator[Block]:
+    """The blocks of a part of one file, that begins and ends where blocks do; `line` is that of
+    its start."""
+    end = len(text) if end is None else end
+    before = Header(start, "", "")
+    for header in headers(text, start, end):
+        if header.start > start:
+            yield Block(file, line, before.kind, before.name, text[before.start : header.start])
+            line += text.count("\n", before.start, header.start)
+        before = header
+    if end > before.start:
+        yield Block(file, line, before.kind, before.name, text[before.start : end])
+
+
+def headers(text: str, start: int = 0, end: int | None = None) -> Iterator[Header]:
+    """The headers of a part of a text; `start` is where a line begins."""
+    end = len(text) if end is None else end
+    if header := header_at(text, start, end):
+        yield header
+    for found in _CANDIDATE.finditer(text, start, end):
+        if header := header_at(text, found.start() + 1, end):
+            yield header
+
+
+def header_at(text: str, start: int, end: int | None = None) -> Header | None:
+    """The header that the line from `start` on is, if it is one."""
+    end = len(text) if end is None else end
+    stop = text.find("\n", start, end)
+    words = split(text[start : stop if stop >= 0 else end])
+    if not words or words[0] not in SECTIONS:
+        return None
+    return Header(start, words[0], _name(words))
+
+
+def _name(header: tuple[str, ...]) -> str:
+    if len(header) < 2 or header[:2] == ("defaults", "from"):
+        return ""
+    return header[1]
+
+
+def parse(text: str, keywords: Collection[str] | None = None) -> Config:
+    """Parse a configuration. Never fails: what is wrong with the text is haproxy's to say.
+
+    With `keywords`, sections have only the directives that begin with one of these words; that
+    takes a third of the time and memory. Large configurations are read for every change.
+    """
+    sections: list[Section] = []
+    header: Directive | None = None
+    body: list[Directive] = []
+
+    def close() -> None:
+        if header is not None:
+            name = _name(header.words)
+            sections.append(Section(header.line, header.words[0], name, tuple(body), header))
+
+    lines = _lines(text, 1) if keywords is None else _lines_of(text, SECTIONS.union(keywords))
+    for directive in lines:
+        if not directive.words or not directive.words[0]:
+            continue
+        if directive.words[0] in SECTIONS:
+            close()
+            header, body = directive, []
+        else:
+            body.append(directive)
+    close()
+    return Config(tuple(sections))
+
+
+def _lines(text: str, line: int) -> Iterator[Directive]:
+    for number, written in enumerate(_LINE.findall(text), line):
+        yield Directive(number, split(written), written)
+
+
+def _lines_of(text: str, keywords: Collection[str]) -> Iterator[Directive]:
+    """The lines that begin with one of the keywords."""
+    unwanted: set[str] = set()
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        # Most lines need not be split to be told apart.
+        first = line.split(None, 1)
+        if not first or first[0] in unwanted:
+            continue
+        if first[0] not in keywords and _is_what_it_seems(first[0]):
+            unwanted.add(first[0])
+            continue
+        words = split(line)
+        if words and words[0] in keywords:
+            yield Directive(number, words, line if number == len(lines) else line + "\n")
+
+
+def _is_what_it_seems(word: str) -> bool:
+    """Whether a word is the same to `split`: it has no quote, escape, comment or control."""
+    return word.replace("-", "").isalnum()
+
+
+def split(line: str) -> tuple[str, ...]:
+    """The words of one line, without quotes and escapes; none for a blank or a comment."""
+    if _PLAIN.fullmatch(line):
+        return tuple(line.split())
+    return tuple(_value(found[0]) for found in _words(line))
+
+
+def _words(line: str) -> Iterator[re.Match[str]]:
+    """The words of one line as written."""
+    # A line ends at its newline, and to a C program at a NUL before it.
+    line = line.partition("\n")[0].partition("\0")[0]
+    return (found for found in _WORD.finditer(line) if found[1])
+
+
+def _value(word: str) -> str:
+    """What a word as written stands for."""
+    if "\\" not in word and '"' not in word and "'" not in word:
+        return word
+    value = "".join(map(_piece, _PIECE.finditer(word)))
+    if not value.isascii() and "\\x" in word:
+        value = _decoded(value)
+    # To a C program a word ends at a NUL, which `\x00` can put into it.
+    return value.partition("\0")[0]
+
+
+def _piece(found: re.Match[str]) -> str:
+    if found["single"] is not None:
+        return found["single"]
+    if found["double"] is not None:
+        return _QUOTED_ESCAPE.sub(_unescaped, found["double"])
+    return _ESCAPE.sub(_unescaped, found["bare"])
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    if found[1]:
+        return _ESCAPED.get(found[1], found[1])
+    byte = int(found[2], 16)
+    return chr(byte if byte < 0x80 else 0xDC00 + byte)
+
+
+def _decoded(value: str) -> str:
+    """With bytes that are UTF-8 together as the character that they are."""
+    try:
+        return value.encode(errors="surrogateescape").decode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return value  # has surrogates that stand for no byte
+
+
+def _expands(line: str) -> bool:
+    if '"' not in line or "$" not in line:
+        return False
+    return any(
+        found[1]
+        for word in _words(line)
+        for piece in _PIECE.finditer(word[0])
+        for found in _DOLLAR.finditer(piece["double"] or "")
+    )

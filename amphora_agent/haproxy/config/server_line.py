@@ -1,0 +1,163 @@
+"""A member of a pool as haproxy's configuration writes it: one `server` line, fully understood.
+
+The grammar is narrower than haproxy's. What it accepts haproxy accepts, in a configuration and
+(without what a running haproxy leaves out) as the arguments of `add server`; and nothing in it can
+be taken for more than the word that it is.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+
+from amphora_agent.model.addressing import split_endpoint
+from amphora_agent.model.server_line import ServerLine
+
+#: haproxy's own rule for the names of sections and servers.
+_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+#: Milliseconds up to 2^31, with or without a unit.
+_TIME = r"[1-9]\d{0,8}(?:ms)?|[1-9]\d{0,5}s|[1-9]\d{0,3}m"
+_COUNT = r"[1-9]\d{0,5}"
+_PORT = r"[1-9]\d{0,4}"
+_WORD = r"[A-Za-z0-9_.-]{1,128}"
+_PATH = r"/[A-Za-z0-9_./@+=,:-]{1,512}"
+_CIPHERS = r"[A-Za-z0-9_.:!+@=-]{1,4096}"
+#: Protocol names as haproxy encodes them, each at most 255 characters long.
+_PROTOCOLS = r"[a-z0-9./-]{1,32}(?:,[a-z0-9./-]{1,32}){0,7}"
+
+#: Options without a value.
+_FLAGS = frozenset(
+    {
+        "backup", "check", "check-ssl", "disabled", "no-sslv3", "no-tlsv10", "no-tlsv11",
+        "no-tlsv12", "no-tlsv13", "send-proxy", "send-proxy-v2", "send-proxy-v2-ssl",
+        "send-proxy-v2-ssl-cn", "ssl",
+    }
+)  # fmt: skip
+#: Options with one, and what it must be like.
+_VALUES = {
+    keyword: re.compile(pattern, re.ASCII)
+    for keyword, pattern in {
+        # Of an IPv6 address without brackets haproxy takes the end for a port.
+        "addr": r"[0-9.]{7,15}",
+        "alpn": _PROTOCOLS,
+        "ca-file": _PATH,
+        "check-alpn": _PROTOCOLS,
+        "ciphers": _CIPHERS,
+        "ciphersuites": _CIPHERS,
+        "cookie": _WORD,
+        "crl-file": _PATH,
+        "crt": _PATH,
+        "downinter": _TIME,
+        "fall": _COUNT,
+        "fastinter": _TIME,
+        "inter": _TIME,
+        "port": _PORT,
+        "rise": _COUNT,
+        "sni": r"ssl_fc_sni",
+        "verify": r"none|required",
+        "weight": r"\d{1,3}",
+    }.items()
+}
+_MAX_PORT = 65535
+_MAX_WEIGHT = 256
+
+
+class Doubtful(Exception):
+    """A line that is not fully understood; the text says what of it."""
+
+
+def is_name(text: str) -> bool:
+    """Whether a name of a section or a member can be a word of a command."""
+    return _NAME.fullmatch(text) is not None
+
+
+def parse(words: Sequence[str]) -> ServerLine:
+    """The member that the words of a `server` line describe.
+
+    Raises:
+        Doubtful: something of it is not understood.
+    """
+    if len(words) < 3 or words[0] != "server":
+        raise Doubtful("it is no whole server line")
+    _, name, endpoint, *rest = words
+    if not is_name(name):
+        raise Doubtful(f"its name is {name[:40]!r}")
+    address, port = _endpoint(endpoint)
+    options = _options(rest)
+    weight = int(options.pop("weight", "1"))
+    if weight > _MAX_WEIGHT:
+        raise Doubtful(f"its weight is {weight}")
+    if "addr" in options:
+        options["addr"] = _address(options["addr"], options["addr"])
+    if int(options.get("port", "1")) > _MAX_PORT:
+        raise Doubtful("its port of the monitor is too large")
+    server = ServerLine(
+        name=name,
+        address=address,
+        port=port,
+        weight=weight,
+        backup=options.pop("backup", None) is not None,
+        check=options.pop("check", None) is not None,
+        cookie=options.pop("cookie", ""),
+        disabled=options.pop("disabled", None) is not None,
+        options=tuple(sorted(options.items())),
+    )
+    _require_verification(options)
+    return server
+
+
+def options(words: Sequence[str]) -> dict[str, str]:
+    """The options among words of a `server` line, by keyword, whatever they are; one without a
+    value is "there"."""
+    found = {}
+    remaining = iter(words)
+    for keyword in remaining:
+        found[keyword] = next(remaining, "") if keyword in _VALUES else "there"
+    return found
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    remaining = iter(words)
+    for keyword in remaining:
+        if keyword in options:
+            raise Doubtful(f"{keyword} is there twice")
+        if keyword in _FLAGS:
+            options[keyword] = ""
+            continue
+        pattern = _VALUES.get(keyword)
+        if pattern is None:
+            raise Doubtful(f"{keyword[:40]!r} is not known to be safe")
+        value = next(remaining, "")
+        if not pattern.fullmatch(value):
+            raise Doubtful(f"{keyword} is {value[:40]!r}")
+        options[keyword] = value
+    return options
+
+
+def _require_verification(options: dict[str, str]) -> None:
+    """haproxy verifies unless it is told not to, and then needs authorities."""
+    if not {"ssl", "check-ssl"} & options.keys():
+        return
+    if options.get("verify") != "none" and "ca-file" not in options:
+        raise Doubtful("it verifies certificates without authorities")
+
+
+def _endpoint(text: str) -> tuple[str, int]:
+    host, port = split_endpoint(text)
+    if not re.fullmatch(_PORT, port, re.ASCII) or int(port) > _MAX_PORT:
+        raise Doubtful(f"its address is {text[:60]!r}")
+    return _address(host, text), int(port)
+
+
+def _address(host: str, text: str) -> str:
+    """A literal address that something can be at, in its canonical form; `text` is what to say it
+    is otherwise."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise Doubtful(f"its address is {text[:60]!r}") from None
+    scoped = getattr(address, "scope_id", None) is not None
+    mapped = getattr(address, "ipv4_mapped", None) is not None
+    if scoped or mapped or address.is_unspecified or address.is_multicast:
+        raise Doubtful(f"its address is {text[:60]!r}")
+    return str(address)

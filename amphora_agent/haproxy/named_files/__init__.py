@@ -1,0 +1,1 @@
+"""Files that a configuration names, and what they may contain. Pure."""

@@ -1,0 +1,189 @@
+"""What a certificate file may hold, and the one form in which it is kept.
+
+Controllers join what tenants gave them, and haproxy refuses to start over one blank too many. So
+a file is taken apart and written anew: blocks one after another, or the entries of a crt-list.
+Behind them stands a comment with the MD5 of what was sent, by which the controller knows the file.
+It is in the file so that it comes and goes with what it is the MD5 of, also in a rollback.
+
+Pure: whether OpenSSL can use the blocks is found out in `openssl`.
+"""
+
+import enum
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
+
+from amphora_agent.haproxy.named_files import crt_list
+from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.policy.words import RefusedError
+from amphora_agent.x509 import pem
+from amphora_agent.x509.pem import Block
+
+_T = TypeVar("_T")
+
+_KEYS = frozenset({"PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY"})
+_PARAMETERS = "DH PARAMETERS"
+#: They are in the key, too.
+_NEEDLESS = "EC PARAMETERS"
+_KNOWN = _KEYS | {pem.CERTIFICATE, pem.REVOCATIONS, _PARAMETERS, _NEEDLESS}
+#: Each of them is tried with the key.
+_MOST_BESIDE_A_KEY = 100
+
+_SENT = b"#amphora-agent: md5 of what was sent: "
+_SENT_LINE = re.compile(re.escape(_SENT) + rb"([0-9a-f]{32})\n\Z")
+
+
+class Kind(enum.Enum):
+    """What a file is: the value is its name in messages."""
+
+    CERTIFICATE = "a certificate with its key"
+    AUTHORITIES = "certificates without a key"
+    REVOCATIONS = "revocation lists"
+    PARAMETERS = "DH parameters"
+    CRT_LIST = "a crt-list"
+
+
+class Content(NamedTuple):
+    """The parts of a file; of `certificates` beside a key the first one is served."""
+
+    key: Block | None = None
+    certificates: tuple[Block, ...] = ()
+    revocations: tuple[Block, ...] = ()
+    parameters: tuple[Block, ...] = ()
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def kind(self) -> Kind:
+        if self.entries:
+            return Kind.CRT_LIST
+        if self.key:
+            return Kind.CERTIFICATE
+        if self.certificates:
+            return Kind.AUTHORITIES
+        return Kind.REVOCATIONS if self.revocations else Kind.PARAMETERS
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """All blocks in the order in which they are written."""
+        leaf, chain = self.certificates[:1], self.certificates[1:]
+        key = (self.key,) if self.key else ()
+        return (*leaf, *key, *chain, *self.revocations, *self.parameters)
+
+    @property
+    def text(self) -> bytes:
+        """The file without the MD5."""
+        blocks = [block.text for block in self.blocks]
+        return "".join([*blocks, *(entry.text for entry in self.entries)]).encode()
+
+
+class Unfit(Exception):
+    """The file cannot be used; the text says why."""
+
+
+def read(sent: bytes, check_entry: Callable[[Entry], None]) -> Content:
+    """Take a file apart. `check_entry` raises RefusedError for an entry that may not be.
+
+    Raises:
+        Unfit: it is neither PEM nor a crt-list, or has what no such file may have.
+    """
+    return of_pem(sent) if pem.is_pem(sent) else _of_list(sent, check_entry)
+
+
+def of_pem(sent: bytes) -> Content:
+    """Take a PEM file apart.
+
+    Raises:
+        Unfit
+    """
+    try:
+        return _of_pem(pem.read(sent))
+    except pem.Unreadable as reason:
+        raise Unfit(str(reason)) from None
+
+
+def kept(content: Content, sent: bytes) -> bytes:
+    """The bytes to keep of a file that was sent as `sent`."""
+    text = content.text
+    if text == sent:
+        return text
+    return text + _SENT + hashlib.md5(sent, usedforsecurity=False).hexdigest().encode() + b"\n"
+
+
+def is_kept_form(data: bytes) -> bool:
+    """Return whether a file was written anew for haproxy."""
+    return _SENT_LINE.search(data) is not None
+
+
+def md5_as_sent(data: bytes) -> str:
+    """The hex MD5 of what was sent for a file that is kept so."""
+    found = _SENT_LINE.search(data)
+    return found[1].decode() if found else hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def holds_key(data: bytes) -> bool:
+    """Whether a file that is kept has a private key."""
+    return b" PRIVATE KEY-----" in data or b"-----BEGIN PRIVATE KEY-----" in data
+
+
+def violations(data: bytes, check_entry: Callable[[Entry], None]) -> list[tuple[int, str]]:
+    """The lines of a crt-list that may not be, with reasons; fifty at most."""
+    if pem.is_pem(data):
+        return [(1, "it is PEM, and no crt-list")]
+    found = []
+    for number, entry in crt_list.numbered(data):
+        try:
+            if isinstance(entry, RefusedError):
+                raise entry
+            check_entry(entry)
+        except RefusedError as error:
+            found.append((number, str(error)))
+            if len(found) == 50:
+                break
+    return found
+
+
+def _of_list(sent: bytes, check_entry: Callable[[Entry], None]) -> Content:
+    if b"\0" in sent:
+        raise Unfit("it has a NUL byte")
+    if found := violations(sent, check_entry):
+        raise Unfit("\n".join(f"line {number}: {reason}" for number, reason in found))
+    entries = _once(crt_list.entries(sent))
+    if not entries:
+        raise Unfit("there is neither a PEM block nor the path of a certificate in it")
+    return Content(entries=entries)
+
+
+def _of_pem(file: pem.Pem) -> Content:
+    if paths := [number for number, line in file.around if line.startswith(b"/")]:
+        raise Unfit(f"line {paths[0]}: a path among PEM blocks: a file is PEM or a crt-list")
+    for block in file.blocks:
+        if block.label not in _KNOWN:
+            raise Unfit(f"{block.label.lower()} has no use in it")
+    keys = _once(block for block in file.blocks if block.label in _KEYS)
+    certificates = _labelled(file, pem.CERTIFICATE)
+    revocations = _labelled(file, pem.REVOCATIONS)
+    parameters = _labelled(file, _PARAMETERS)
+    if not (keys or certificates or revocations or parameters):
+        raise Unfit("there is nothing in it that haproxy could use")
+    if len(keys) > 1:
+        raise Unfit(f"there are {len(keys)} private keys in it")
+    if len(parameters) > 1:
+        raise Unfit(f"there are {len(parameters)} sets of DH parameters in it")
+    if keys and not certificates:
+        raise Unfit("there is a private key in it, and no certificate")
+    if keys and len(certificates) > _MOST_BESIDE_A_KEY:
+        raise Unfit(f"there are {len(certificates)} certificates beside its private key")
+    if revocations and (keys or parameters):
+        raise Unfit("there are revocation lists in it beside something else")
+    if parameters and certificates and not keys:
+        raise Unfit("there are DH parameters in it, and no private key")
+    return Content(keys[0] if keys else None, certificates, revocations, parameters)
+
+
+def _labelled(file: pem.Pem, label: str) -> tuple[Block, ...]:
+    return _once(block for block in file.blocks if block.label == label)
+
+
+def _once(found: Iterable[_T]) -> tuple[_T, ...]:
+    return tuple(dict.fromkeys(found))

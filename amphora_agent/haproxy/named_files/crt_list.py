@@ -1,0 +1,137 @@
+"""crt-lists: the certificates that a `bind` line serves (haproxy's manual, `crt-list`).
+
+They name files, so what may be in one is a table, as for configurations. Pure.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from amphora_agent.haproxy.policy.table import Kind
+from amphora_agent.haproxy.policy.words import Bounds, RefusedError, refused, shown
+from amphora_agent.x509 import pem
+
+#: haproxy reads 64 KiB a line and 2,048 words at most; nobody needs as many.
+_LONGEST, _MOST_WORDS = 32768, 1024
+#: `isspace` in C: bytes beyond ASCII belong to words.
+_WORD = re.compile(r"[\[\]]|[^ \t\n\v\f\r\[\]]+")
+
+#: Options that haproxy 2.6 knows in a crt-list, and what each may be. Whether a value makes sense
+#: must be certain here: haproxy does not start with a wrong one.
+_FLAGS = frozenset({"allow-0rtt", "no-ca-names"})
+_FILES = frozenset({"ca-file", "ca-verify-file", "crl-file"})
+_SUITE = "TLS_(AES_128_GCM_SHA256|AES_256_GCM_SHA384|CHACHA20_POLY1305_SHA256)"
+_CIPHER = "(ECDHE-(ECDSA|RSA)|DHE-RSA)-(AES(128-GCM-SHA256|256-GCM-SHA384)|CHACHA20-POLY1305)"
+_CURVE = "(P-256|P-384|P-521|X25519)"
+_VALUES = {
+    "alpn": r"[a-z0-9][a-z0-9./-]{0,31}(,[a-z0-9][a-z0-9./-]{0,31}){0,7}",
+    "ciphers": f"{_CIPHER}(:{_CIPHER})*",
+    "ciphersuites": f"{_SUITE}(:{_SUITE})*",
+    "curves": f"{_CURVE}(:{_CURVE})*",
+    "ecdhe": "prime256v1|secp384r1|secp521r1",
+    # Older versions are off, and a range without any is refused.
+    "ssl-min-ver": r"TLSv1\.[012]",
+    "ssl-max-ver": r"TLSv1\.[23]",
+    "verify": "none|optional|required",
+}
+#: Names of servers: one, or all below one; `!` takes one out.
+_FILTER = re.compile(r"!?(\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,254})")
+
+
+class Entry(NamedTuple):
+    """One line: the path of a certificate, options of `bind` for it, and names of servers."""
+
+    path: str
+    options: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is only a path, as in all lists that Octavia writes."""
+        return not self.options and not self.filters
+
+    @property
+    def text(self) -> str:
+        options = (f"[{' '.join(self.options)}]",) if self.options else ()
+        return " ".join((self.path, *options, *self.filters)) + "\n"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files beside the certificate."""
+        pairs = zip(self.options, self.options[1:], strict=False)
+        return tuple(value for option, value in pairs if option in _FILES)
+
+
+def entries(data: bytes) -> tuple[Entry, ...]:
+    """The entries of a list that has been accepted."""
+    return tuple(entry for _, entry in numbered(data) if isinstance(entry, Entry))
+
+
+def numbered(data: bytes) -> Iterator[tuple[int, Entry | RefusedError]]:
+    """The entries of any list with their lines, or why a line is none."""
+    for number, line in pem.lines(data):
+        if line and not line.startswith(b"#"):
+            try:
+                yield number, _entry(line.decode(errors="surrogateescape"))
+            except RefusedError as error:
+                yield number, error
+
+
+def check(entry: Entry, bounds: Bounds) -> None:
+    """See that an entry names nothing but files of an instance with these bounds, and that each
+    haproxy loads it.
+
+    Raises:
+        RefusedError
+    """
+    for word in (entry.path, *entry.options, *entry.filters):
+        if not (word.isascii() and word.isprintable()):
+            raise RefusedError("crt-list: there are other characters than plain ones")
+    try:
+        bounds.check_file("crt-list", entry.path, Kind.CERTIFICATE)
+    except RefusedError:
+        # It is not repeated: who sends a damaged key finds no part of it in an answer or a log.
+        raise RefusedError(f"crt-list: the path is not below {bounds.certificates}") from None
+    given: dict[str, str] = {}
+    words = iter(entry.options)
+    for option in words:
+        value = "" if option in _FLAGS else next(words, "")
+        if option in given:
+            raise RefusedError(f"crt-list ... {option} is there twice")
+        given[option] = value
+        _check_option(option, value, bounds)
+    if given.get("verify", "none") != "none" and "ca-file" not in given:
+        raise RefusedError("crt-list ... verify needs a ca-file beside it")
+    for name in entry.filters:
+        if not _FILTER.fullmatch(name):
+            raise RefusedError(f"crt-list: {shown(name)} is not the name of a server")
+
+
+def _check_option(option: str, value: str, bounds: Bounds) -> None:
+    if option in _FLAGS:
+        return
+    if option in _FILES:
+        bounds.check_file(option, value, Kind.CERTIFICATE)
+    elif option not in _VALUES:
+        raise refused(f"crt-list ... {option}")
+    elif not re.fullmatch(_VALUES[option], value):
+        raise RefusedError(f"crt-list ... {option} {shown(value)} is not allowed")
+
+
+def _entry(line: str) -> Entry:
+    """An entry of a line that is not blank.
+
+    Raises:
+        RefusedError
+    """
+    words = _WORD.findall(line)
+    if len(line) > _LONGEST or len(words) > _MOST_WORDS:
+        raise RefusedError("crt-list: the line is too long")
+    if words.count("[") != words.count("]") or words.count("[") > 1:
+        raise RefusedError("crt-list: brackets do not match")
+    if "[" not in words:
+        return Entry(words[0], (), tuple(words[1:]))
+    if words[1] != "[":
+        raise RefusedError("crt-list: options must come after the path of a certificate")
+    end = words.index("]")
+    return Entry(words[0], tuple(words[2:end]), tuple(words[end + 1 :]))

@@ -1,0 +1,153 @@
+"""Files that a configuration names, and what haproxy loads them as."""
+
+import enum
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+
+from amphora_agent.haproxy.config.parser import Texts, split
+
+
+class Role(enum.Enum):
+    """As what a file is loaded. OTHER is what cannot be replaced while haproxy runs."""
+
+    CERTIFICATE = "certificate"
+    CRT_LIST = "crt-list"
+    AUTHORITIES = "CA file"
+    REVOCATIONS = "CRL file"
+    OTHER = "file"
+
+
+_ROLES = {
+    "crt": Role.CERTIFICATE,
+    "crt-list": Role.CRT_LIST,
+    "ca-file": Role.AUTHORITIES,
+    "crl-file": Role.REVOCATIONS,
+}
+#: Lines where these keywords mean what they seem to.
+_LINES = frozenset({"bind", "server"})
+#: What makes words others than what is written, and what a line has that names a file.
+_QUOTES, _QUOTE = "\\'\"", re.compile(r"[\\'\"]")
+_SIGNS = ("crt", "-file")
+_BASE = re.compile(r"\b(?:ca|crt)-base\b")
+_BUFFER_SIZE = re.compile(r"^[ \t]*tune\.bufsize[ \t]+(\S+)", re.MULTILINE)
+_DEFAULT_BUFFER_SIZE = 16384
+
+
+def roles(texts: Texts, path: str, quoted: Iterable[str] | None = None) -> frozenset[Role]:
+    """As what these texts name a file. `quoted` are their `quoted_lines`, if they are at hand."""
+    lines = [line for text in texts.values() for line in _lines_with(text, path)]
+    lines += quoted_lines(texts) if quoted is None else quoted
+    return frozenset(role for line in lines for role in _roles_in(line, path))
+
+
+def quoted_lines(texts: Texts) -> tuple[str, ...]:
+    """The lines that may name a file for TLS otherwise than by its path as it is."""
+    return tuple(line for text in texts.values() for line in _quoted_lines(text))
+
+
+def names_directory(texts: Texts, directory: str) -> bool:
+    """Whether these texts name a directory: then all that is in it is loaded."""
+    end_of_word = re.compile(re.escape(directory) + r"/?(?=[\s#'\"]|\Z)")
+    return any(
+        {directory, directory + "/"}.intersection(split(_line_at(text, found.start())))
+        for text in texts.values()
+        for found in end_of_word.finditer(text)
+    )
+
+
+def has_bases(texts: Texts) -> bool:
+    """Whether files may be named relative to `ca-base` or `crt-base`: then no path can be looked
+    for."""
+    return any("-base" in text and _BASE.search(text) for text in texts.values())
+
+
+def buffer_size(texts: Texts) -> int:
+    """How large a buffer is: what is said at once to a running haproxy must fit into one. 0 when
+    it cannot be told."""
+    found = [
+        size
+        for text in texts.values()
+        if "tune.bufsize" in text
+        for size in _BUFFER_SIZE.findall(text)
+    ]
+    if not found:
+        return _DEFAULT_BUFFER_SIZE
+    return int(found[-1]) if re.fullmatch(r"[0-9]{1,9}", found[-1]) else 0
+
+
+def crt_lists(texts: Texts) -> frozenset[str]:
+    """The crt-lists that these texts name."""
+    found = set()
+    for text in texts.values():
+        lines = (*_lines_with(text, "crt-list"), *_quoted_lines(text))
+        for words in map(split, lines):
+            found |= {word for before, word in pairwise(words) if before == "crt-list"}
+    return frozenset(found)
+
+
+def files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Role]]:
+    """The files of a directory that these texts name for TLS, and as what."""
+    found: dict[str, set[Role]] = {}
+    roles = {**_ROLES, "ca-verify-file": Role.AUTHORITIES}
+    named = re.compile(rf"({'|'.join(roles)})[ \t]+({re.escape(directory)}/[^\s#'\"\\]+)")
+    for text in texts.values():
+        pairs = named.findall(text)
+        for line in _quoted_lines(text):
+            pairs += pairwise(split(line))
+        for keyword, path in pairs:
+            if keyword in roles and path.startswith(f"{directory}/"):
+                found.setdefault(path, set()).add(roles[keyword])
+    return {path: frozenset(some) for path, some in found.items()}
+
+
+def _lines_with(text: str, part: str) -> Iterator[str]:
+    """The lines that contain something."""
+    at = text.find(part)
+    while at >= 0:
+        line = _line_at(text, at)
+        yield line
+        at = text.find(part, text.rfind("\n", 0, at) + 1 + len(line))
+
+
+def _quoted_lines(text: str) -> Iterator[str]:
+    """The lines about files whose words may not be as they are written."""
+    plain = text
+    for quote in _QUOTES:
+        plain = plain.replace(quote, "")
+    if plain is text:
+        return
+    numbers = {*_numbers_of_lines_with(text, "\\x")}
+    for sign in _SIGNS:
+        numbers.update(_numbers_of_lines_with(plain, sign))
+    lines = text.split("\n")
+    yield from (lines[number] for number in sorted(numbers) if _QUOTE.search(lines[number]))
+
+
+def _numbers_of_lines_with(text: str, part: str) -> Iterator[int]:
+    number = counted = 0
+    at = text.find(part)
+    while at >= 0:
+        number += text.count("\n", counted, at)
+        counted = at
+        yield number
+        end = text.find("\n", at)
+        at = text.find(part, end) if end >= 0 else -1
+
+
+def _line_at(text: str, position: int) -> str:
+    end = text.find("\n", position)
+    return text[text.rfind("\n", 0, position) + 1 : end if end >= 0 else len(text)]
+
+
+def _roles_in(line: str, path: str) -> set[Role]:
+    words = split(line)
+    if path not in words:
+        # Part of a longer word, a comment, or written in an unusual way.
+        return {Role.OTHER} if any(path in word for word in words) else set()
+    found = set()
+    for position, word in enumerate(words):
+        if word == path:
+            role = _ROLES.get(words[position - 1]) if words[0] in _LINES else None
+            found.add(role or Role.OTHER)
+    return found

@@ -1,0 +1,1 @@
+"""The allow-list for uploaded configurations (docs/policy.md). Pure."""

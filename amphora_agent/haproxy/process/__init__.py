@@ -1,0 +1,1 @@
+"""haproxy's processes: started, changed, reloaded, replaced."""

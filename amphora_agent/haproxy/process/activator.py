@@ -1,0 +1,568 @@
+"""Making an instance run what is committed, by the least disturbing means, and going back when it
+does not come up.
+
+What differs is found by comparing what is committed with what the worker has loaded. Commands to
+the worker are judged by reading back; whatever is in doubt ends in a reload. The committed files
+are ahead of the process all the while: should it die, it comes back with what is wanted.
+"""
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from amphora_agent import files
+from amphora_agent.errors import OperationFailed
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.haproxy.config import parser, queries
+from amphora_agent.haproxy.config.parser import Texts
+from amphora_agent.haproxy.process import port_check
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.process.takeover import Takeover
+from amphora_agent.haproxy.replies import server_state_file, workers
+from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.restart import report_going_back
+from amphora_agent.haproxy.runtime import config_dir, loaded_state
+from amphora_agent.haproxy.runtime.config_dir import Directory
+from amphora_agent.haproxy.runtime.final_counters import keeping_final_counters
+from amphora_agent.haproxy.runtime.loaded_state import Foreseen, Loaded, Record
+from amphora_agent.haproxy.runtime.socket import HungUp, MasterSocket, NoAnswer, NotListening
+from amphora_agent.haproxy.update import certificates, transaction
+from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, plan
+from amphora_agent.haproxy.update.runtime_change import Change
+from amphora_agent.haproxy.update.transaction import Refused
+from amphora_agent.kernel import listening
+from amphora_agent.kernel.listening import Listening
+from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.namespace import Namespace
+from amphora_agent.paths import InstanceLayout, Layout
+from amphora_agent.revisions import reading
+from amphora_agent.revisions.contents import ContentLost, Manifest
+from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
+from amphora_agent.supervisor.identity import kill, start_time
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a start or a reload to come up; the controller waits 60 for its answer.
+_PATIENCE = 40.0
+#: Seconds for the master to answer a reload; from 2.7 on it does when the new worker serves.
+_RELOAD_PATIENCE = 25.0
+#: Seconds for all commands of a change, before the patience for a reload.
+_COMMANDS = 10.0
+#: Seconds for one answer of a socket.
+_ANSWER = 5.0
+#: Seconds between two looks at something that is coming up.
+_PAUSE = 0.002
+
+
+class Outcome(NamedTuple):
+    """What was planned, and why it was a reload that did it after all, when it was."""
+
+    plan: Plan
+    fell_back: str | None = None
+
+    @property
+    def done(self) -> Step:
+        """The step that was carried out."""
+        return self.plan.step if self.fell_back is None else Step.RELOAD
+
+
+class _Situation(NamedTuple):
+    """What is known of a haproxy that runs, and what it is to load. `loaded` is None when nothing
+    is known."""
+
+    workers: Workers
+    program: str
+    loaded: Loaded | None
+    wanted: Texts
+
+
+class _ReloadRefused(OperationFailed):
+    """A reload that failed; the details say why, in haproxy's words."""
+
+
+class Activation:
+    """Starts, changes and reloads instances. What is done to one instance must follow one another:
+    a transaction of haproxy's is known by a file, not by who began it."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        haproxy: Haproxy,
+        supervisor: Supervisor,
+        live: LiveFiles,
+        alarms: Alarms,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._layout = layout
+        self._haproxy = haproxy
+        self._supervisor = supervisor
+        self._live = live
+        self._alarms = alarms
+        self._clock = clock
+
+    def activate(
+        self,
+        instance: InstanceLayout,
+        foreseen: Foreseen | None = None,
+        read: Collection[Directory] = (),
+        takeover: Takeover | None = None,
+    ) -> Outcome:
+        """Make it run what is committed, as `foreseen` when that is still true. `read` are
+        directories of its texts that have been read. `takeover`: of haproxies whose place it takes.
+
+        Raises:
+            OperationFailed: it did not come up; the last good configuration is committed again,
+                and what ran before still serves.
+        """
+        self._live.check(instance)
+        if not self.runs(instance):
+            decided = plan(None, loaded_state.unread(instance), (), self._haproxy.capabilities())
+            self.start(instance, takeover)
+            return Outcome(decided)
+        situation = self._situation(instance, read=read)
+        try:
+            changes = loaded_state.file_changes(instance)
+            seen = self._still_true(instance, foreseen) if not changes else None
+            decided = self._plan(situation, changes, seen)
+        except ContentLost as error:  # live files are right: a new worker loads them
+            situation = situation._replace(loaded=None)
+            decided = Plan(Step.RELOAD, (f"it is not known what differs: {error}",))
+        match decided.step:
+            case Step.NOTHING:
+                self._take_for_loaded(instance, situation)
+            case Step.RUNTIME:
+                try:
+                    self._change(instance, situation, decided.changes)
+                except Refused as refusal:
+                    logger.warning("instance=%s falls back to a reload: %s", instance.id, refusal)
+                    # What has been touched is on record by now.
+                    self._reload(instance, self._situation(instance, read=read))
+                    return Outcome(decided, str(refusal))
+            case _:
+                self._reload(instance, situation)
+        return Outcome(decided)
+
+    def foresee(
+        self,
+        instance: InstanceLayout,
+        wanted: Texts,
+        manifest: Manifest,
+        read: Collection[Directory] = (),
+    ) -> Plan:
+        """What `activate` would do, were these texts, of a manifest, committed for a declared
+        instance. Nothing changes.
+
+        Raises:
+            OperationFailed: haproxy does not answer.
+        """
+        if not self.runs(instance):
+            return self.foresee_start(wanted)
+        situation = self._situation(instance, wanted, read)
+        return self._plan(situation, loaded_state.file_changes(instance, manifest))
+
+    def foresee_start(self, wanted: Texts) -> Plan:
+        """What `activate` would do if nothing ran."""
+        return plan(None, wanted, (), self._haproxy.capabilities())
+
+    def runs(self, instance: InstanceLayout) -> bool:
+        """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
+        have read the configuration before the one that is committed."""
+        deadline = self._clock() + _ANSWER
+        while not master_of(instance).listening():
+            state = self._supervisor.state(instance.process)
+            if state is not ProcessState.RUNNING or self._clock() > deadline:
+                return False
+            time.sleep(_PAUSE)
+        return True
+
+    def start(self, instance: InstanceLayout, takeover: Takeover | None = None) -> None:
+        """Start one that does not run, perhaps in the place of others.
+
+        Raises:
+            OperationFailed: it did not come up. It is stopped, unless it was to run before: then it
+                is tried with the last good files.
+        """
+        self._live.check(instance)
+        name = instance.process
+        was_wanted = self._supervisor.state(name) is not ProcessState.STOPPED
+        mark = self._supervisor.mark(name)
+        files.remove(instance.state)  # of an earlier life: its members have lived on since
+        files.make_directory(self._layout.run)
+        spec = self._spec(instance)
+        program = self._haproxy.capabilities().version
+        try:
+            if takeover is not None:
+                self._inherit(instance, takeover)
+            self._supervisor.start(spec)
+            now = self._await_worker(instance, after=None)
+        except OperationFailed as error:
+            words = self._located(instance, self._supervisor.output(name, mark).strip())
+            self._supervisor.stop(name)
+            instance.master_socket.unlink(missing_ok=True)
+            if self._restore(instance) and was_wanted:
+                self._supervisor.start(spec)
+                report_going_back(self._alarms, instance, words or str(error))
+            raise OperationFailed("Error starting haproxy", words or str(error)) from error
+        finally:
+            if takeover is not None:  # read by now
+                self._remove_state(instance)
+        self._remember(instance, _record(now, program))
+
+    def _inherit(self, instance: InstanceLayout, takeover: Takeover) -> None:
+        """Prepare for a start in the place of others.
+
+        Raises:
+            OperationFailed: it could not listen everywhere. One that does at some addresses, and
+                ends, might take connections with it.
+        """
+        wanted = parser.whole(loaded_state.unread(instance))
+        added = queries.added(wanted, takeover.configuration)
+        port_check.require(Namespace(self._layout.namespace), added, self._clock)
+        state = takeover.states(wanted)
+        files.note(instance.state, state.encode(errors="surrogateescape"))
+
+    # What differs
+
+    def _situation(
+        self,
+        instance: InstanceLayout,
+        wanted: Texts | None = None,
+        read: Collection[Directory] = (),
+    ) -> _Situation:
+        """What there is now; what is wanted is committed, or `wanted`.
+
+        Raises:
+            OperationFailed: the master does not answer; the last good files are back.
+        """
+        try:
+            now = self._await_master(master_of(instance))
+        except OperationFailed as error:
+            self._restore(instance)
+            raise OperationFailed("Error reloading haproxy", _advice(instance, error)) from error
+        program = self._haproxy.capabilities().version
+        committed = loaded_state.unread(instance, read)
+        loaded = None
+        if now.current is not None:
+            loaded = loaded_state.loaded(instance, now.current, program, committed, read)
+        return _Situation(now, program, loaded, committed if wanted is None else wanted)
+
+    def _still_true(self, instance: InstanceLayout, foreseen: Foreseen | None) -> Plan | None:
+        if foreseen is None or foreseen.program != self._haproxy.installed():
+            return None
+        now = loaded_state.good_digests(instance)
+        return foreseen.plan if foreseen.before == now else None
+
+    def _plan(
+        self, situation: _Situation, changes: Sequence[FileChange], seen: Plan | None = None
+    ) -> Plan:
+        """`seen` is the plan for the texts, if there is one."""
+        loaded = situation.loaded
+        if loaded is None:
+            reason = "it is not known what the worker has loaded"
+            return Plan(Step.RELOAD, (reason,))
+        decided = seen or plan(
+            loaded.texts,
+            situation.wanted,
+            changes,
+            self._haproxy.capabilities(),
+            certificates_changed=loaded.record is None
+            or loaded.record.certificates_changed is not False,
+        )
+        if not loaded.doubt:
+            return decided
+        reasons = (loaded.doubt, *decided.reasons)
+        return decided._replace(step=Step.RELOAD, reasons=reasons, changes=())
+
+    def _take_for_loaded(self, instance: InstanceLayout, situation: _Situation) -> None:
+        """What differs has no effect; should it come to going back, it must not get lost."""
+        loaded = situation.loaded
+        assert loaded is not None
+        if loaded.record is None:
+            return
+        if not loaded_state.is_remembered(instance):
+            self._remember(instance, loaded.record)
+
+    # At run time
+
+    def _change(
+        self, instance: InstanceLayout, situation: _Situation, changes: Sequence[Change]
+    ) -> None:
+        """Have the worker carry out changes.
+
+        Raises:
+            Refused: not all of them were done, or hold.
+        """
+        assert situation.loaded is not None
+        record = situation.loaded.record
+        assert record is not None
+        ask = self._asker(instance, situation.workers)
+        if certificates.exchanges_certificates(changes):
+            record = replace(record, certificates_changed=True)
+        loaded_state.begin(instance, record, transaction.servers(changes))
+        left_over = transaction.carry_out(changes, ask, record.left_over)
+        self._remember(instance, replace(record, left_over=tuple(sorted(left_over))))
+
+    def _asker(self, instance: InstanceLayout, now: Workers) -> transaction.Ask:
+        """Asks the current worker, within a deadline for all questions."""
+        socket = master_of(instance)
+        deadline = self._clock() + _COMMANDS
+
+        def ask(command: str, payload: str) -> str:
+            timeout = min(_ANSWER, max(0.001, deadline - self._clock()))
+            return socket.command(f"@!{now.current} {command}", payload, timeout=timeout)
+
+        return ask
+
+    # By a new worker
+
+    def _reload(self, instance: InstanceLayout, situation: _Situation) -> None:
+        """Replace the worker of one that runs.
+
+        Raises:
+            OperationFailed: the new one did not come up; the old one serves.
+        """
+        name = instance.process
+        socket = master_of(instance)
+        before = situation.workers
+        mark = self._supervisor.mark(name)
+        try:
+            self._require_ports(situation)
+            self._save_state(instance, situation)
+            with self._keeping_counters(instance, before) as keep_counters:
+                hung = socket.is_silent(f"@!{before.current}")
+                listened = self._listening() if hung else frozenset()
+                heard = True
+                try:
+                    reply = socket.command("reload", timeout=_RELOAD_PATIENCE)
+                except HungUp as error:
+                    logger.warning("instance=%s whether it reloads is seen: %s", instance.id, error)
+                    reply, heard = "", False
+                if reply.startswith("Success=0"):
+                    raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
+                now = self._await_worker(instance, after=before, heard=heard)
+                keep_counters()
+                if hung:
+                    self._relieve(instance, before, listened)
+        except OperationFailed as error:
+            words = self._located(instance, self._supervisor.output(name, mark).strip())
+            self._restore(instance)
+            if isinstance(error, _ReloadRefused):
+                words = self._located(instance, error.details)
+            raise OperationFailed("Error reloading haproxy", words or str(error)) from error
+        finally:
+            # Read by now. A later life, when haproxy has died, must not begin with it, and a check
+            # would read it too.
+            self._remove_state(instance)
+        self._remember(instance, _record(now, situation.program))
+
+    def _listening(self) -> frozenset[Listening]:
+        try:
+            return Namespace(self._layout.namespace).run(listening.sockets)
+        except (OSError, OperationFailed) as error:
+            logger.warning("it cannot be told who listens: %s", error)
+            return frozenset()
+
+    def _relieve(
+        self, instance: InstanceLayout, before: Workers, listened: frozenset[Listening]
+    ) -> None:
+        """Have a worker that hangs and is replaced take no connections from its successor: it has
+        not passed its sockets on. Where the kernel cannot do that it is killed at once."""
+        assert before.current is not None
+        pid, words = before.current, "it listens no more, and is killed after hard-stop-after"
+
+        def close() -> bool:
+            now = listening.sockets()
+            new = now - listened
+            old = [each for each in now & listened if any(map(each.has_address_of, new))]
+            return all([listening.close(each) for each in old])
+
+        started = start_time(pid)
+        try:
+            closed = bool(listened) and Namespace(self._layout.namespace).run(close)
+        except (OSError, OperationFailed) as error:
+            logger.warning("instance=%s sockets cannot be closed: %s", instance.id, error)
+            closed = False
+        if not closed and started is not None:
+            kill(pid, started)
+            words = "it was killed"
+        logger.warning(
+            "instance=%s worker %d did not answer and was replaced: %s", instance.id, pid, words
+        )
+
+    def _require_ports(self, situation: _Situation) -> None:
+        """See that haproxy can listen wherever it does not listen yet."""
+        if situation.loaded is not None:
+            new = queries.added(
+                parser.whole(situation.wanted), parser.whole(situation.loaded.texts)
+            )
+            try:
+                port_check.require(Namespace(self._layout.namespace), new, self._clock)
+            except OperationFailed as error:
+                raise _ReloadRefused(error.message, error.details) from error
+
+    def _save_state(self, instance: InstanceLayout, situation: _Situation) -> None:
+        """What must come through a reload: the members' states.
+
+        A worker that cannot tell them any more is all the more in need of a reload.
+        """
+        pid = situation.workers.current
+        if pid is None:
+            files.remove(instance.state)
+            return
+        try:
+            state = server_state_file.NOTHING
+            if server_state_file.may_be_read(parser.whole(situation.wanted)):
+                state = self._state(instance, situation)
+            files.write(instance.state, state.encode(errors="surrogateescape"))
+        except (OSError, OperationFailed) as error:
+            logger.warning("instance=%s nothing saved for the reload: %s", instance.id, error)
+            self._remove_state(instance)
+
+    def _remove_state(self, instance: InstanceLayout) -> None:
+        try:
+            files.remove(instance.state)
+        except OSError as error:  # it goes when the change is tidied, at the latest before a start
+            logger.warning("instance=%s an old state stays: %s", instance.id, error)
+
+    @contextlib.contextmanager
+    def _keeping_counters(
+        self, instance: InstanceLayout, before: Workers
+    ) -> Iterator[Callable[[], None]]:
+        """The function given is to be called when the successor serves."""
+        with contextlib.ExitStack() as held:
+            keep: Callable[[], None] = lambda: None  # noqa: E731
+            if before.current is not None:
+                keeping = keeping_final_counters(instance, before.current, timeout=_ANSWER)
+                try:
+                    keep = held.enter_context(keeping)
+                except (OSError, OperationFailed) as error:
+                    logger.warning("instance=%s counters not kept: %s", instance.id, error)
+            yield keep
+
+    def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
+        command = f"@!{situation.workers.current} show servers state"
+        loaded, whole = situation.loaded, parser.whole(situation.wanted)
+        # The agent takes as long to read the configuration as haproxy to answer.
+        with ThreadPoolExecutor(1) as asking:
+            shown = asking.submit(master_of(instance).command, command, timeout=_ANSWER)
+            wanted = parser.parse(whole, server_state_file.KEYWORDS)
+            before: server_state_file.Backends = {}
+            touched: frozenset[str] = frozenset()
+            # Another worker than the recorded one has never been changed at run time.
+            if loaded is not None and loaded.record is not None:
+                before = server_state_file.differing(parser.whole(loaded.texts), whole)
+                touched = frozenset(loaded.record.pending or ())
+        return server_state_file.carry_over(shown.result(), wanted, before, touched)
+
+    # haproxy coming up
+
+    def _await_master(self, socket: MasterSocket) -> Workers:
+        """What the master says of its workers; one of 2.6 that comes up just now, by itself after
+        a crash, hangs up first to execute itself anew.
+
+        Raises:
+            OperationFailed: it does not answer.
+        """
+        deadline = self._clock() + _ANSWER
+        while True:
+            try:
+                return workers.parse(socket.command("show proc", timeout=_ANSWER))
+            except (NotListening, NoAnswer):
+                if self._clock() > deadline:
+                    raise
+            time.sleep(_PAUSE)
+
+    def _await_worker(
+        self, instance: InstanceLayout, after: Workers | None, *, heard: bool = True
+    ) -> Workers:
+        """Wait until a worker serves that was not there `after`. `heard`: the master is known to
+        have been asked for it.
+
+        Raises:
+            OperationFailed: haproxy said that it failed, ended, or took too long.
+        """
+        socket = master_of(instance)
+        heard_by = self._clock() + _ANSWER
+        deadline = self._clock() + _PATIENCE
+        look_at = 0.0
+        while self._clock() < deadline:
+            try:
+                now = workers.parse(socket.command("show proc", timeout=_ANSWER))
+                if after is not None and now.failed and now.reloads > after.reloads:
+                    raise OperationFailed("haproxy could not load the configuration")
+                heard = heard or after is None or now.reloads > after.reloads
+                if not heard and self._clock() > heard_by:
+                    raise OperationFailed("haproxy was not reached")
+                if now.current is not None and (after is None or now.current != after.current):
+                    # A worker answers from the loop that accepts connections.
+                    socket.command(f"@!{now.current} show version", timeout=_ANSWER)
+                    return now
+            except (NotListening, NoAnswer):
+                # Not yet, or a master of 2.6 that executes itself anew. Or it is dead.
+                if self._clock() >= look_at:
+                    look_at = self._clock() + 0.1
+                    if self._supervisor.state(instance.process) is not ProcessState.RUNNING:
+                        raise OperationFailed("haproxy ended") from None
+            time.sleep(_PAUSE)
+        raise OperationFailed("haproxy did not come up", f"no new worker in {_PATIENCE:g} s")
+
+    def _spec(self, instance: InstanceLayout) -> ProcessSpec:
+        peer = "" if instance.declared else reading.read(instance, "peer").decode()
+        return ProcessSpec(
+            name=instance.process,
+            description=f"HAProxy of load balancer {instance.id}",
+            template="haproxy.service.j2",
+            before=(
+                *(sys.executable, "-m", "amphora_agent.haproxy.restart"),
+                *(str(self._layout.base), str(self._layout.certificates), str(self._layout.run)),
+                *(str(self._haproxy.program), instance.id),
+            ),
+            argv=self._haproxy.command(instance, peer, notify=self._supervisor.notified),
+            namespace=self._layout.namespace,
+            writable=(self._layout.base, self._layout.run),
+        )
+
+    def _remember(self, instance: InstanceLayout, record: Record) -> None:
+        """Note what the worker has loaded."""
+        is_new = not loaded_state.is_remembered(instance)
+        loaded_state.remember(instance, record)
+        if is_new:
+            self._alarms.clear_alarm(AlarmKind.WENT_BACK, instance.id)
+
+    def _located(self, instance: InstanceLayout, words: str) -> str:
+        """haproxy's words, about the files that were rendered."""
+        return config_dir.located(instance.current, loaded_state.unread(instance), words)
+
+    def _restore(self, instance: InstanceLayout) -> bool:
+        restored = self._live.go_back(instance)
+        if restored:
+            logger.warning("instance=%s went back to the last good configuration", instance.id)
+        return restored
+
+
+def _advice(instance: InstanceLayout, error: OperationFailed) -> str:
+    """What is wrong with a master that does not answer, and what to do."""
+    name = instance.process
+    return (
+        f"its master does not answer: {error}. The last good configuration is in place. If it goes "
+        f"on, restart it, which interrupts its traffic: systemctl restart {name}, or stop and "
+        "start the load balancer over the API"
+    )
+
+
+def master_of(instance: InstanceLayout) -> MasterSocket:
+    return MasterSocket(instance.master_socket)
+
+
+def _record(now: Workers, program: str) -> Record:
+    assert now.current is not None
+    return Record(
+        worker=loaded_state.identity(now.current), program=program, certificates_changed=False
+    )

@@ -1,0 +1,1 @@
+"""haproxy's replies as values. Pure."""

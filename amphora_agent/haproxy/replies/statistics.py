@@ -1,0 +1,203 @@
+"""Read what haproxy replies to `show stat`, `show info` and `show servers state`.
+
+The management manual describes them in 9.1 and 9.3. Statistics have thousands of rows and a hundred
+columns, nearly all of them empty: a row is split only as far as the last column that is wanted."""
+
+import csv
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import itemgetter
+from typing import NamedTuple
+
+from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy.config.queries import INTERNAL_PREFIX
+from amphora_agent.model.status import Counters, ListenerReading, PoolReading, WorkerReading
+
+#: Columns of `show servers state`, counted from 0.
+BACKEND, SERVER, ADDRESS, ADMINISTRATIVE = 1, 3, 4, 6
+WEIGHT, INITIAL_WEIGHT, CHECK, PORT = 7, 8, 13, 18
+
+
+class Statistics(NamedTuple):
+    """Columns of `show stat`: `pxname`, `svname`, and the wanted ones that haproxy has, in its
+    order. `places` says where in a row their values are. Rows are read once, one after another."""
+
+    columns: tuple[str, ...]
+    places: tuple[int, ...]
+    rows: Iterator[list[str]]
+
+    def by_column(self) -> Iterator[dict[str, str]]:
+        """Return each row as a dictionary."""
+        pick = itemgetter(*self.places)
+        return (dict(zip(self.columns, pick(row), strict=True)) for row in self.rows)
+
+
+class ServersState(NamedTuple):
+    """`rows` are lines of `show servers state` by backend and server, `head` those before them."""
+
+    head: list[str]
+    rows: dict[tuple[str, str], str]
+
+
+class ServerRow(NamedTuple):
+    """What the state of one server says. `administrative` and `check` are sets of bits."""
+
+    address: str
+    administrative: int
+    weight: int
+    check: int
+    port: int
+
+
+def read_statistics(
+    reply: str, wanted: Collection[str], *, may_have_quotes: bool = True
+) -> Statistics:
+    """Read a reply to `show stat`. Names, numbers and states are never in quotes; a row is split
+    faster when nothing else is wanted, and `may_have_quotes` says so.
+
+    Raises:
+        OperationFailed: the reply is something else, or it was cut off.
+    """
+    header, *lines = reply.split("\n")
+    if not header.startswith("# pxname,svname,"):
+        raise OperationFailed("Cannot read the statistics of haproxy", repr(reply[:80]))
+    known = header.removeprefix("# ").split(",")
+    while lines and not lines[-1]:
+        lines.pop()
+    if lines and len(_split(lines[-1])) != len(known):
+        raise OperationFailed("The statistics of haproxy were cut off", repr(lines[-1][:80]))
+    places = (0, 1, *(n for n, name in enumerate(known) if n > 1 and name in wanted))
+    most = min(places[-1] + 1, len(known) - 1)
+    split = _split_rows_with_quotes if may_have_quotes else _split_rows
+    return Statistics(tuple(known[n] for n in places), places, split(lines, most))
+
+
+def _split_rows(lines: Iterable[str], most: int) -> Iterator[list[str]]:
+    """Split rows up to so many columns, none of which may be in quotes."""
+    for line in lines:
+        columns = line.split(",", most)
+        if len(columns) <= most:
+            raise OperationFailed("The statistics of haproxy were cut off", repr(line[:80]))
+        yield columns
+
+
+def _split_rows_with_quotes(lines: Sequence[str], most: int) -> Iterator[list[str]]:
+    """Split rows up to so many columns; what a server answered to its check may hold anything."""
+    for line, columns in zip(lines, _split_rows(lines, most), strict=True):
+        yield _split(line) if '"' in line else columns
+
+
+def _split(line: str) -> list[str]:
+    return next(csv.reader([line]))
+
+
+def read_information(reply: str) -> dict[str, str]:
+    """Read a reply to `show info`.
+
+    Raises:
+        OperationFailed: the reply is something else.
+    """
+    if not reply.startswith("Name:"):
+        raise OperationFailed("Cannot read the figures of haproxy", repr(reply[:80]))
+    pairs = (line.partition(": ") for line in reply.split("\n"))
+    return {name: value for name, _, value in pairs}
+
+
+def read_servers_state(reply: str) -> ServersState:
+    """Read a reply to `show servers state`, version 1. What is no row of a server is left out."""
+    head: list[str] = []
+    rows: dict[tuple[str, str], str] = {}
+    for line in reply.split("\n"):
+        if line == "1" or line.startswith("#"):
+            head.append(line)
+        elif line.count(" ") >= PORT:
+            columns = line.split(" ", SERVER + 1)
+            rows[columns[BACKEND], columns[SERVER]] = line
+    return ServersState(head, rows)
+
+
+def read_server_row(line: str) -> ServerRow:
+    """Read one row of a servers' state."""
+    columns = line.split(" ")
+    return ServerRow(
+        columns[ADDRESS],
+        int(columns[ADMINISTRATIVE]),
+        int(columns[WEIGHT]),
+        int(columns[CHECK]),
+        int(columns[PORT]),
+    )
+
+
+#: What a reading is made of, in haproxy's order.
+_COLUMNS = (
+    "pxname", "svname", "scur", "slim", "stot", "bin", "bout", "ereq", "status", "weight",
+)  # fmt: skip
+#: What says how many connections are being accepted.
+_ACCEPTING = frozenset({"scur", "stot", "conn_tot", "dcon"})
+
+
+def parse(csv: str, worker: str) -> WorkerReading:
+    """Return the reading in a reply to `show stat`; `worker` names the process that gave it.
+
+    Raises:
+        OperationFailed: the reply is not statistics, or it was cut off.
+    """
+    found = read_statistics(csv, _COLUMNS, may_have_quotes=False)
+    if found.columns != _COLUMNS:
+        raise OperationFailed("Cannot read the statistics of haproxy", repr(csv[:80]))
+    listeners: dict[str, ListenerReading] = {}
+    pools: dict[str, PoolReading] = {}
+    members: dict[str, dict[str, str]] = {}
+    pool, of_pool = "", members.setdefault("", {})
+    _, _, scur, slim, stot, received, sent, ereq, at_status, weight = found.places
+    for row in found.rows:
+        proxy, service, status = row[0], row[1], row[at_status]
+        if service == "FRONTEND":
+            if not proxy.startswith(INTERNAL_PREFIX):
+                counters = Counters(
+                    tx=int(row[sent] or 0),
+                    rx=int(row[received] or 0),
+                    totconns=int(row[stot] or 0),
+                    ereq=int(row[ereq] or 0),
+                )
+                listeners[proxy] = _listener(
+                    status, int(row[scur] or 0), int(row[slim] or 0), counters
+                )
+        elif service == "BACKEND":
+            if not proxy.startswith(INTERNAL_PREFIX):
+                pools[proxy] = PoolReading(status, members.get(proxy, {}))
+        else:
+            if status == "UP":
+                if row[weight] == "0":
+                    status = "DRAIN"  # as Octavia has it: weight 0 takes no new connections
+            elif " (" in status:
+                status = status.partition(" (")[0]  # "MAINT (via other/server)" is MAINT
+            elif status == "NOLB":
+                # A new member before its first check: the controller keeps what it knows of one
+                # that is RESTARTING.
+                status = "RESTARTING"
+            if proxy != pool:  # the rows of a proxy follow one another
+                pool, of_pool = proxy, members.setdefault(proxy, {})
+            of_pool[service] = status
+    return WorkerReading(worker, listeners, pools)
+
+
+def unfinished(csv: str) -> int:
+    """Return how many connections may still come to count in such a reply about frontends: those
+    that have been accepted, and are no sessions yet. Their TLS handshake goes on, or has failed;
+    where nobody is connected any more, all have failed.
+
+    Raises:
+        OperationFailed: the reply is not statistics, or it was cut off.
+    """
+    open_now = accepted = counted = 0
+    for row in read_statistics(csv, _ACCEPTING).by_column():
+        open_now += int(row.get("scur") or 0)
+        accepted += int(row.get("conn_tot") or 0)
+        counted += int(row.get("stot") or 0) + int(row.get("dcon") or 0)
+    return min(open_now, accepted - counted)
+
+
+def _listener(status: str, connections: int, limit: int, counters: Counters) -> ListenerReading:
+    if status == "OPEN" and 0 < limit <= connections:
+        status = "FULL"  # haproxy itself calls a frontend OPEN also at its limit
+    return ListenerReading(status, connections, counters)

@@ -1,0 +1,124 @@
+"""Counters of workers that are replaced, kept in files until heartbeats have told them.
+
+A worker's counters die with it. So the agent reads them once more around a reload
+(`keeping_final_counters`), and the reader takes that last word for as long as nothing newer is
+known: no connection that a replaced worker accepted is lost, and what it counts while its last
+connections drain is read from it directly.
+"""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from amphora_agent import files
+from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy.replies import statistics
+from amphora_agent.haproxy.replies.statistics import read_information
+from amphora_agent.haproxy.runtime.socket import Conversation, MasterSocket
+from amphora_agent.model.status import WorkerReading
+from amphora_agent.paths import InstanceLayout
+from amphora_agent.supervisor.identity import boot_id, start_time
+
+logger = logging.getLogger(__name__)
+
+#: haproxy's types of statistics: 1 is frontends, which is where a listener counts.
+FRONTENDS = "-1 1 -1"
+#: Seconds between tries while a master of haproxy 2.6 executes itself anew.
+_RETRY_PAUSE = 0.02
+#: How often a worker that was replaced is asked whether it listens no more.
+_LOOKS = 50
+#: After how many looks at which nothing has changed no handshake is waited for.
+_SAME = 5
+
+
+def worker_name(pid: int) -> str | None:
+    """A name that no other worker of this machine has or will have; None of one that is gone."""
+    started = start_time(pid)
+    if started is None:
+        return None
+    return f"{pid}-{started.rpartition(':')[2]}-{_this_boot()}"
+
+
+@contextlib.contextmanager
+def keeping_final_counters(
+    instance: InstanceLayout, pid: int, *, timeout: float
+) -> Iterator[Callable[[], None]]:
+    """Around the replacement of a worker: its counters are written down before, and again by the
+    function given, which is to be called when its successor serves.
+
+    What it counts in between would be lost if it left before it is read the next time; so it is
+    held by a connection until it has stopped listening, and has said how many came.
+    """
+    path = instance.final_counters / (worker_name(pid) or "gone")
+    question = f"show stat {FRONTENDS}"
+    reply = MasterSocket(instance.master_socket).command(f"@!{pid} {question}", timeout=timeout)
+    _keep_last_word(path, reply)
+    try:
+        conversation = Conversation(instance.stats_socket, timeout=timeout)
+    except OperationFailed as error:
+        logger.info("instance=%s its worker is not held: %s", instance.id, error)
+        yield lambda: None
+        return
+    with conversation:
+
+        def keep() -> None:
+            try:
+                for _ in range(_LOOKS):
+                    if read_information(conversation.ask("show info")).get("Stopping") == "1":
+                        break
+                    time.sleep(_RETRY_PAUSE)
+                _keep_last_word(path, _settled(partial(conversation.ask, question)))
+            except OperationFailed as error:
+                logger.info("instance=%s its worker has left: %s", instance.id, error)
+
+        yield keep
+
+
+def _keep_last_word(path: Path, reply: str) -> None:
+    try:
+        files.write(path, reply.encode())
+    except OSError as error:  # a reload is worth more than a few counters
+        logger.warning("%s: cannot be written, counters are lost: %s", path, error)
+
+
+def _settled(ask: Callable[[], str]) -> str:
+    """The statistics of a worker that accepts no more, when the handshakes that go on are over:
+    only then do their connections count. Those that have failed long ago look alike, but stay."""
+    reply, same = ask(), 0
+    for _ in range(_LOOKS):
+        left = statistics.unfinished(reply)
+        if left <= 0 or same == _SAME:
+            break
+        time.sleep(_RETRY_PAUSE)
+        reply = ask()
+        same = same + 1 if statistics.unfinished(reply) == left else 0
+    return reply
+
+
+def read_final_counters(instance: InstanceLayout) -> list[WorkerReading]:
+    """The last words of this boot; whether those from before were told nobody knows."""
+    readings = []
+    for path in sorted(instance.final_counters.glob(f"[0-9]*-{_this_boot()}")):
+        try:
+            readings.append(statistics.parse(path.read_text(), path.name))
+        except (OSError, OperationFailed) as error:
+            logger.warning("%s: %s", path, error)
+    return readings
+
+
+def forget_final_counters(instance: InstanceLayout, names: set[str]) -> None:
+    for path in instance.final_counters.glob("[0-9]*"):
+        pid = int(path.name.partition("-")[0])
+        of_this_boot = path.name.endswith(f"-{_this_boot()}")
+        if not of_this_boot or (path.name in names and worker_name(pid) != path.name):
+            try:
+                files.remove(path)
+            except OSError as error:  # it counts for nothing any more; the next time, perhaps
+                logger.debug("%s: cannot be removed: %s", path, error)
+
+
+def _this_boot() -> str:
+    return boot_id()[:8]

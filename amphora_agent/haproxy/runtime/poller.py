@@ -1,0 +1,419 @@
+"""Poll haproxy: read what each instance says about itself, within a deadline."""
+
+import contextlib
+import logging
+import selectors
+import time
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
+
+from amphora_agent import files
+from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy.config import parser, queries
+from amphora_agent.haproxy.config.parser import Config, Texts
+from amphora_agent.haproxy.replies import statistics, workers
+from amphora_agent.haproxy.replies.statistics import read_information
+from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.runtime import loaded_state
+from amphora_agent.haproxy.runtime.final_counters import (
+    FRONTENDS,
+    forget_final_counters,
+    read_final_counters,
+    worker_name,
+)
+from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening, Question
+from amphora_agent.model.status import (
+    HungWorker,
+    InstanceReading,
+    PoolReading,
+    Silence,
+    WorkerReading,
+)
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.revisions.contents import ContentLost
+from amphora_agent.revisions.reading import instances
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: The status of a member that takes no requests, by command or configuration.
+MAINTENANCE = "MAINT"
+
+
+class Index(Generic[T]):
+    """What `find` finds in each configuration, looked for again only when its files change.
+
+    `keywords` are the directives that it needs.
+    """
+
+    def __init__(self, find: Callable[[Config], T], keywords: Collection[str]) -> None:
+        self._find = find
+        self._keywords = keywords
+        self._known: dict[ObjectId, tuple[object, T]] = {}
+
+    def of(self, instance: InstanceLayout) -> T:
+        """What is found in the committed files; where there are none, what is found in nothing."""
+        found = self._look(instance, loaded_state.committed_digests, loaded_state.committed)
+        return self._find(parser.parse("")) if found is None else found
+
+    def of_loaded(self, instance: InstanceLayout) -> T | None:
+        """What is found in the files with which haproxy last came up; None when it never did."""
+        return self._look(instance, loaded_state.good_digests, loaded_state.came_up)
+
+    def _look(
+        self,
+        instance: InstanceLayout,
+        sign: Callable[[InstanceLayout], object],
+        read: Callable[[InstanceLayout], Texts],
+    ) -> T | None:
+        known = self._known.get(instance.id)
+        try:
+            signature = sign(instance)
+        except ContentLost as error:
+            logger.error("instance=%s its configuration cannot be read: %s", instance.id, error)
+            return known[1] if known else None
+        if known is None or not signature or known[0] != signature:
+            try:
+                content = parser.whole(read(instance))
+            except FileNotFoundError:
+                self._known.pop(instance.id, None)
+                return None
+            except ContentLost:
+                # A listener that nobody can read must still be told of.
+                return known[1] if known else self._find(parser.parse(_live_text(instance)))
+            # Names go into messages, which must be UTF-8.
+            content = content.encode(errors="surrogateescape").decode(errors="replace")
+            known = signature, self._find(parser.parse(content, self._keywords))
+            self._known[instance.id] = known
+        return known[1]
+
+
+def _live_text(instance: InstanceLayout) -> str:
+    """Return what the live files of an instance say, whoever wrote it."""
+    paths = sorted(instance.current.glob("*.cfg")) if instance.declared else instance.loads
+    found = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(files.text(path))
+    return "\n".join(found).encode(errors="surrogateescape").decode(errors="replace")
+
+
+def listener_index() -> Index[tuple[queries.Listener, ...]]:
+    """The listeners of each configuration."""
+    return Index(queries.listeners, queries.KEYWORDS)
+
+
+class _Known(NamedTuple):
+    """An instance, and what haproxy has loaded of listeners, pools and members; None when it has
+    never come up."""
+
+    instance: InstanceLayout
+    listeners: tuple[str, ...] | None
+    pools: Mapping[str, tuple[str, ...]]
+
+
+class _Round:
+    """One reading of one instance: what has been answered so far."""
+
+    def __init__(self, known: _Known) -> None:
+        self.known = known
+        self.current: WorkerReading | None = None
+        self.failures: dict[int, OperationFailed] = {}
+        self.workers: Workers | None = None
+        self.leaving: dict[int, WorkerReading] = {}
+        #: Questions of this round that are open.
+        self.waits: set[_Asked] = set()
+
+
+class _Asked(NamedTuple):
+    """Which process is asked: the worker that serves (0), the master (1), or a worker that leaves
+    (its pid)."""
+
+    instance: ObjectId
+    process: int
+
+
+_WORKER, _MASTER = 0, 1
+
+
+class Observer:
+    """Reads all instances of a layout.
+
+    `look` looks at files, `ask` asks haproxy: the worker that serves at its own socket, its master
+    of what else there is. A process that is silent is asked once, and its question stays open.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._layout = layout
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._listeners = listener_index()
+        self._pools = Index(queries.pools, queries.POOL_KEYWORDS)
+        self._known: tuple[_Known, ...] = ()
+        self._selector = selectors.DefaultSelector()
+        self._open: dict[_Asked, tuple[Question, object]] = {}
+        #: What each instance said last, and when.
+        self._last: dict[str, tuple[float, WorkerReading]] = {}
+        self._complaints: dict[str, str] = {}
+        #: Since when processes have been silent, in seconds since 1970.
+        self._silent: dict[_Asked, float] = {}
+        #: When workers were first seen leaving, by instance and name.
+        self._leaving: dict[str, dict[str, float]] = {}
+
+    def read(self, *, timeout: float) -> dict[str, InstanceReading]:
+        """A reading of each instance, by id. `timeout` in seconds is for each of them; one that
+        does not answer costs its own current values, nothing else."""
+        self.look()
+        return self.add_last_words(self.ask(timeout=timeout))
+
+    def look(self) -> None:
+        """Look at the files for the instances, and for what haproxy has loaded."""
+        found = []
+        for instance in instances(self._layout):
+            loaded = self._listeners.of_loaded(instance)
+            pools = self._pools.of_loaded(instance)
+            names = None if loaded is None else tuple(listener.id for listener in loaded)
+            found.append(_Known(instance, names, pools or {}))
+        self._known = tuple(found)
+
+    def ask(
+        self,
+        *,
+        timeout: float,
+        publish: Callable[[str, InstanceReading], None] = lambda instance_id, reading: None,
+    ) -> dict[str, InstanceReading]:
+        """Ask each instance that is known; call `publish` with each reading that is finished. One
+        that has never come up and does not answer has no reading."""
+        found: dict[str, InstanceReading] = {}
+        deadline = self._clock() + timeout
+        rounds = {known.instance.id: _Round(known) for known in self._known}
+        self._forget_others(rounds)
+        for one in rounds.values():
+            self._begin(one)
+        unfinished = dict(rounds)
+        while True:
+            now = self._clock()
+            for instance_id, one in [*unfinished.items()]:
+                if not one.waits or now >= deadline:
+                    del unfinished[instance_id]
+                    reading = self._finish(one)
+                    if reading is not None:
+                        found[instance_id] = reading
+                        publish(instance_id, reading)
+            if not unfinished:
+                return found
+            for key, _ in self._selector.select(max(0.0, deadline - now)):
+                asked = key.data
+                # One may have been closed by the answer before.
+                if asked.instance in rounds and asked in self._open:
+                    self._advance(asked, rounds[asked.instance])
+
+    def add_last_words(self, readings: Mapping[str, InstanceReading]) -> dict[str, InstanceReading]:
+        """Add what workers that are gone have left in files."""
+        found = {}
+        for instance_id, reading in readings.items():
+            words = read_final_counters(self._layout.instance(ObjectId(instance_id)))
+            replaced = {worker.worker: worker for worker in words}
+            for worker in reading.leaving:
+                if worker.listeners or worker.worker not in replaced:
+                    replaced[worker.worker] = worker
+            if reading.current is not None:
+                replaced.pop(reading.current.worker, None)
+            found[instance_id] = reading._replace(leaving=tuple(replaced.values()))
+        return found
+
+    def forget(self, readings: Mapping[str, InstanceReading]) -> None:
+        """Remove the last words of workers that are gone, once their counters are accounted for."""
+        for instance_id, reading in readings.items():
+            if reading.complete:
+                instance = self._layout.instance(ObjectId(instance_id))
+                forget_final_counters(instance, {worker.worker for worker in reading.leaving})
+
+    def pools(self, instance: InstanceLayout, *, timeout: float) -> Mapping[str, PoolReading]:
+        """The pools of one instance, as they are now.
+
+        Raises:
+            OperationFailed: it does not say.
+        """
+        master = MasterSocket(instance.master_socket, self._clock)
+        now = workers.parse(master.command("show proc", timeout=timeout))
+        if now.current is None:
+            raise NotListening("haproxy is not running", "its master has no worker")
+        answer = master.command(f"@!{now.current} show stat", timeout=timeout)
+        reading = statistics.parse(answer, str(now.current))
+        return _without_left_over(reading, self._pools.of(instance)).pools
+
+    # Questions
+
+    def _begin(self, one: _Round) -> None:
+        """Ask the worker and the master at the same time."""
+        instance = one.known.instance
+        self._put(
+            one,
+            _Asked(instance.id, _WORKER),
+            lambda: Question(instance.stats_socket, "show info", "show stat", half_close=False),
+            files.signature(instance.stats_socket),
+        )
+        self._put(
+            one,
+            _Asked(instance.id, _MASTER),
+            lambda: Question(instance.master_socket, "show proc", half_close=True),
+            files.signature(instance.master_socket),
+        )
+
+    def _put(self, one: _Round, asked: _Asked, ask: Callable[[], Question], whom: object) -> None:
+        """Ask a question, unless an earlier one to the same process (`whom`) is open."""
+        if asked in self._open:
+            question, asked_before = self._open[asked]
+            if asked_before == whom and not question.advance():
+                return
+            self._close(asked)  # there is another process now, or it speaks again
+        question = ask()
+        self._open[asked] = question, whom
+        self._selector.register(question, selectors.EVENT_READ, asked)
+        one.waits.add(asked)
+        self._advance(asked, one)
+
+    def _advance(self, asked: _Asked, one: _Round) -> None:
+        """Take up an answer that has come."""
+        question, whom = self._open[asked]
+        if not question.advance():
+            return
+        self._close(asked)
+        one.waits.discard(asked)
+        try:
+            self._take(asked, whom, question.reply(), one)
+        except OperationFailed as error:
+            one.failures[asked.process] = error
+
+    def _take(self, asked: _Asked, whom: object, reply: str, one: _Round) -> None:
+        if asked.process == _WORKER:
+            information, _, table = reply.partition("\n# ")
+            pid = read_information(information).get("Pid", "")
+            if not pid.isdecimal():
+                raise OperationFailed("Cannot read the figures of haproxy", repr(reply[:80]))
+            name = worker_name(int(pid))
+            if name is None:
+                raise NotListening("haproxy is not running", f"its worker {pid} has ended")
+            one.current = statistics.parse(f"# {table}", name)
+        elif asked.process == _MASTER:
+            one.workers = workers.parse(reply)
+            for leaving in one.workers.leaving:
+                self._ask_leaving(one, leaving)
+        else:
+            one.leaving[asked.process] = statistics.parse(reply, str(whom))
+
+    def _ask_leaving(self, one: _Round, pid: int) -> None:
+        instance, name = one.known.instance, worker_name(pid)
+        if name is None:  # it has left just now: its last word counts
+            return
+        one.leaving[pid] = WorkerReading(name, {}, {})
+        command = f"@!{pid} show stat {FRONTENDS}"
+        ask = partial(Question, instance.master_socket, command, half_close=True)
+        self._put(one, _Asked(instance.id, pid), ask, name)
+
+    def _close(self, asked: _Asked) -> None:
+        question, _ = self._open.pop(asked)
+        self._selector.unregister(question)
+        question.close()
+
+    def _forget_others(self, rounds: Collection[str]) -> None:
+        """Drop what is known of instances that are gone."""
+        for asked in [asked for asked in self._open if asked.instance not in rounds]:
+            self._close(asked)
+        for of_instances in (self._last, self._complaints, self._leaving):
+            for instance_id in of_instances.keys() - set(rounds):
+                del of_instances[instance_id]
+        for asked in [asked for asked in self._silent if asked.instance not in rounds]:
+            del self._silent[asked]
+
+    # Readings
+
+    def _finish(self, one: _Round) -> InstanceReading | None:
+        """The reading of an instance, of what has been answered by now."""
+        known, instance_id = one.known, one.known.instance.id
+        self._complain(instance_id, one.failures.get(_WORKER))
+        current = one.current
+        if current is not None:
+            current = _without_left_over(current, known.pools)
+            self._last[instance_id] = self._clock(), current
+        at, last = self._last.get(instance_id, (0.0, None))
+        if last is None and known.listeners is None:
+            return None
+        leaving = tuple(
+            worker
+            for worker in one.leaving.values()
+            if current is None or worker.worker != current.worker
+        )
+        return InstanceReading(
+            tuple(last.listeners) if last is not None else known.listeners or (),
+            current,
+            leaving,
+            last,
+            known.pools,
+            at,
+            complete=one.workers is not None,
+            silence=self._silence(one, _WORKER, "the worker"),
+            master_silence=self._silence(one, _MASTER, "the master"),
+            hung=self._hung(one),
+        )
+
+    def _hung(self, one: _Round) -> tuple[HungWorker, ...]:
+        """The leaving workers that have left a question open."""
+        instance_id = one.known.instance.id
+        before, now = self._leaving.get(instance_id, {}), self._wall_clock()
+        since = {worker.worker: before.get(worker.worker, now) for worker in one.leaving.values()}
+        if one.workers is not None:
+            self._leaving[instance_id] = since
+        return tuple(
+            HungWorker(pid, worker.worker, since[worker.worker])
+            for pid, worker in one.leaving.items()
+            if _Asked(instance_id, pid) in self._open
+        )
+
+    def _silence(self, one: _Round, process: int, name: str) -> Silence | None:
+        """Since when a process is there and has not answered."""
+        asked = _Asked(one.known.instance.id, process)
+        if asked not in self._open and not isinstance(one.failures.get(process), NoAnswer):
+            self._silent.pop(asked, None)
+            return None
+        since = self._silent.setdefault(asked, self._wall_clock())
+        words = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
+        return Silence(since, f"{name} has not answered since {words}")
+
+    def _complain(self, instance_id: str, failure: OperationFailed | None) -> None:
+        """Log why there is no reading, once for each reason."""
+        words = "" if failure is None else str(failure)
+        if words != self._complaints.get(instance_id, ""):
+            self._complaints[instance_id] = words
+            if words:
+                logger.warning("%s: %s", instance_id, words)
+
+
+def _without_left_over(
+    reading: WorkerReading, configured: Mapping[str, tuple[str, ...]]
+) -> WorkerReading:
+    """The reading without members that have been removed and that haproxy still has, in
+    maintenance; a pool that has no others is as healthy as haproxy calls an empty one."""
+    doubtful = [
+        name for name, pool in reading.pools.items() if MAINTENANCE in pool.members.values()
+    ]
+    if not doubtful:
+        return reading
+    pools = dict(reading.pools)
+    for name in doubtful:
+        known = frozenset(configured.get(name, ()))
+        members = {
+            member: status
+            for member, status in pools[name].members.items()
+            if member in known or status != MAINTENANCE
+        }
+        pools[name] = PoolReading(pools[name].status if members else "UP", members)
+    return reading._replace(pools=pools)

@@ -1,0 +1,224 @@
+"""List instances and their states. Reads wait for nobody, and change nothing."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from amphora_agent.errors import NotFound, OperationFailed
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.events.journal import MOST_ENTRIES, Journal
+from amphora_agent.haproxy.config.queries import Listener
+from amphora_agent.haproxy.generations import Generations
+from amphora_agent.haproxy.policy import compat
+from amphora_agent.haproxy.process.activator import master_of
+from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.runtime.poller import Observer, listener_index
+from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening
+from amphora_agent.model.events.alarms import Alarm
+from amphora_agent.model.events.changes import Entry
+from amphora_agent.model.status import (
+    InstanceDetails,
+    InstanceStatus,
+    ListenerStatus,
+    PoolReading,
+    Silence,
+    Worker,
+)
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.revisions import reading
+from amphora_agent.supervisor.contract import ProcessState, Supervisor
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for one answer of a socket.
+_ANSWER = 5.0
+
+
+class OneListener(NamedTuple):
+    """A listener with an instance of its own; `pools` by id, None when haproxy does not tell."""
+
+    status: ListenerStatus
+    pools: Mapping[str, PoolReading] | None
+
+
+class Inventory:
+    """All instances of the amphora, as they are committed and as they run. `silences` are those
+    whose haproxy does not answer, as heartbeats tell it."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        supervisor: Supervisor,
+        alarms: Alarms,
+        journal: Journal,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        silences: Callable[[], Mapping[str, Silence]] = dict,
+    ) -> None:
+        self._layout = layout
+        self._silences = silences
+        self._supervisor = supervisor
+        self._alarms = alarms
+        self._index = listener_index()
+        self._observer = Observer(layout, clock)
+        self._journal = journal
+        self._generations = Generations()
+
+    def running(self) -> int:
+        """How many instances run."""
+        return sum(master_of(instance).listening() for instance in reading.instances(self._layout))
+
+    def is_declared(self, instance_id: ObjectId) -> bool:
+        """Whether the agent writes the configuration of this instance."""
+        return self._layout.instance(instance_id).declared
+
+    def configuration(self, instance_id: ObjectId) -> bytes:
+        """The configuration as it was sent.
+
+        Raises:
+            NotFound
+        """
+        instance = self._layout.instance(instance_id)
+        if waits_to_replace(self._layout, instance):
+            instance = self._layout.uploaded(instance_id)
+        require(instance)
+        return compat.configuration_as_sent(reading.read(instance, instance.configuration.name))
+
+    # Listeners
+
+    def listeners(self) -> list[ListenerStatus]:
+        """Every listener of every instance; ACTIVE, OFFLINE (stopped) or ERROR (died, or does not
+        answer)."""
+        rows, silences = [], self._silences()
+        for instance in reading.instances(self._layout):
+            status = self._status(instance)
+            if status == "ACTIVE" and instance.id in silences:
+                status = "ERROR"
+            for listener in self._index.of(instance):
+                rows.append(ListenerStatus(status, listener.id, listener.type))
+        return rows
+
+    def listener(self, listener_id: ObjectId) -> OneListener:
+        """The listener whose instance this is, with what haproxy says of its pools.
+
+        Raises:
+            NotFound
+        """
+        instance = self._existing(listener_id)
+        (known,) = self._index.of(instance)[:1] or (Listener(listener_id, ""),)
+        status = ListenerStatus(self._status(instance), known.id, known.type)
+        try:
+            pools = self._observer.pools(instance, timeout=_ANSWER)
+        except (NotListening, NoAnswer) as error:
+            logger.info("instance=%s pools unknown: %s", listener_id, error)
+            pools = None
+        return OneListener(status, pools)
+
+    # Instances
+
+    def overview(self) -> list[InstanceStatus]:
+        """Every instance, sorted by id."""
+        alarms, silences = self._alarms.current(), self._silences()
+        return [
+            InstanceStatus(
+                id=instance.id,
+                **self._state(instance, silences.get(instance.id)),
+                generation=self._generations.newest(instance),
+                pending=self._generations.is_pending(instance),
+                alarms=tuple(alarm for alarm in alarms if alarm.subject == instance.id),
+            )
+            for instance in reading.instances(self._layout)
+        ]
+
+    def other_alarms(self) -> tuple[Alarm, ...]:
+        """The alarms of what is no instance: of the agent, its files, UDP and SCTP listeners."""
+        known = {instance.id for instance in reading.instances(self._layout)}
+        return tuple(alarm for alarm in self._alarms.current() if alarm.subject not in known)
+
+    def details(self, instance_id: ObjectId) -> InstanceDetails:
+        """An instance with its processes.
+
+        Raises:
+            NotFound
+        """
+        instance = self._existing(instance_id)
+        current, leaving = _lives(instance)
+        return InstanceDetails(
+            id=instance.id,
+            **self._state(instance, self._silences().get(instance.id)),
+            generation=self._generations.newest(instance),
+            pending=self._generations.is_pending(instance),
+            alarms=self._alarms.current(instance.id),
+            generations=tuple(self._generations.numbers(instance)),
+            current=current,
+            leaving=leaving,
+        )
+
+    def changes(self, instance_id: ObjectId, most: int = MOST_ENTRIES) -> list[Entry]:
+        """What happened to an instance and its processes, the newest first; also to one that has
+        never been accepted, or is no more.
+
+        Raises:
+            NotFound
+        """
+        instance = self._layout.instance(instance_id)
+        found = self._journal.entries(instance_id, most, instance.old_journals)
+        if not found and not instance.directory.is_dir():
+            raise unknown(instance_id)
+        return found
+
+    def _existing(self, instance_id: ObjectId) -> InstanceLayout:
+        instance = self._layout.instance(instance_id)
+        require(instance)
+        return instance
+
+    def _state(self, instance: InstanceLayout, silence: Silence | None) -> dict[str, Any]:
+        """The fields that tell how an instance is."""
+        status = self._status(instance)
+        if silence is None or status != "ACTIVE":
+            return {"state": status}
+        return {"state": "NOT_ANSWERING", "reason": silence.reason, "since": silence.since}
+
+    def _status(self, instance: InstanceLayout) -> str:
+        if master_of(instance).listening():
+            return "ACTIVE"
+        match self._supervisor.state(instance.process):
+            case ProcessState.STOPPED:
+                return "OFFLINE"
+            case ProcessState.FAILED:
+                return "ERROR"
+            case ProcessState.RUNNING:
+                # Coming up; or a master of 2.6 that executes itself anew while its worker serves.
+                return "ACTIVE" if instance.master_socket.exists() else "OFFLINE"
+
+
+def waits_to_replace(layout: Layout, instance: InstanceLayout) -> bool:
+    """Whether a text was uploaded that is to take the place of an instance, which is declared."""
+    return instance.declared and reading.exists(layout.uploaded(instance.id))
+
+
+def require(instance: InstanceLayout) -> None:
+    """See that there is such an instance.
+
+    Raises:
+        NotFound
+    """
+    if not reading.exists(instance):
+        raise unknown(instance.id)
+
+
+def unknown(instance_id: ObjectId) -> NotFound:
+    return NotFound("Loadbalancer Not Found", f"No loadbalancer with UUID: {instance_id}")
+
+
+def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]:
+    """The worker that serves, and those that leave."""
+    try:
+        reply = master_of(instance).command("show proc", timeout=_ANSWER)
+        known, now = workers.lives(reply), workers.parse(reply)
+    except OperationFailed as error:
+        logger.info("instance=%s workers unknown: %s", instance.id, error)
+        return None, ()
+    current = None if now.current is None else known.get(now.current)
+    return current, tuple(known[pid] for pid in now.leaving if pid in known)

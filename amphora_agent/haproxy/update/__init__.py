@@ -1,0 +1,1 @@
+"""From the difference of two configurations to what must be done. Pure."""

@@ -1,0 +1,1 @@
+"""Checks that a configuration must pass before it is committed."""

@@ -1,0 +1,270 @@
+"""Whether a configuration may be committed: policy, then what a start needs, then proof.
+
+Proof costs in proportion to the change: nothing where nothing differs or where the agent
+understands all that does; else one haproxy, which checks as little as proves the change, and
+without the memory of a start. What is doubtful is checked whole.
+"""
+
+import contextlib
+import enum
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from amphora_agent.errors import InvalidRequest
+from amphora_agent.haproxy.config import preflight, word_counts
+from amphora_agent.haproxy.config.diff import Difference, difference
+from amphora_agent.haproxy.config.minimal_config import portion
+from amphora_agent.haproxy.config.parser import Block, Texts, blocks
+from amphora_agent.haproxy.config.word_counts import Counted
+from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
+from amphora_agent.haproxy.policy.engine import Bounds, violations
+from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.runtime import loaded_state
+from amphora_agent.haproxy.runtime.loaded_state import Foreseen
+from amphora_agent.haproxy.update import value_diff
+from amphora_agent.haproxy.update.planner import Plan, Step, plan
+from amphora_agent.haproxy.validate.resource_limits import Headroom
+from amphora_agent.model.events import changes
+from amphora_agent.paths import InstanceLayout, ObjectId
+from amphora_agent.revisions import reading
+from amphora_agent.revisions.contents import ContentLost
+from amphora_agent.supervisor.command import Completed
+
+logger = logging.getLogger(__name__)
+
+#: A plan of more commands is made anew rather than kept.
+_MOST_COMMANDS = 100
+
+
+class Proof(enum.Enum):
+    """How a configuration was found to be right."""
+
+    SAME = "nothing differs"
+    UNDERSTOOD = "all that differs is understood"
+    PORTION = "haproxy checked what differs"
+    WHOLE = "haproxy checked all"
+
+
+class Candidate(NamedTuple):
+    """What is to be accepted: texts by the names of their files, of which `theirs` are the
+    controller's, or made of what it says. `check` lets haproxy check these texts, or as much of
+    them as proves what is new. `committed` are those that are committed, as far as they have been
+    read; of a declared instance all. `replaced` are those of a haproxy whose place it takes."""
+
+    texts: Texts
+    theirs: Collection[str]
+    check: Callable[[Texts], Completed]
+    committed: Texts = MappingProxyType({})
+    replaced: Texts = MappingProxyType({})
+
+
+class Verdict(NamedTuple):
+    """`proven`: of all that the configuration has, haproxy has checked everything, by and by.
+    `counts`: of the words of its texts, for the next one. `foreseen`: how it can be carried out.
+    `differences`: from what was committed, the first ones."""
+
+    proof: Proof
+    proven: bool
+    counts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    foreseen: Foreseen | None = None
+    differences: tuple[changes.Difference, ...] = ()
+
+
+class _Accepted(NamedTuple):
+    """What is known of a committed configuration, and of which: the digests of its texts and the
+    signature of the haproxy that checked it."""
+
+    files: tuple[object, ...]
+    verdict: Verdict
+
+
+class Acceptance:
+    """Decides about the uploads of all instances; those of one must follow one another."""
+
+    def __init__(
+        self, haproxy: Haproxy, headroom: Headroom, bounds: Callable[[InstanceLayout], Bounds]
+    ) -> None:
+        self._haproxy = haproxy
+        self._headroom = headroom
+        self._bounds = bounds
+        self._accepted: dict[ObjectId, _Accepted] = {}
+
+    def require(self, instance: InstanceLayout, candidate: Candidate) -> Verdict:
+        """Return when the candidate may be committed; `committed` must be told when it is.
+
+        Raises:
+            InvalidRequest: it may not; the details have lines and reasons.
+            OperationFailed: haproxy could not be asked.
+        """
+        wanted = candidate.texts
+        if any("\0" in content for content in wanted.values()):
+            raise _refusal("the configuration has a NUL byte")
+        known = self._known(instance)
+        committed = _committed(instance, candidate.committed)
+        change = difference(committed, wanted) if committed else None
+        proven = known is not None and known.proven
+        counts = {name: word_counts.known(content) for name, content in wanted.items()}
+
+        self._require_policy(instance, candidate, change if known else None)
+        self._require_descriptors(wanted)
+        if change == Difference():
+            return Verdict(Proof.SAME, proven, counts, known.foreseen if known else None)
+        foreseen = None
+        told = value_diff.differences(change, candidate.theirs)
+        if committed and change:
+            decided = plan(committed, wanted, (), self._haproxy.capabilities(), change)
+            foreseen = self._foreseen(instance, decided)
+            if decided.step in (Step.NOTHING, Step.RUNTIME):
+                return Verdict(Proof.UNDERSTOOD, proven, counts, foreseen, told)
+        runs = committed if committed and instance.master_socket.exists() else {}
+        self._require_memory(instance, runs or candidate.replaced, wanted)
+        part = portion(wanted, change) if change and proven else None
+        self._require_check(candidate, part or wanted)
+        proof = Proof.PORTION if part else Proof.WHOLE
+        return Verdict(proof, proven=True, counts=counts, foreseen=foreseen, differences=told)
+
+    def committed_configuration(self, instance: InstanceLayout) -> Counted | None:
+        """What the controller sent last, if it is known which words are in it."""
+        known = self._known(instance)
+        counts = known.counts.get(instance.configuration.name) if known else None
+        if not counts:
+            return None
+        try:
+            content = reading.read(instance, instance.configuration.name)
+        except ContentLost:
+            return None  # nobody can read it any more: what comes now is looked at whole
+        return word_counts.with_counts(content.decode(errors="surrogateescape"), counts)
+
+    def committed(self, instance: InstanceLayout, verdict: Verdict) -> None:
+        """Remember the verdict about what is under the instance's names now."""
+        self._accepted[instance.id] = _Accepted(self._signatures(instance), verdict)
+
+    def foreseen(self, instance: InstanceLayout) -> Foreseen | None:
+        """How the configuration that was accepted last can be carried out, if that is known."""
+        known = self._known(instance)
+        return known.foreseen if known else None
+
+    def forget(self, instance_id: ObjectId) -> None:
+        self._accepted.pop(instance_id, None)
+
+    def _known(self, instance: InstanceLayout) -> Verdict | None:
+        """The verdict about what is committed."""
+        known = self._accepted.get(instance.id)
+        if known is None:
+            return None
+        with contextlib.suppress(ContentLost):
+            return known.verdict if known.files == self._signatures(instance) else None
+        return None
+
+    def _foreseen(self, instance: InstanceLayout, decided: Plan) -> Foreseen | None:
+        """A plan that is worth to be kept until the configuration is to run."""
+        if sum(len(change.commands) for change in decided.changes) > _MOST_COMMANDS:
+            return None
+        before = loaded_state.committed_digests(instance)
+        return Foreseen(before, self._haproxy.installed(), decided)
+
+    def _signatures(self, instance: InstanceLayout) -> tuple[object, ...]:
+        return (
+            loaded_state.committed_digests(instance),
+            self._haproxy.installed(),
+        )
+
+    def _require_policy(
+        self, instance: InstanceLayout, candidate: Candidate, change: Difference | None
+    ) -> None:
+        """`change` is the one from a configuration that was within the policy, if there was."""
+        theirs = candidate.theirs
+        if change is None or change.reordered:
+            new = list(
+                blocks(
+                    {name: content for name, content in candidate.texts.items() if name in theirs}
+                )
+            )
+        else:
+            after = (*(block for _, block in change.changed), *change.added)
+            new = [block for block in after if block.file in theirs]
+        bounds = self._bounds(instance)
+        directory = instance.configuration.parent
+        lines = [
+            f"[{directory / each.file}:{each.line}] : {each.reason}"
+            for each in violations(new, bounds)
+        ]
+        if not lines and not instance.declared:  # what may not be named is not read
+            lines += _violations_in_lists(new, bounds)
+        if lines:
+            raise _refusal("\n".join(lines))
+
+    def _require_descriptors(self, texts: Texts) -> None:
+        limit = self._headroom.descriptors()
+        short = preflight.descriptors(texts, limit)
+        if short:
+            raise _refusal(
+                f"maxconn {short.connections}: haproxy would need at least {short.least} file"
+                f" descriptors to start, and may have {limit}"
+            )
+
+    def _require_memory(self, instance: InstanceLayout, running: Texts, wanted: Texts) -> None:
+        """See that there is memory for the new worker beside those that run, and for that of the
+        next reload beside this one. A TLS session cache of the controller's size must fit once: it
+        may be made for half of the machine."""
+        version, threads = self._haproxy.capabilities().version, self._headroom.threads()
+        needed, cache = preflight.memory(wanted, version, threads), preflight.tls_cache(wanted)
+        room, given_back = self._headroom.memory(), preflight.tls_cache(running)
+        if cache > room:
+            raise _refusal(
+                f"tune.ssl.cachesize: a new worker would need {cache >> 20} MiB for its TLS"
+                f" session cache, and {room >> 20} MiB are available"
+            )
+        if cache and cache > room - cache + given_back:
+            logger.warning(
+                "instance=%s the TLS session cache takes %d MiB, and a reload as much again for a"
+                " while: that is more than there will be",
+                instance.id,
+                cache >> 20,
+            )
+        if running:
+            before = preflight.memory(running, version, threads)
+            if needed.most() <= before.most():
+                return  # what there is may be changed, and become less
+            given_back += before.serving
+        if needed.start + cache > room or needed.most() + cache > room + given_back:
+            raise _refusal(
+                f"haproxy would need about {needed.start >> 20} MiB to load so many listeners,"
+                f" pools and members, while a worker with {needed.serving >> 20} MiB serves, and"
+                f" {room + given_back - cache >> 20} MiB are available for both"
+            )
+
+    def _require_check(self, candidate: Candidate, texts: Texts) -> None:
+        checked = candidate.check(texts)
+        if not checked.succeeded:
+            raise _refusal(checked.output.strip())
+
+
+def _committed(instance: InstanceLayout, read: Texts) -> Texts | None:
+    if instance.declared:
+        return read or None
+    try:
+        texts = loaded_state.unread(instance)
+        return {name: read[name] if name in read else texts[name] for name in texts} or None
+    except (FileNotFoundError, ContentLost):
+        return None
+
+
+def _violations_in_lists(new: Iterable[Block], bounds: Bounds) -> Iterator[str]:
+    """What the crt-lists that these sections name may not have. They may have been there before
+    anybody knew what they are."""
+    check_entry = partial(crt_list.check, bounds=bounds)
+    for path in sorted(references.crt_lists({str(n): block.text for n, block in enumerate(new)})):
+        with contextlib.suppress(OSError):  # haproxy says what is wrong with the file
+            for line, reason in certificate_content.violations(
+                Path(path).read_bytes(), check_entry
+            ):
+                yield f"[{path}:{line}] : {reason}"
+
+
+def _refusal(details: str) -> InvalidRequest:
+    return InvalidRequest("Invalid request", details)

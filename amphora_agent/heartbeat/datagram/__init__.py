@@ -1,0 +1,1 @@
+"""The content of a heartbeat, and its form. Pure."""

@@ -1,0 +1,208 @@
+"""The content of a heartbeat, its forms by version, and its envelope (WIRE §6).
+
+| version | counters | pools | signature | of controllers |
+|---|---|---|---|---|
+| 3 | increases | beside listeners | hexadecimal | from 7.0 |
+| 2 | since the beginning | beside listeners | hexadecimal | 4.1 to 6 |
+| 1 | since the beginning | in their listener | hexadecimal | 1.0 to 4.0 |
+| 0 | since the beginning | in their listener | binary | 0.8 to 0.10 |
+
+Controllers before 4.1 expect every listener, also one that is disabled: it has an instance, whose
+configuration has no frontend.
+
+Source: WIRE §6, as `octavia.amphorae.backends.health_daemon.status_message` and
+`octavia.amphorae.drivers.health.heartbeat_udp` read it.
+"""
+
+import hmac
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from amphora_agent.model.status import NO_COUNTERS, Counters, InstanceReading, ListenerReading
+
+LATEST = 3
+#: From here on counters are increases.
+INCREASES = 3
+#: From here on pools stand beside the listeners, and disabled listeners are left out.
+FLAT = 2
+#: From here on the message tells its version, and its signature is in hexadecimal digits.
+NUMBERED = 1
+
+#: The version that goes with a version of the API.
+OF_API = {"0.5": 1, "1.0": LATEST}
+
+
+def shaped(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message with `pools` by `<pool id>:<listener id>`, in the form of its version `ver`."""
+    version = message["ver"]
+    if version >= FLAT:
+        return message
+    listeners = {
+        listener_id: {**listener, "pools": {}}
+        for listener_id, listener in message["listeners"].items()
+    }
+    for key, pool in message["pools"].items():
+        pool_id, _, listener_id = key.rpartition(":")
+        if listener_id in listeners:  # not one that haproxy still has, and the configuration not
+            listeners[listener_id]["pools"][pool_id] = pool
+    absent = {"pools"} if version >= NUMBERED else {"pools", "ver"}
+    head = {name: value for name, value in message.items() if name not in absent}
+    return {**head, "listeners": listeners}
+
+
+#: Bytes that fit one IPv4 UDP datagram: 65,535 less the IP and the UDP header.
+LARGEST_DATAGRAM = 65_507
+
+#: Listeners of which every message can tell, whatever their ids and statuses: with random ids and
+#: four different statuses 2,700 need 64,800 bytes (tests/unit/heartbeat/test_size.py).
+MOST_LISTENERS = 2_700
+
+#: Bytes by which compression cannot shorten an id: a UUID is 122 random bits.
+_RANDOM_BYTES_PER_ID = 15
+
+#: What is said of a listener whose haproxy is down or does not answer.
+UNREACHABLE = "DOWN"
+
+_DIGEST = "sha256"
+
+
+class Heartbeat(NamedTuple):
+    """A message ready to be sent; `left_out` tells in words what did not fit, "" for nothing, and
+    the others in numbers: of members, of pools, and of listeners without their statistics."""
+
+    datagram: bytes
+    left_out: str = ""
+    members_left_out: int = 0
+    pools_left_out: int = 0
+    statistics_left_out: int = 0
+
+
+def content(
+    amphora_id: str,
+    sequence: int,
+    readings: Mapping[str, InstanceReading],
+    counted: Mapping[str, Counters],
+    version: int = LATEST,
+    oldest: float = -math.inf,
+) -> dict[str, Any]:
+    """The message as a JSON object: every listener that haproxy has loaded, whatever it says, and
+    its pools, all in the form of the latest version.
+
+    A pool that several listeners share is told once: the receiver looks at the first and at no
+    other. (In the oldest forms pools are in their listeners, each of which needs its own.)
+
+    `counted` is what this version tells of each listener: increases, or all since the beginning.
+
+    An instance that does not answer is told as it was, for it may be busy or in the middle of a
+    reload; but nothing from before `oldest`. After that its pools and members are down, which the
+    controller shows as an error. (A listener has no such status: an unknown one only says that it
+    is there.)
+    """
+    listeners: dict[str, Any] = {}
+    pools: dict[str, Any] = {}
+    for instance_id, reading in readings.items():
+        told = reading.told(oldest)
+        expected = reading.listeners
+        if not expected and version < FLAT:
+            expected = (instance_id,)  # disabled, and expected all the same
+        for listener_id in expected:
+            now = told.listeners.get(listener_id) if told is not None else None
+            listeners[listener_id] = {
+                "status": now.status if now is not None else UNREACHABLE,
+                "stats": _stats(now, counted.get(listener_id, NO_COUNTERS)),
+            }
+        if told is not None:
+            for pool_key, pool in told.pools.items():
+                pools[_full(pool_key, instance_id)] = _pool(pool.status, dict(pool.members))
+        else:
+            for pool_key, members in reading.pools.items():
+                down = _pool("DOWN", dict.fromkeys(members, "DOWN"))
+                pools[_full(pool_key, instance_id)] = down
+    if version >= FLAT:
+        first = {key.partition(":")[0]: key for key in reversed(pools)}
+        pools = {key: pool for key, pool in pools.items() if first[key.partition(":")[0]] == key}
+    return {
+        "id": amphora_id,
+        "seq": sequence,
+        "ver": version,
+        "listeners": listeners,
+        "pools": pools,
+    }
+
+
+def _pool(status: str, members: Mapping[str, str]) -> dict[str, Any]:
+    return {"status": status, "members": members}
+
+
+def _full(pool_key: str, instance_id: str) -> str:
+    """`<pool id>:<listener id>`. A listener that is an instance by itself has pools by their ids
+    alone, and so has its neighbour, perhaps the same ones."""
+    return pool_key if ":" in pool_key else f"{pool_key}:{instance_id}"
+
+
+def _stats(now: ListenerReading | None, counted: Counters) -> dict[str, int]:
+    return {
+        "tx": counted.tx,
+        "rx": counted.rx,
+        "conns": now.conns if now is not None else 0,
+        "totconns": counted.totconns,
+        "ereq": counted.ereq,
+    }
+
+
+def seal(message: Mapping[str, Any], key: str) -> bytes:
+    """The bytes on the wire: compressed JSON in the form of its version, then its HMAC-SHA256, as
+    64 hex digits or (version 0) as it is."""
+    compressed = zlib.compress(msgspec.json.encode(shaped(message)))
+    signature = hmac.new(key.encode(), compressed, _DIGEST)
+    in_hex = message["ver"] >= NUMBERED
+    return compressed + (signature.hexdigest().encode() if in_hex else signature.digest())
+
+
+def fit(message: Mapping[str, Any], key: str, most: int = LARGEST_DATAGRAM) -> Heartbeat:
+    """Seal a message so that it fits a datagram of `most` bytes.
+
+    A message that is too long says less: first without members, which become OFFLINE to the
+    controller, then without pools, and in the end without statistics. Listeners are never left
+    out: their number decides whether the amphora is alive.
+    """
+    for told, left_out in _less_and_less(message):
+        if _least_size(told) <= most:
+            datagram = seal(told, key)
+            if len(datagram) <= most:
+                return left_out._replace(datagram=datagram)
+    return left_out._replace(datagram=seal(told, key))
+
+
+def _less_and_less(message: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Heartbeat]]:
+    """The message, and shorter ones, each with what it leaves out."""
+    yield message, Heartbeat(b"")
+    pools, listeners = message["pools"], message["listeners"]
+    members = sum(len(pool["members"]) for pool in pools.values())
+    if members:
+        alone = {key: _pool(pool["status"], {}) for key, pool in pools.items()}
+        yield {**message, "pools": alone}, Heartbeat(b"", f"{members} members", members)
+    words = f"{len(pools)} pools with {members} members"
+    yield {**message, "pools": {}}, Heartbeat(b"", words, members, len(pools))
+    bare = {
+        listener_id: {
+            "status": listener["status"],
+            "stats": dict.fromkeys(listener["stats"], 0),
+        }
+        for listener_id, listener in listeners.items()
+    }
+    yield (
+        {**message, "pools": {}, "listeners": bare},
+        Heartbeat(b"", f"{words}, statistics", members, len(pools), len(bare)),
+    )
+
+
+def _least_size(message: Mapping[str, Any]) -> int:
+    """Fewer bytes than these no compression reaches; saves trying with a hopeless message."""
+    pools = message["pools"]
+    ids = len(message["listeners"]) + len(pools) + sum(len(p["members"]) for p in pools.values())
+    return ids * _RANDOM_BYTES_PER_ID

@@ -1,0 +1,220 @@
+"""The memory of what has been told of each counter, and the rule that no increase is told twice.
+
+An increase is told only after the counters that include it have been written down, so after any end
+of the agent the memory says at least what was told. What it says beyond that is lost: the increases
+of one interval, at most.
+
+The memory is written by threads, to two files: on disk, and in the run directory, which is memory
+of the machine. One of the two is enough. Only power loss loses the second, and with it end all
+workers whose counters it remembers. While neither can be written, increases wait: heartbeats go out
+at their intervals, with no increases, and the first write that succeeds releases them. What waits
+is lost when the worker that has counted it ends unread, or the memory is damaged.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.heartbeat.datagram import counters
+from amphora_agent.heartbeat.datagram.counters import Reported
+from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.status import Counters, InstanceReading
+from amphora_agent.slots import Slot, SlotFile
+
+logger = logging.getLogger(__name__)
+
+#: Accounts that wait for their writes one by one; what comes later waits together.
+_MOST_WAITING = 8
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """What a file holds: the counters that have been accounted for, and in which boot."""
+
+    boot: str
+    reported: dict[str, dict[str, dict[str, Counters]]]
+
+
+class CounterMemory:
+    """Accounts for readings, has them written down, and gives what may be told.
+
+    One thread calls `account`, another one `take`; neither waits for a file. `start` begins the
+    threads that do. `boot` tells this boot from every other.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[SlotFile],
+        boot: str,
+        alarms: Alarms,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keepers = [_Keeper(file, alarms, clock) for file in files]
+        self._boot = boot
+        self._number = 0
+        self._reported: Reported | None = None
+        self._forgetful = False
+        #: Instances whose counters may have been told before by an agent whose memory is lost.
+        self._doubtful: set[str] = set()
+        self._waiting: deque[tuple[int, Mapping[str, Counters]]] = deque()
+
+    def start(self) -> None:
+        """Read the files, and write them from now on, each in a thread of its own."""
+        for keeper in self._keepers:
+            threading.Thread(target=keeper.run, name="counters", daemon=True).start()
+
+    @property
+    def written(self) -> int:
+        """The number of the newest accounts that are written down."""
+        return max(keeper.written for keeper in self._keepers)
+
+    def account(
+        self, readings: Mapping[str, InstanceReading], *, complete: bool = True
+    ) -> int | None:
+        """Take up what has been counted; return the number of these accounts. None while the
+        memory is not known yet: then nothing is taken up. Unless the readings are `complete`, an
+        instance without a reading is not gone, and what was told of it is remembered."""
+        if self._reported is None:
+            self._reported = self._load()
+            if self._reported is None:
+                return None
+        if self._forgetful:
+            self._forgetful = not complete
+            self._doubtful.update(readings.keys() - self._reported.keys())
+        increase, reported = counters.increases(readings, self._reported)
+        if not complete:
+            reported = {**self._reported, **reported}
+        if reported == self._reported:
+            return self._number
+        self._reported = reported
+        self._number += 1
+        self._hold(self._without_doubtful(increase, readings))
+        payload = msgspec.json.encode({"boot": self._boot, "reported": reported})
+        for keeper in self._keepers:
+            keeper.write(Slot(self._number, payload))
+        return self._number
+
+    def take(self) -> dict[str, Counters]:
+        """Return the increases that may be told now; they are the caller's from here on."""
+        written, taken = self.written, dict[str, Counters]()
+        while self._waiting and self._waiting[0][0] <= written:
+            taken = counters.plus(taken, self._waiting.popleft()[1])
+        return taken
+
+    def give_back(self, increase: Mapping[str, Counters]) -> None:
+        """Take back what `take` has given and no message has told."""
+        if increase:
+            self._waiting.appendleft((0, increase))
+
+    def totals(self) -> dict[str, Counters]:
+        """Return what each listener has counted since its beginning."""
+        return counters.totals(self._reported or {})
+
+    def review(self, patience: float) -> None:
+        """Report a write that has taken longer than `patience` seconds."""
+        for keeper in self._keepers:
+            keeper.review(patience)
+
+    def _hold(self, increase: Mapping[str, Counters]) -> None:
+        grown = {name: counted for name, counted in increase.items() if any(counted)}
+        if len(self._waiting) >= _MOST_WAITING:
+            # The write of this number covers the last one, too.
+            with contextlib.suppress(IndexError):  # all have been taken just now
+                grown = counters.plus(self._waiting.pop()[1], grown)
+        if grown:
+            self._waiting.append((self._number, grown))
+
+    def _load(self) -> Reported | None:
+        """The newest of what the files hold; None while one of them is still being read."""
+        if not all(keeper.read for keeper in self._keepers):
+            return None
+        slots = [keeper.found for keeper in self._keepers if keeper.found is not None]
+        for slot in sorted(slots, reverse=True):
+            self._number = max(self._number, slot.number)
+            try:
+                saved = msgspec.json.decode(slot.payload, type=Saved)
+            except msgspec.MsgspecError as error:
+                logger.error("the memory of counters makes no sense: %s", error)
+                continue
+            if saved.boot != self._boot:
+                return counters.after_a_boot(saved.reported)
+            return saved.reported
+        logger.info("no memory of counters: increases are told from now on")
+        self._forgetful = True
+        return {}
+
+    def _without_doubtful(
+        self, increase: Mapping[str, Counters], readings: Mapping[str, InstanceReading]
+    ) -> Mapping[str, Counters]:
+        """The increases without those that may have been told before the memory was lost."""
+        dropped: set[str] = set()
+        for instance_id in self._doubtful & readings.keys():
+            reading = readings[instance_id]
+            dropped.update(reading.listeners)
+            if reading.current is not None and reading.complete:
+                self._doubtful.discard(instance_id)
+        return {name: counted for name, counted in increase.items() if name not in dropped}
+
+
+class _Keeper:
+    """Keeps one file: the newest slot that it was given, as soon as the one before is written."""
+
+    def __init__(self, file: SlotFile, alarms: Alarms, clock: Callable[[], float]) -> None:
+        self._file = file
+        self._alarms = alarms
+        self._clock = clock
+        self._wanted: Slot | None = None
+        self._wake = threading.Event()
+        self._began: float | None = None
+        self.read = False
+        self.found: Slot | None = None
+        self.written = 0
+
+    def write(self, slot: Slot) -> None:
+        self._wanted = slot
+        self._wake.set()
+
+    def review(self, patience: float) -> None:
+        began = self._began
+        if began is not None and self._clock() - began > patience:
+            self._report(f"no answer of the disk for {patience:g} s")
+
+    def run(self) -> None:
+        """Read the file, then write it whenever there is something new."""
+        try:
+            self.found = self._file.read()
+            self.written = self.found.number if self.found else 0
+        except OSError as error:
+            self._report(str(error))
+        self.read = True
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            slot, self._wanted = self._wanted, None
+            if slot is not None:
+                self._write(slot)
+
+    def _write(self, slot: Slot) -> None:
+        self._began = self._clock()
+        try:
+            self._file.write(slot.number, slot.payload)
+        except OSError as error:  # the next interval tries again
+            self._report(str(error))
+        else:
+            self.written = slot.number
+            self._alarms.clear_alarm(AlarmKind.COUNTERS_NOT_SAVED, str(self._file.path))
+        finally:
+            self._began = None
+
+    def _report(self, reason: str) -> None:
+        self._alarms.set_alarm(
+            AlarmKind.COUNTERS_NOT_SAVED,
+            str(self._file.path),
+            f"cannot write down what heartbeats have told: {reason}; free or repair the disk. "
+            "Increases of counters are told while the other file can be written",
+        )

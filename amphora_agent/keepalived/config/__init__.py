@@ -1,0 +1,1 @@
+"""keepalived's configuration language: read, held against a table, and written anew."""

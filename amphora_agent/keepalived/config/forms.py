@@ -1,0 +1,190 @@
+"""The forms that values have in the table of what keepalived's texts may contain.
+
+A form takes a word as keepalived reads it, and returns it as keepalived is to be given it. It
+raises ValueError, whose text says what is expected, without the value: that may be a password.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
+
+Form = Callable[[str], str]
+
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,254}")
+_INTERFACE = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,14}")
+_HOST = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,254}(:[0-9]{1,5})?")
+_NETWORK = re.compile(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?")
+_DIGITS = re.compile(r"[0-9]{1,19}")
+_STATUSES = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
+#: A URL's path as RFC 3986 has it, and what Octavia accepts beside it. keepalived itself defines
+#: macros whose names begin with an underscore.
+_URL = re.compile(r"/(?:[!#%&'()*+,\-./:;<=>?@\[\]^_`{|}~0-9A-Za-z\x80-\xff]|\$(?![_{]))*")
+_PASSWORD = re.compile(r"[!#%-\[\]-~]+")
+_PATH = re.compile(r"/[0-9A-Za-z_./+,=@%:~-]*")
+_BLANK = re.compile(r"[ \t\f\r\v]+")
+
+#: The program of SCTP checks, found on the PATH.
+HEALTH_CHECKER = "amphora-health-checker"
+
+
+def name(word: str) -> str:
+    """A name that the text itself gives to something."""
+    return _matching(word, _NAME, "a name")
+
+
+def interface(word: str) -> str:
+    """The name of a network interface."""
+    return _matching(word, _INTERFACE, "the name of an interface")
+
+
+def host(word: str) -> str:
+    """A name of a host for HTTP, with or without a port."""
+    return _matching(word, _HOST, "the name of a host")
+
+
+def password(word: str) -> str:
+    """Printable characters but quotes, `$` and backslash."""
+    return _matching(word, _PASSWORD, "a password of printable characters")
+
+
+def url(word: str) -> str:
+    """The path of a URL, from its slash on."""
+    return _matching(word, _URL, "the path of a URL")
+
+
+def parse_address(word: str) -> IPv4Address | IPv6Address:
+    """Return an IP address without a scope.
+
+    Raises:
+        ValueError
+    """
+    try:
+        if "%" not in word:
+            return ip_address(word)
+    except ValueError:
+        pass
+    raise ValueError("an IP address is expected")
+
+
+def address(word: str) -> str:
+    """An IP address, in its shortest form."""
+    return str(parse_address(word))
+
+
+def prefixed_address(word: str) -> str:
+    """An IP address, with or without the length of its prefix."""
+    try:
+        if _NETWORK.fullmatch(word):
+            found = ip_interface(word)
+            return found.with_prefixlen if "/" in word else str(found.ip)
+    except ValueError:
+        pass
+    raise ValueError("an IP address is expected, with or without a prefix")
+
+
+def network(word: str) -> str:
+    """A network, or the address of one host."""
+    try:
+        if _NETWORK.fullmatch(word):
+            return ip_interface(word).network.with_prefixlen
+    except ValueError:
+        pass
+    raise ValueError("a network is expected")
+
+
+def granularity(word: str) -> str:
+    """How much of a client's address is one client: an IPv4 mask, or the length of a prefix."""
+    if _DIGITS.fullmatch(word) and 1 <= int(word) <= 128:
+        return str(int(word))
+    try:
+        return str(IPv4Address(word))
+    except ValueError:
+        raise ValueError("a netmask or the length of a prefix is expected") from None
+
+
+def statuses(word: str) -> str:
+    """A status code of HTTP, or a range of them."""
+    found = _STATUSES.fullmatch(word)
+    if found is None or (found[2] and found[1] > found[2]):
+        raise ValueError("a status code of HTTP is expected, or a range")
+    return word
+
+
+def number(least: int, most: int) -> Form:
+    """A whole number in a range."""
+
+    def check(word: str) -> str:
+        if not _DIGITS.fullmatch(word) or not least <= int(word) <= most:
+            raise ValueError(f"a number from {least} to {most} is expected")
+        return str(int(word))
+
+    return check
+
+
+def nearest(least: int, most: int) -> Form:
+    """A whole number; one that is out of the range, as Octavia allows some to be, becomes the
+    nearest in it."""
+
+    def check(word: str) -> str:
+        if not _DIGITS.fullmatch(word):
+            raise ValueError("a whole number is expected")
+        return str(min(max(int(word), least), most))
+
+    return check
+
+
+def one_of(*words: str) -> Form:
+    """One of some words."""
+    return _one_of(words)
+
+
+def protocol(word: str) -> str:
+    """UDP or SCTP, which keepalived knows in capital and small letters."""
+    return _one_of(("UDP", "SCTP"))(word.upper())
+
+
+def program(path: str) -> Form:
+    """The one program that may be named, by its path, and no arguments."""
+
+    def check(word: str) -> str:
+        if word != path or not _PATH.fullmatch(path):
+            raise ValueError(f"this program is not allowed: it can only be {path}")
+        return path
+
+    return check
+
+
+def member_check(udp_check: str) -> Form:
+    """A command that checks a member: one of two programs, with arguments of known types."""
+
+    def check(word: str) -> str:
+        match _BLANK.split(word.strip(" \t\f\r\v")):
+            case [path, member, port] if path == udp_check and _PATH.fullmatch(path):
+                return f"{path} {address(member)} {_port(port)}"
+            case [path, "sctp", "-t", seconds, member, port] if path == HEALTH_CHECKER:
+                return f"{path} sctp -t {_seconds(seconds)} {address(member)} {_port(port)}"
+        raise ValueError(
+            "this program is not allowed: it can only be"
+            f" `{udp_check} ADDRESS PORT` or `{HEALTH_CHECKER} sctp -t SECONDS ADDRESS PORT`"
+        )
+
+    return check
+
+
+_port = number(1, 65535)
+_seconds = nearest(0, 2**31 - 1)
+
+
+def _one_of(words: Collection[str]) -> Form:
+    def check(word: str) -> str:
+        if word not in words:
+            raise ValueError(f"it can only be {', '.join(words)}")
+        return word
+
+    return check
+
+
+def _matching(word: str, pattern: re.Pattern[str], expected: str) -> str:
+    if not pattern.fullmatch(word):
+        raise ValueError(f"{expected} is expected")
+    return word

@@ -1,0 +1,1 @@
+"""UDP and SCTP listeners: keepalived and IPVS."""

@@ -1,0 +1,1 @@
+"""VRRP: which of two amphorae has the VIPs."""

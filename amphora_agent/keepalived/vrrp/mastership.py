@@ -1,0 +1,235 @@
+"""Watches who has the VIPs: each change of the state of keepalived's VRRP instances is recorded.
+
+keepalived writes each change to a FIFO, and never waits for a reader. What it wrote while no agent
+read is still there, for as long as a process holds the FIFO open. Some changes are not told there:
+those that a full FIFO had no room for, the end of keepalived, and all of one that still runs with
+the text of an earlier agent. So the watch also looks, every few seconds, whether keepalived runs
+and whether the VIPs are there; what it sees twice counts, where it contradicts what was told.
+"""
+
+import contextlib
+import enum
+import ipaddress
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import msgspec
+
+from amphora_agent import files
+from amphora_agent.errors import AgentError
+from amphora_agent.events.journal import Journal
+from amphora_agent.keepalived.config import vrrp as config_vrrp
+from amphora_agent.keepalived.config.parser import ConfigError
+from amphora_agent.keepalived.vrrp.service import runs
+from amphora_agent.model.addressing import Address
+from amphora_agent.model.events.changes import Difference, Operation, Part
+from amphora_agent.paths import VrrpLayout
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks whether keepalived runs and where the VIPs are.
+_LOOK = 2.0
+#: Looks that must agree before they count against what keepalived told.
+_LOOKS = 2
+#: Bytes of the FIFO that are read at once.
+_READ = 1 << 16
+
+
+class State(enum.StrEnum):
+    """keepalived's words; and one for an instance without keepalived."""
+
+    MASTER = "MASTER"
+    BACKUP = "BACKUP"
+    FAULT = "FAULT"
+    STOPPED = "STOPPED"
+
+
+_Known = dict[str, State]
+
+
+class Mastership:
+    """Watches the VRRP instances. `addresses` are those of the traffic's namespace."""
+
+    def __init__(
+        self,
+        vrrp: VrrpLayout,
+        addresses: Callable[[], Collection[Address]],
+        journal: Journal,
+        *,
+        running: Callable[[VrrpLayout], bool] = runs,
+        look: float = _LOOK,
+    ) -> None:
+        self._vrrp = vrrp
+        self._addresses = addresses
+        self._journal = journal
+        self._running = running
+        self._look_pause = look
+        self._known: _Known = _load(vrrp.states)
+        #: By instance, what looks say against what is known, and how often in a row.
+        self._doubts: dict[str, tuple[State, int]] = {}
+        self._vips: tuple[object, dict[str, frozenset[Address]]] = None, {}
+        self._fifo: int | None = None
+        self._rest = b""
+        #: Why the FIFO cannot be opened, which is said once.
+        self._refusal = ""
+
+    def watch(self) -> None:
+        """Record changes until the process ends."""
+        while True:
+            try:
+                self.step()
+            except Exception:  # the last resort of a thread that nobody would start again
+                logger.exception("the state of VRRP was not looked at")
+                time.sleep(self._look_pause)
+
+    def step(self) -> None:
+        """Record what keepalived tells within some seconds; if that is nothing, look."""
+        if not self._vrrp.configuration.exists():
+            time.sleep(self._look_pause)
+            return
+        self._open()
+        if self._told():
+            self._doubts.clear()
+        else:
+            self._look()
+
+    def close(self) -> None:
+        if self._fifo is not None:
+            os.close(self._fifo)
+            self._fifo = None
+
+    # What keepalived tells
+
+    def _open(self) -> None:
+        """Hold the FIFO open that has the name now: a keepalived that made it removes it when it
+        ends, and reads its text again."""
+        with contextlib.suppress(OSError):
+            if self._fifo is not None and os.path.samestat(
+                os.fstat(self._fifo), self._vrrp.fifo.lstat()
+            ):
+                return
+        if self._fifo is not None:
+            self._take(self._fifo)
+        self.close()
+        self._rest = b""
+        try:
+            # For reading and writing: there is no end of file between two keepaliveds.
+            self._fifo = files.open_fifo(self._vrrp.fifo)
+        except OSError as error:
+            if str(error) != self._refusal:
+                logger.warning("%s: changes of VRRP are seen late: %s", self._vrrp.fifo, error)
+            self._refusal = str(error)
+        else:
+            self._refusal = ""
+
+    def _told(self) -> bool:
+        """Whether keepalived has told anything, which is recorded then."""
+        if self._fifo is None:
+            time.sleep(self._look_pause)
+            return False
+        poll = select.poll()
+        poll.register(self._fifo, select.POLLIN)
+        return bool(poll.poll(self._look_pause * 1000)) and self._take(self._fifo)
+
+    def _take(self, fifo: int) -> bool:
+        """Record what is in the FIFO."""
+        try:
+            said = os.read(fifo, _READ)
+        except BlockingIOError:
+            return False
+        *lines, self._rest = (self._rest + said).split(b"\n")
+        for line in lines:
+            told = _read(line)
+            if told is not None:
+                self._note(*told, "keepalived says so")
+        return bool(lines)
+
+    # What can be seen
+
+    def _look(self) -> None:
+        seen = self._seen()
+        for instance, state in seen.items():
+            known = self._known.get(instance)
+            if known is state or (state is State.BACKUP and known is State.FAULT):
+                self._doubts.pop(instance, None)
+                continue
+            before, looks = self._doubts.get(instance, (state, 0))
+            looks = looks + 1 if before is state else 1
+            if looks < _LOOKS:
+                self._doubts[instance] = state, looks
+            else:
+                self._doubts.pop(instance, None)
+                self._note(instance, state, "seen by its processes and addresses")
+
+    def _seen(self) -> _Known:
+        """The states as far as they can be seen. Of an instance that never ran nothing is seen."""
+        if not self._running(self._vrrp):
+            return dict.fromkeys(self._known, State.STOPPED)
+        try:
+            present = frozenset(self._addresses())
+        except (AgentError, OSError):  # no namespace: who makes it reports that
+            return {}
+        return {
+            name: State.MASTER if addresses & present else State.BACKUP
+            for name, addresses in self._configured().items()
+        }
+
+    def _configured(self) -> dict[str, frozenset[Address]]:
+        """The VIPs of each instance of the text that keepalived was given."""
+        signature = files.signature(self._vrrp.configuration)
+        if signature != self._vips[0]:
+            self._vips = signature, self._parse()
+        return self._vips[1]
+
+    def _parse(self) -> dict[str, frozenset[Address]]:
+        try:
+            configuration = self._vrrp.configuration.read_bytes()
+            vips = config_vrrp.vips(configuration, str(self._vrrp.check_script))
+        except (OSError, ConfigError):  # reported where it is refused
+            return {}
+        return {
+            name: frozenset(map(ipaddress.ip_address, addresses))
+            for name, addresses in vips.items()
+        }
+
+    # The record
+
+    def _note(self, instance: str, state: State, how: str) -> None:
+        before = self._known.get(instance)
+        if before is state:
+            return
+        level = logging.INFO if state in (State.MASTER, State.BACKUP) else logging.WARNING
+        logger.log(level, "vrrp instance=%s state %s -> %s: %s", instance, before, state, how)
+        self._journal.report(
+            Part.VRRP,
+            instance,
+            Operation.MASTERSHIP,
+            [how],
+            [Difference("state", before, state)],
+        )
+        self._known[instance] = state
+        with contextlib.suppress(OSError):  # the next agent looks, and may record it once more
+            files.note(self._vrrp.states, msgspec.json.encode(self._known))
+
+
+def _read(line: bytes) -> tuple[str, State] | None:
+    """The instance and the state that a line of keepalived tells of:
+    `INSTANCE "name" MASTER 100`."""
+    words = line.decode("latin-1").rsplit(" ", 2)
+    if len(words) != 3 or not words[0].startswith("INSTANCE "):
+        return None
+    name = words[0].removeprefix("INSTANCE ").strip('"')
+    with contextlib.suppress(ValueError):
+        return name, State(words[1])
+    return None  # another of keepalived's words: it says nothing of who has the VIPs
+
+
+def _load(path: Path) -> _Known:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Known)
+    except (OSError, msgspec.MsgspecError):
+        return {}

@@ -1,0 +1,392 @@
+"""From a staged state of a declared load balancer to a committed one, and processes that agree with
+it; when they do not come up, back to the state before.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from amphora_agent import files
+from amphora_agent.errors import OperationFailed
+from amphora_agent.events import journal
+from amphora_agent.haproxy.config.parser import Texts
+from amphora_agent.haproxy.process.activator import Outcome, master_of
+from amphora_agent.haproxy.process.takeover import Takeover
+from amphora_agent.haproxy.runtime import config_dir, loaded_state
+from amphora_agent.haproxy.runtime.config_dir import Directory
+from amphora_agent.haproxy.service import Instances
+from amphora_agent.haproxy.update.planner import Plan
+from amphora_agent.haproxy.validate.validator import Candidate, Verdict
+from amphora_agent.keepalived.lvs import poller, service
+from amphora_agent.keepalived.lvs.service import LvsListeners
+from amphora_agent.loadbalancer import results
+from amphora_agent.loadbalancer.store import Record, State, Store
+from amphora_agent.model.loadbalancer.results import ProcessPlan
+from amphora_agent.namespace import Namespace
+from amphora_agent.network import sysctl
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.revisions import reading
+from amphora_agent.revisions.contents import (
+    CERTIFICATES,
+    CONFIGURATION,
+    LOADED,
+    Manifest,
+    Revisions,
+    part,
+)
+from amphora_agent.supervisor.command import Completed
+from amphora_agent.supervisor.contract import ProcessState
+
+logger = logging.getLogger(__name__)
+
+_MIGRATE = "net/ipv4/tcp_migrate_req"
+#: Of texts that are kept in memory: those of a load balancer with 2000 listeners.
+_MOST_CHARACTERS = 8 << 20
+
+
+class Prepared(NamedTuple):
+    """A process of a staged state that may be committed. `files` are its own, `read` are first its
+    texts, then those that are committed until then, if there are any."""
+
+    instance: InstanceLayout
+    files: Manifest
+    read: tuple[Directory, ...]
+    verdict: Verdict
+
+
+class Commitment:
+    """Commits the states of load balancers; who changes one holds its lock."""
+
+    def __init__(
+        self, layout: Layout, store: Store, instances: Instances, layer4: LvsListeners
+    ) -> None:
+        self._layout = layout
+        self._store = store
+        self._instances = instances
+        self._layer4 = layer4
+        self._takeovers = instances.takeovers
+        #: What processes have loaded, as far as it is worth its room.
+        self._read: dict[ObjectId, Directory] = {}
+
+    # Before
+
+    def holds(self, lb_id: ObjectId, state: State) -> bool:
+        """Return whether a committed state has come up and runs, and nothing is left of the states
+        before it, nor of an uploaded text."""
+        if self._left_over(lb_id, state.record) != ([], []):
+            return False
+        if reading.exists(self._layout.uploaded(lb_id)) or self._uploaded(lb_id):
+            return False
+        instances = [self._layout.declared(ObjectId(each)) for each in state.record.processes]
+        return all(
+            loaded_state.is_remembered(each) and master_of(each).listening() for each in instances
+        ) and all(self._serves(ObjectId(each)) for each in state.record.layer4)
+
+    def with_parts(self, lb_id: ObjectId, processes: Sequence[str], state: Manifest) -> Manifest:
+        """Add what haproxy is given to a state that an older agent has made without."""
+        revisions, whole = self._store.revisions(lb_id), {**state}
+        for process in processes:
+            prefix = _prefix(process, state)
+            own = config_dir.with_parts(revisions, part(state, prefix))
+            whole |= {f"{prefix}{name}": entry for name, entry in own.items()}
+        return whole
+
+    def prepare(self, lb_id: ObjectId, processes: Sequence[str], state: Manifest) -> list[Prepared]:
+        """See that a staged state may be committed.
+
+        Raises:
+            InvalidRequest: haproxy refuses it.
+        """
+        found = []
+        revisions = self._store.revisions(lb_id)
+        replaced = loaded_state.loaded_texts(self._uploaded(lb_id))
+        for process in processes:
+            instance = self._layout.declared(ObjectId(process))
+            own = part(state, _prefix(process, state))
+            before = self._committed(instance)
+            now = config_dir.read(revisions, own, before)
+
+            def check(
+                some: Texts, own: Manifest = own, instance: InstanceLayout = instance
+            ) -> Completed:
+                named = {
+                    name: revisions.path(entry.digest)
+                    for name, entry in own.items()
+                    if name.startswith(CERTIFICATES) or name.endswith(".cidrs")
+                }
+                return self._instances.haproxy.check_directory(some, named, instance.current)
+
+            were = before.texts if before else {}
+            candidate = Candidate(now.texts, now.texts.keys(), check, were, replaced)
+            verdict = self._instances.acceptance.require(instance, candidate)
+            read = (now, before) if before else (now,)
+            found.append(Prepared(instance, own, read, verdict))
+        return found
+
+    def foresee(
+        self,
+        lb_id: ObjectId,
+        state: Manifest,
+        prepared: Sequence[Prepared],
+        before: State | None,
+        record: Record,
+    ) -> tuple[ProcessPlan, ...]:
+        """What `commit` would do."""
+        uploaded = self._uploaded(lb_id)
+        plans = [
+            results.foreseen(each.instance.id, self._foreseen(each, uploaded)) for each in prepared
+        ]
+        if uploaded is not None:
+            plans = results.replacing(lb_id, plans)
+        for listener in record.layer4:
+            name = f"layer4/{listener}.conf"
+            was = before.files.get(name) if before else None
+            if state[name] != was:
+                plans.append(ProcessPlan(id=listener, step="reload" if was else "start"))
+        plans += results.stopped(before, record)
+        return tuple(plans)
+
+    # Doing it
+
+    def commit(
+        self,
+        lb_id: ObjectId,
+        staged: Manifest,
+        prepared: Sequence[Prepared],
+        before: State | None,
+        record: journal.Record,
+    ) -> tuple[ProcessPlan, ...]:
+        """Commit a staged state and make the processes agree with it.
+
+        Raises:
+            OperationFailed: they do not; all is as before.
+        """
+        old = self._uploaded(lb_id)
+        if old is not None:
+            self._takeovers.tell_apart(self._layout.declared(lb_id))
+            prepared = [
+                each._replace(instance=self._layout.declared(each.instance.id)) for each in prepared
+            ]
+        state = self._store.commit(lb_id, staged)
+        others = old is not None or before is not None
+        if others:
+            self._hand_over()
+        with contextlib.ExitStack() as overlapping:
+            takeover = None
+            if old is not None:
+                taking_over = self._takeovers.taking_over(lb_id, [old])
+                takeover = overlapping.enter_context(taking_over)
+            try:
+                plans = [
+                    results.done(each.instance.id, self._activate(each, takeover))
+                    for each in prepared
+                ]
+                plans += self._serve_layer4(state, before)
+            except BaseException:  # also an end by force: nothing may stay half-way
+                self._go_back(lb_id, state, before, by_and_by=others)
+                raise
+            if takeover is not None:
+                takeover.end()
+                plans = results.replacing(lb_id, plans)
+        for each in prepared:
+            self._instances.acceptance.committed(each.instance, each.verdict)
+        self._remember(prepared)
+        self._remove_uploaded(lb_id)
+        if before is not None:
+            left_over = self._left_over(lb_id, state.record)
+            if any(left_over):
+                self._end(*left_over, keep=lb_id, by_and_by=True)
+            plans += results.stopped(before, state.record)
+        record.generation = state.number
+        record.plan = results.greatest(plans)
+        record.reasons = [*chain.from_iterable(plan.reasons for plan in plans)]
+        record.words += [*chain.from_iterable(plan.words for plan in plans)]
+        record.differences = [*chain.from_iterable(each.verdict.differences for each in prepared)]
+        record.fell_back = next((plan.fell_back for plan in plans if plan.fell_back), None)
+        return tuple(plans)
+
+    def end(self, lb_id: ObjectId, state: State) -> None:
+        """Stop all processes of a load balancer and forget them; and an uploaded text that was to
+        take its place, or whose place it was taking."""
+        processes, layer4 = self._left_over(lb_id, state.record)
+        self._end(
+            [*state.record.processes, *processes], [*state.record.layer4, *layer4], keep=lb_id
+        )
+        if (uploaded := self._uploaded(lb_id)) is not None:
+            self._instances.supervisor.forget(uploaded.process)
+            uploaded.master_socket.unlink(missing_ok=True)
+        self._remove_uploaded(lb_id)
+
+    def give_way(self, lb_id: ObjectId, state: State, start: Callable[[Takeover], None]) -> None:
+        """Have a haproxy that is not ours started in the place of a load balancer's, and end these
+        by and by."""
+        processes, layer4 = self._left_over(lb_id, state.record)
+        processes = [*state.record.processes, *processes]
+        old = [self._layout.declared(ObjectId(each)) for each in processes]
+        self._hand_over()
+        with self._takeovers.taking_over(lb_id, old) as takeover:
+            start(takeover)
+            # Should this be interrupted from here on, the other one counts.
+            for each in old:
+                Revisions.of(each).drop(f"{LOADED}{each.id}")
+            takeover.end()
+        self._end([each for each in processes if each != lb_id], [*state.record.layer4, *layer4])
+        self._read.pop(lb_id, None)
+
+    def _uploaded(self, lb_id: ObjectId) -> InstanceLayout | None:
+        """The instance of an uploaded text of this id, if its haproxy is there."""
+        return self._takeovers.predecessor(self._layout.declared(lb_id))
+
+    def _foreseen(self, prepared: Prepared, uploaded: InstanceLayout | None) -> Plan:
+        activation, texts = self._instances.activation, prepared.read[0].texts
+        if uploaded is not None:
+            return activation.foresee_start(texts)
+        return activation.foresee(prepared.instance, texts, prepared.files, prepared.read)
+
+    def _activate(self, prepared: Prepared, takeover: Takeover | None) -> Outcome:
+        return self._instances.activation.activate(
+            prepared.instance, prepared.verdict.foreseen, prepared.read, takeover
+        )
+
+    def _go_back(
+        self, lb_id: ObjectId, state: State, before: State | None, *, by_and_by: bool
+    ) -> None:
+        self._store.go_back(lb_id, before)
+        was = before.record if before else None
+        new = set(state.record.processes) - set(was.processes if was else ())
+        new_layer4 = set(state.record.layer4) - set(was.layer4 if was else ())
+        self._end(sorted(new), sorted(new_layer4), keep=lb_id, by_and_by=by_and_by)
+        if before is None:
+            return
+        for process in before.record.processes:
+            try:
+                self._instances.activation.activate(self._layout.declared(ObjectId(process)))
+            except OperationFailed:
+                logger.exception("instance=%s cannot go back", process)
+        with contextlib.suppress(OperationFailed):
+            self._serve_layer4(before, state)
+
+    # Listeners of keepalived
+
+    def _serve_layer4(self, state: State, before: State | None) -> list[ProcessPlan]:
+        plans = []
+        for listener in map(ObjectId, state.record.layer4):
+            text = state.layer4(listener)
+            was = _layer4_text(before, listener)
+            if text == was and self._serves(listener):
+                continue
+            self._layer4.upload(listener, text)
+            self._layer4.reload(listener)
+            plans.append(ProcessPlan(id=listener, step="start" if was is None else "reload"))
+        return plans
+
+    def _serves(self, listener: ObjectId) -> bool:
+        """Whether keepalived serves a listener as it was told last."""
+        layout = self._layout.lvs(listener)
+        return service.runs(layout) and not poller.is_pending(layout)
+
+    # What is no more
+
+    def _left_over(self, lb_id: ObjectId, record: Record) -> tuple[list[str], list[str]]:
+        """Processes of haproxy and listeners of keepalived that a load balancer has had and has no
+        more; after a change, and after one that a kill or the disk cut off."""
+        found = self._store.processes(lb_id) - {*record.processes}
+        own = self._layout.declared(lb_id)
+        if lb_id not in record.processes and (
+            self._instances.supervisor.state(own.process) is not ProcessState.STOPPED
+            or own.last_good.exists()
+            or reading.loaded_digest(own) is not None
+        ):
+            found.add(lb_id)
+        ours = (
+            each.id
+            for each in self._layout.lvs_listeners()
+            if poller.owner(each.configuration.read_bytes()) == lb_id
+        )
+        return sorted(found), [each for each in ours if each not in record.layer4]
+
+    def _end(
+        self,
+        processes: Sequence[str],
+        layer4: Sequence[str],
+        keep: ObjectId | None = None,
+        *,
+        by_and_by: bool = False,
+    ) -> None:
+        """Stop processes and forget them; the load balancer `keep` has more in its directory.
+        `by_and_by`: let haproxy serve the connections that it has."""
+        supervisor = self._instances.supervisor
+        for process in processes:
+            instance = self._layout.declared(ObjectId(process))
+            if by_and_by:
+                supervisor.retire(instance.process)
+            else:
+                supervisor.forget(instance.process)
+            for socket in (instance.stats_socket, instance.master_socket):
+                socket.unlink(missing_ok=True)
+            self._instances.acceptance.forget(instance.id)
+            self._read.pop(instance.id, None)
+            if process == keep:
+                for path in (instance.last_good, instance.final_counters):
+                    files.remove_tree(path)
+                Revisions.of(instance).drop(f"{LOADED}{instance.id}")
+            else:
+                Revisions.of(instance).drop(f"{LOADED}{instance.id}")
+                files.remove_tree(instance.directory)
+        for listener in layer4:
+            self._layer4.delete(ObjectId(listener))
+
+    def _hand_over(self) -> None:
+        """Have the kernel give connections that wait at a socket that is closed to another one at
+        the same address: that of processes that begin before others end, or of these when the new
+        ones do not come up. It can since 5.14; without it a few connections may be lost."""
+        with contextlib.suppress(OSError, OperationFailed):
+            Namespace(self._layout.namespace).run(lambda: sysctl.write(_MIGRATE, "1"))
+
+    def _remove_uploaded(self, lb_id: ObjectId) -> None:
+        """Remove what an uploaded text has left whose place was taken. What the disk refuses to
+        remove goes with a later change."""
+        instance = self._layout.uploaded(lb_id)
+        left = [instance.configuration, instance.addition, instance.peer]
+        if reading.exists(instance):
+            Revisions.of(instance).drop_all()
+            left.append(instance.rejected)
+            files.remove_at_once(instance.certificates)
+        for path in left:
+            if os.path.lexists(path):
+                files.discard(path)
+
+    # What has been read
+
+    def _committed(self, instance: InstanceLayout) -> Directory | None:
+        """The texts of a process that are committed, if there are any."""
+        manifest = reading.committed(instance)
+        if not manifest:
+            return None
+        known = self._read.get(instance.id)
+        if known is not None and known.digests == config_dir.digests(manifest):
+            return known
+        return config_dir.read(Revisions.of(instance), manifest)
+
+    def _remember(self, prepared: Sequence[Prepared]) -> None:
+        """Keep the texts that are committed now, unless they take too much room."""
+        for each in prepared:
+            self._read[each.instance.id] = each.read[0]
+        if sum(each.size for each in self._read.values()) > _MOST_CHARACTERS:
+            self._read.clear()
+
+
+def _prefix(process: str, state: Manifest) -> str:
+    """Before the names of a process's files in a state."""
+    return "" if CONFIGURATION in state else f"{process}/"
+
+
+def _layer4_text(state: State | None, listener: str) -> bytes | None:
+    """What keepalived was told of a listener."""
+    try:
+        return state.layer4(listener) if state else None
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,170 @@
+"""Whether certificates can serve: `python -m amphora_agent.loadbalancer.certificates.check`.
+
+A JSON list of `Given` on standard input, a JSON list of `Checked` on standard output. It is a
+program because it needs libraries that the agent does not keep, and because a key that is read by
+a process that ends stays in no memory.
+"""
+
+import sys
+from datetime import datetime
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from amphora_agent import entry
+from amphora_agent.haproxy.named_files import certificate_content
+from amphora_agent.haproxy.named_files.certificate_content import Content, Kind
+from amphora_agent.haproxy.validate import openssl
+from amphora_agent.model.loadbalancer.results import (
+    About,
+    Checked,
+    Given,
+    Purpose,
+)
+from amphora_agent.x509 import checks, pem
+from amphora_agent.x509.checks import Unfit
+from amphora_agent.x509.pem import Block
+
+#: The purpose of a file that names none.
+#: Partial: a crt-list is no PEM file, and is refused before.
+_PURPOSES = {
+    Kind.CERTIFICATE: Purpose.CERTIFICATE,
+    Kind.AUTHORITIES: Purpose.AUTHORITIES,
+    Kind.REVOCATIONS: Purpose.REVOCATIONS,
+    Kind.PARAMETERS: Purpose.CERTIFICATE,
+}
+
+
+def main() -> int:
+    given = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Given])
+    sys.stdout.buffer.write(msgspec.json.encode([checked(each) for each in given]))
+    return 0
+
+
+def checked(given: Given) -> Checked:
+    """What there is to say of one file. One that has expired serves: a load balancer must come
+    back on another amphora in any case, and clients are told by their TLS libraries."""
+    try:
+        content = _content(given.pem.encode(errors="replace"))
+        match given.purpose or _PURPOSES[content.kind]:
+            case Purpose.CERTIFICATE:
+                return _certificate(given, content)
+            case Purpose.AUTHORITIES:
+                return _authorities(given, content)
+            case Purpose.REVOCATIONS:
+                return _revocations(given, content)
+    except (checks.Unfit, certificate_content.Unfit) as reason:
+        return Checked(given.name, problem=str(reason))
+
+
+def _content(data: bytes) -> Content:
+    """Raises Unfit."""
+    if not pem.is_pem(data):
+        raise Unfit("there is no PEM in it")
+    return openssl.usable(certificate_content.of_pem(data))
+
+
+def _certificate(given: Given, content: Content) -> Checked:
+    if not content.certificates:
+        raise Unfit("there is no certificate in it")
+    if content.key is None:
+        raise Unfit("it has no key")
+    own, *others = [(block, _parsed(block)) for block in content.certificates]
+    chain = _in_order(own, others)
+    certificates = [certificate for _, certificate in chain]
+    checks.require_chain(certificates)
+    ordered = Content(content.key, tuple(block for block, _ in chain))
+    text, about = ordered.text.decode(), _about(Purpose.CERTIFICATE, certificates)
+    return Checked(given.name, pem=text, about=about)
+
+
+def _in_order(
+    leaf: tuple[Block, x509.Certificate], others: list[tuple[Block, x509.Certificate]]
+) -> list[tuple[Block, x509.Certificate]]:
+    """The chain from the leaf on; each certificate is issued by the next one.
+
+    Raises:
+        Unfit: one of them does not belong to it.
+    """
+    chain, left = [leaf], [each for each in others if each[1] != leaf[1]]
+    while left:
+        issuers = [each for each in left if _issued(chain[-1][1], each[1])]
+        if not issuers:
+            raise Unfit(
+                "the chain is broken: "
+                f"none of the others has issued {_subject(chain[-1][1])}; "
+                f"left over: {', '.join(_subject(each[1]) for each in left)}"
+            )
+        chain.append(issuers[0])
+        left = [each for each in left if each[1] != issuers[0][1]]
+    return chain
+
+
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except Exception:  # of several kinds, from several libraries: each says no
+        return False
+    return True
+
+
+def _authorities(given: Given, content: Content) -> Checked:
+    if content != Content(certificates=content.certificates):
+        raise Unfit("it must have certificates, and nothing else")
+    certificates = [_parsed(block) for block in content.certificates]
+    about = _about(Purpose.AUTHORITIES, certificates)
+    return Checked(given.name, pem=content.text.decode(), about=about)
+
+
+def _revocations(given: Given, content: Content) -> Checked:
+    if content != Content(revocations=content.revocations):
+        raise Unfit("it must have revocation lists, and nothing else")
+    lists = []
+    for block in content.revocations:
+        try:
+            lists.append(x509.load_der_x509_crl(block.content))
+        except ValueError as error:
+            raise Unfit(f"a revocation list cannot be read: {error}") from None
+    first = lists[0]
+    about = About(
+        purpose=Purpose.REVOCATIONS,
+        subject=first.issuer.rfc4514_string(),
+        not_before=_time(first.last_update_utc),
+        not_after=_time(first.next_update_utc) if first.next_update_utc else "",
+        fingerprint=first.fingerprint(hashes.SHA256()).hex(),
+    )
+    return Checked(given.name, pem=content.text.decode(), about=about)
+
+
+def _parsed(block: Block) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(block.content)
+    except ValueError as error:
+        raise Unfit(f"a certificate cannot be read: {error}") from None
+
+
+def _about(purpose: Purpose, chain: list[x509.Certificate]) -> About:
+    leaf = chain[0]
+    return About(
+        purpose=purpose,
+        subject=_subject(leaf),
+        issuer=leaf.issuer.rfc4514_string(),
+        names=tuple(sorted(checks.names(leaf))),
+        not_before=_time(leaf.not_valid_before_utc),
+        not_after=_time(leaf.not_valid_after_utc),
+        fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
+        chain=tuple(_subject(each) for each in chain[1:]),
+    )
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string() or "a certificate without a subject"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+if __name__ == "__main__":
+    sys.exit(entry.run("certificate check", main))

@@ -1,0 +1,107 @@
+"""Results of a change, for its caller."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from amphora_agent.haproxy.process.activator import Outcome
+from amphora_agent.haproxy.update.planner import Plan
+from amphora_agent.loadbalancer.store import Record, State
+from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.results import ProcessModel, ProcessPlan, Result, Summary
+from amphora_agent.model.loadbalancer.types import LoadBalancer
+
+#: From the least to the most that is noticed.
+_STEPS = ("nothing", "runtime", "stop", "reload", "replace", "start")
+_BESIDE = (
+    "haproxy runs with an uploaded text: this one starts beside it and takes its place, and no"
+    " request is lost",
+)
+_ENDS = (
+    "haproxy runs with an uploaded text: when all others serve, it accepts no more connections,"
+    " serves those that it has, and ends",
+)
+
+
+def summary(balancer: LoadBalancer, state: State) -> Summary:
+    """A load balancer among others."""
+    return Summary(
+        loadbalancer_id=balancer.loadbalancer_id,
+        etag=state.record.etag,
+        process_model=ProcessModel(state.record.process_model),
+        generation=state.number,
+        listeners=len(balancer.listeners or ()),
+        pools=len(accessors.pools(balancer)),
+    )
+
+
+def result(
+    lb_id: str,
+    record: Record,
+    before: State | None,
+    plans: Sequence[ProcessPlan],
+    *,
+    dry_run: bool = False,
+    number: int | None = None,
+) -> Result:
+    """The answer to a change, to the state `number` or to what was there before."""
+    return Result(
+        loadbalancer_id=lb_id,
+        etag=record.etag,
+        process_model=ProcessModel(record.process_model),
+        created=before is None,
+        dry_run=dry_run,
+        step=greatest(plans),
+        processes=tuple(plans),
+        generation=number or (before.number if before else None),
+    )
+
+
+def deletion(lb_id: str, state: State, *, dry_run: bool) -> Result:
+    """The answer to the deletion of a load balancer."""
+    processes = (*state.record.processes, *state.record.layer4)
+    plans = tuple(ProcessPlan(id=each, step="stop") for each in processes)
+    return result(lb_id, state.record, state, plans, dry_run=dry_run)
+
+
+def greatest(plans: Sequence[ProcessPlan]) -> str:
+    """The step of all that is noticed most."""
+    return max((plan.step for plan in plans), key=_STEPS.index, default="nothing")
+
+
+def foreseen(process: str, plan: Plan) -> ProcessPlan:
+    """What would be done with a process."""
+    return ProcessPlan(id=process, step=plan.step.value, reasons=plan.reasons, words=plan.words)
+
+
+def done(process: str, outcome: Outcome) -> ProcessPlan:
+    """What was done with a process."""
+    return ProcessPlan(
+        id=process,
+        step=outcome.done.value,
+        reasons=outcome.plan.reasons,
+        words=outcome.plan.words,
+        fell_back=outcome.fell_back,
+    )
+
+
+def replacing(lb_id: str, plans: Sequence[ProcessPlan]) -> list[ProcessPlan]:
+    """The same plans where a load balancer takes the place of an uploaded text of its id."""
+    found = []
+    for each in plans:
+        if each.step == "start":
+            step = "replace" if each.id == lb_id else each.step
+            each = msgspec.structs.replace(each, step=step, reasons=_BESIDE)
+        found.append(each)
+    if not any(each.id == lb_id for each in plans):
+        found.append(ProcessPlan(id=lb_id, step="stop", reasons=_ENDS))
+    return found
+
+
+def stopped(before: State | None, record: Record) -> list[ProcessPlan]:
+    """The processes that end with a state from before."""
+    if before is None:
+        return []
+    gone = [each for each in before.record.processes if each not in record.processes]
+    gone += [each for each in before.record.layer4 if each not in record.layer4]
+    return [ProcessPlan(id=each, step="stop") for each in gone]

@@ -1,0 +1,468 @@
+"""Declared load balancers: what is wanted of one is put, and the agent makes it so.
+
+Everything about one is done under its lock, which the uploads of API 1.0 hold, too.
+"""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from amphora_agent.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    OperationFailed,
+    PreconditionFailed,
+)
+from amphora_agent.events import journal
+from amphora_agent.haproxy.process.activator import master_of
+from amphora_agent.haproxy.process.takeover import Takeover
+from amphora_agent.haproxy.service import Instances
+from amphora_agent.keepalived.lvs.service import LvsListeners
+from amphora_agent.loadbalancer import desired_processes, results
+from amphora_agent.loadbalancer.apply import Commitment
+from amphora_agent.loadbalancer.certificates import resolve
+from amphora_agent.loadbalancer.desired_state import Draft, Drafts
+from amphora_agent.loadbalancer.store import State, Store
+from amphora_agent.loadbalancer.translate import certificate_files, status
+from amphora_agent.loadbalancer.translate.certificate_files import Times
+from amphora_agent.model.decode import Problem, decode
+from amphora_agent.model.events.changes import Caller, Operation
+from amphora_agent.model.loadbalancer import accessors, claims, merge_patch, validation
+from amphora_agent.model.loadbalancer.pool_merge import normal_form
+from amphora_agent.model.loadbalancer.results import (
+    About,
+    Given,
+    LoadBalancerStatus,
+    ProcessModel,
+    Result,
+    Summaries,
+)
+from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.status import InstanceReading
+from amphora_agent.paths import Layout, ObjectId, object_id
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for haproxy's word about its members.
+_ANSWER = 5.0
+
+
+class Precondition(NamedTuple):
+    """What a request wants to meet: one of these states (None: any), or none at all."""
+
+    matches: frozenset[str] | None = None
+    absent: bool = False
+
+
+ANYTHING = Precondition()
+
+
+class _Answered(NamedTuple):
+    """A request that was answered: a digest of its body, the process model where it chose one, and
+    the signature of the state that it led to."""
+
+    body: bytes
+    process_model: ProcessModel | None
+    state: object
+
+
+class Declared:
+    """The declared load balancers of an amphora.
+
+    `readings` are those of UDP and SCTP listeners. `process_model` is the amphora's, for load
+    balancers for which none was chosen.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        instances: Instances,
+        layer4: LvsListeners,
+        readings: Callable[[], Mapping[str, InstanceReading]],
+        *,
+        process_model: ProcessModel,
+    ) -> None:
+        self._layout = layout
+        self._instances = instances
+        self._layer4 = layer4
+        self._readings = readings
+        self._process_model = process_model
+        self._store = Store(layout, instances.live)
+        self._drafts = Drafts(layout, self._store, instances)
+        self._commitment = Commitment(layout, self._store, instances, layer4)
+        #: By which each load balancer is what it is, as far as that is known.
+        self._answered: dict[ObjectId, _Answered] = {}
+
+    # What there is
+
+    def overview(self) -> Summaries:
+        """Every load balancer, sorted by id."""
+        found = []
+        for lb_id in self._store.ids():
+            state = self._store.state(lb_id)
+            if state is not None:
+                found.append(results.summary(decode(state.model(), LoadBalancer), state))
+        return Summaries(tuple(found))
+
+    def get(self, lb_id: ObjectId) -> tuple[bytes, str]:
+        """A load balancer in JSON, without private keys, and its ETag.
+
+        Raises:
+            NotFound
+        """
+        state = self._store.existing(lb_id)
+        return state.model(), state.record.etag
+
+    def holds(self, lb_id: ObjectId) -> bool:
+        """Whether there is a declared load balancer of this id."""
+        return self._store.state(lb_id) is not None
+
+    def status(self, lb_id: ObjectId) -> LoadBalancerStatus:
+        """How a load balancer is, with reasons.
+
+        Raises:
+            NotFound
+        """
+        state = self._store.existing(lb_id)
+        balancer = decode(state.model(), LoadBalancer)
+        said: dict[str, str | None] = {}
+        for process in state.record.processes:
+            socket = master_of(self._layout.declared(ObjectId(process)))
+            try:
+                said[process] = socket.command("@1 show stat", timeout=_ANSWER)
+            except OperationFailed as error:
+                logger.info("instance=%s does not tell of its members: %s", process, error)
+                said[process] = None
+        layer4 = self._readings() if state.record.layer4 else {}
+        times = {
+            name: Times(kept.about.not_before, kept.about.not_after)
+            for name, kept in state.record.certificates.items()
+        }
+        notes = certificate_files.notes(times, datetime.now(UTC))
+        return status.of(balancer, said, layer4, notes)
+
+    # Changes
+
+    def put(
+        self,
+        lb_id: ObjectId,
+        body: bytes,
+        by: Caller,
+        *,
+        precondition: Precondition = ANYTHING,
+        process_model: ProcessModel | None = None,
+        dry_run: bool = False,
+    ) -> Result:
+        """Make the load balancer what `body` says. What is so already is not touched at all.
+
+        `process_model` is remembered for this load balancer, also by later calls without it.
+        `dry_run`: say what would be done, and do nothing.
+
+        Raises:
+            InvalidRequest: with everything that is wrong. Nothing has changed.
+            PreconditionFailed
+            Conflict: another load balancer has its name, or listens where it is to listen.
+            OperationFailed: it did not come up; what was there before is there again.
+        """
+        asked = _Answered(hashlib.sha256(body).digest(), process_model, None)
+        with self._changing(lb_id, by, Operation.PUT, kept=not dry_run) as record:
+            before = self._store.state(lb_id)
+            _require(before, precondition)
+            again = self._answered.get(lb_id) == asked._replace(state=self._store.signature(lb_id))
+            if before is not None and again and self._commitment.holds(lb_id, before):
+                return _nothing(lb_id, before, record, dry_run=dry_run)
+            balancer = _decoded(lb_id, body)
+            done = self._make(lb_id, balancer, before, process_model, record, dry_run=dry_run)
+            if not dry_run:
+                self._answered[lb_id] = asked._replace(state=self._store.signature(lb_id))
+            return done
+
+    def patch(
+        self,
+        lb_id: ObjectId,
+        body: bytes,
+        by: Caller,
+        *,
+        pool_id: str,
+        member_id: str | None = None,
+        precondition: Precondition = ANYTHING,
+        dry_run: bool = False,
+    ) -> Result:
+        """Change one pool, or one member of it, by a JSON merge patch.
+
+        Raises:
+            NotFound: no such load balancer, pool or member.
+            And as `put`.
+        """
+        patch = _json_object(body)
+        with self._changing(lb_id, by, Operation.PATCH, kept=not dry_run) as record:
+            before = self._store.existing(lb_id)
+            _require(before, precondition)
+            whole = msgspec.json.decode(before.model())
+            if member_id is None:
+                changed = merge_patch.with_pool(whole, pool_id, patch)
+            else:
+                changed = merge_patch.with_member(whole, pool_id, member_id, patch)
+            balancer = _decoded(lb_id, msgspec.json.encode(changed))
+            return self._make(lb_id, balancer, before, None, record, dry_run=dry_run)
+
+    def rollback(self, lb_id: ObjectId, generation: int | None, by: Caller) -> str:
+        """Go back to a generation, by default to the one before the present one; say what was done.
+
+        Raises:
+            NotFound: no such load balancer or generation.
+            OperationFailed: it did not come up any more; everything is as it was.
+        """
+        with self._changing(lb_id, by, Operation.ROLLBACK) as record:
+            before = self._store.existing(lb_id)
+            if generation is None:
+                earlier = [n for n in self._store.numbers(lb_id) if n < before.number]
+                if not earlier:
+                    raise NotFound("Generation Not Found", "there is none before the present one")
+                generation = earlier[-1]
+            again = self._store.numbered(lb_id, generation)
+            record.words = [f"back to generation {generation}"]
+            balancer = decode(again.model(), LoadBalancer)
+            layer4 = {*again.record.layer4, *before.record.layer4}
+            with (
+                self._instances.listeners.counting(lb_id, _count_listeners(balancer), own=layer4),
+                self._claiming(lb_id, balancer),
+            ):
+                processes = again.record.processes
+                staged = self._commitment.with_parts(lb_id, processes, again.files)
+                prepared = self._commitment.prepare(lb_id, processes, staged)
+                self._commitment.commit(lb_id, staged, prepared, before, record)
+        return f"Back to generation {generation}, which is now generation {record.generation}"
+
+    def delete(
+        self,
+        lb_id: ObjectId,
+        by: Caller,
+        precondition: Precondition = ANYTHING,
+        *,
+        dry_run: bool = False,
+    ) -> Result:
+        """Stop a load balancer and remove all that there is of it; say what was done.
+
+        Raises:
+            NotFound, PreconditionFailed
+        """
+        with self._changing(lb_id, by, Operation.DELETE, kept=not dry_run):
+            state = self._store.existing(lb_id)
+            _require(state, precondition)
+            done = results.deletion(lb_id, state, dry_run=dry_run)
+            if dry_run:
+                return done
+            self._commitment.end(lb_id, state)
+            self._store.remove(lb_id)
+            self._answered.pop(lb_id, None)
+        return done
+
+    def give_way(self, lb_id: ObjectId, start: Callable[[Takeover], None]) -> None:
+        """End a load balancer when the haproxy of an uploaded text, which `start` starts, serves in
+        its place; whoever calls this holds its lock.
+
+        Raises:
+            What `start` raises; all is as it was then.
+        """
+        state = self._store.state(lb_id)
+        if state is not None:
+            self._commitment.give_way(lb_id, state, start)
+            self._store.forget(lb_id)
+            self._answered.pop(lb_id, None)
+
+    # Certificates that are referred to
+
+    def put_certificate(
+        self, lb_id: ObjectId, name: str, pem: bytes, by: Caller, *, dry_run: bool = False
+    ) -> tuple[About, bool]:
+        """Check and store a certificate; return what it says, and True when there was none of that
+        name. A load balancer that refers to it has it from its next PUT on.
+
+        Raises:
+            InvalidRequest: it cannot serve; the details say why.
+        """
+        with self._changing(lb_id, by, Operation.CERTIFICATE_PUT, kept=not dry_run) as record:
+            record.words = [name]
+            (checked,) = resolve.check([Given(name, pem.decode(errors="replace"))])
+            if checked.about is None:
+                raise InvalidRequest.of([("body", checked.problem)])
+            new = name not in self._store.certificates(lb_id)
+            if not dry_run:
+                self._answered.pop(lb_id, None)
+                self._store.put_certificate(lb_id, name, checked.pem, checked.about)
+            return checked.about, new
+
+    def certificate(self, lb_id: ObjectId, name: str) -> About:
+        """What may be told of one. Raises NotFound."""
+        return self._store.certificate(lb_id, name)
+
+    def certificates(self, lb_id: ObjectId) -> dict[str, About]:
+        return self._store.certificates(lb_id)
+
+    def delete_certificate(
+        self, lb_id: ObjectId, name: str, by: Caller, *, dry_run: bool = False
+    ) -> About:
+        """Forget one, and return what it says; load balancers that have it keep it until their next
+        PUT.
+
+        Raises:
+            NotFound
+        """
+        with self._changing(lb_id, by, Operation.CERTIFICATE_DELETE, kept=not dry_run) as record:
+            record.words = [name]
+            about = self._store.certificate(lb_id, name)
+            if not dry_run:
+                self._answered.pop(lb_id, None)
+                self._store.delete_certificate(lb_id, name)
+            return about
+
+    # Making it so
+
+    def _make(
+        self,
+        lb_id: ObjectId,
+        balancer: LoadBalancer,
+        before: State | None,
+        chosen: ProcessModel | None,
+        record: journal.Record,
+        *,
+        dry_run: bool,
+    ) -> Result:
+        if chosen is None and before is not None and before.record.chosen:
+            chosen = ProcessModel(before.record.chosen)
+        model = chosen or self._process_model
+        self._require_free(lb_id, balancer, model)
+        draft = self._drafts.of(lb_id, balancer, before, model, chosen)
+        if before is not None and self._is_so(lb_id, before, draft):
+            return _nothing(lb_id, before, record, dry_run=dry_run)
+        made, kept, described = self._drafts.files(draft, before)
+        layer4 = {*draft.record.layer4, *(before.record.layer4 if before else ())}
+        with (
+            self._instances.listeners.counting(lb_id, _count_listeners(balancer), own=layer4),
+            self._claiming(lb_id, balancer),
+        ):
+            staged = self._store.stage(lb_id, made, kept, before, described, draft.model)
+            prepared = self._commitment.prepare(lb_id, draft.record.processes, staged)
+            if dry_run:
+                plans = self._commitment.foresee(lb_id, staged, prepared, before, draft.record)
+                return results.result(lb_id, draft.record, before, plans, dry_run=True)
+            plans = self._commitment.commit(lb_id, staged, prepared, before, record)
+        instances = self._instances
+        limits = desired_processes.limits(draft.processes, instances.headroom.descriptors())
+        for process, (asked, given) in limits.items():
+            instances.report_connections(process, asked, given)
+        return results.result(lb_id, draft.record, before, plans, number=record.generation)
+
+    def _is_so(self, lb_id: ObjectId, state: State, draft: Draft) -> bool:
+        """Whether a committed state is what is wanted, and runs."""
+        new = draft.record
+        if (state.record.etag, state.record.maker) != (new.etag, new.maker):
+            return False
+        if state.record.chosen != new.chosen:
+            return False  # it is to be remembered
+        return self._commitment.holds(lb_id, state)
+
+    def _require_free(self, lb_id: ObjectId, balancer: LoadBalancer, model: ProcessModel) -> None:
+        """See that nobody else has the names that instances are to have.
+
+        Raises:
+            Conflict
+        """
+        names = [lb_id]
+        for listener in balancer.listeners or ():
+            name = listener.listener_id
+            if accessors.is_layer4(listener):
+                continue
+            if model is ProcessModel.LISTENER:
+                names.append(object_id(name))
+                if name == lb_id:
+                    raise Conflict("Name is taken", f"listener {name} has the load balancer's id")
+        for name in names:
+            if self._store.taken(name, lb_id):
+                raise Conflict("Name is taken", f"there is another instance {name}")
+
+    def _claiming(
+        self, lb_id: ObjectId, balancer: LoadBalancer
+    ) -> contextlib.AbstractContextManager[None]:
+        """Claim the addresses of a load balancer while a change is under way.
+
+        Raises:
+            Conflict: another one listens there.
+        """
+        return self._instances.addresses.claiming(
+            lb_id,
+            lambda: claims.of_balancer(balancer),
+            declared=True,
+            more=lambda: self._layer4.claims(declared_only=False),
+        )
+
+    @contextlib.contextmanager
+    def _changing(
+        self, lb_id: ObjectId, by: Caller, operation: Operation, *, kept: bool = True
+    ) -> Iterator[journal.Record]:
+        instance = self._layout.declared(lb_id)
+        with self._instances.changing(instance, by, operation) as record:
+            record.kept = kept
+            try:
+                yield record
+            finally:
+                self._store.forget_empty(lb_id)
+
+
+def _decoded(lb_id: ObjectId, body: bytes) -> LoadBalancer:
+    """The load balancer in a body.
+
+    Raises:
+        InvalidRequest: with everything that is wrong.
+    """
+    try:
+        balancer = decode(body, LoadBalancer)
+    except InvalidRequest as error:
+        path, separator, words = error.details.partition(": ")
+        raise InvalidRequest.of([(path, words) if separator else ("body", path)]) from None
+    wrong = list(validation.problems(balancer))
+    if balancer.loadbalancer_id != lb_id:
+        wrong.append(Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))
+    if wrong:
+        raise InvalidRequest.of(wrong)
+    return normal_form(balancer, body)
+
+
+def _nothing(lb_id: ObjectId, state: State, record: journal.Record, *, dry_run: bool) -> Result:
+    """The answer where all is as it is wanted."""
+    record.plan = "nothing"
+    record.generation = state.number
+    return results.result(lb_id, state.record, state, (), dry_run=dry_run)
+
+
+def _json_object(body: bytes) -> dict[str, object]:
+    try:
+        return msgspec.json.decode(body, type=dict[str, object])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest.of([("body", f"not a JSON object: {error}")]) from None
+
+
+def _count_listeners(balancer: LoadBalancer) -> int:
+    """The listeners of which heartbeats tell."""
+    if not accessors.is_up(balancer):
+        return 0
+    return sum(accessors.is_up(listener) for listener in balancer.listeners or ())
+
+
+def _require(state: State | None, precondition: Precondition) -> None:
+    """Raises PreconditionFailed."""
+    if precondition.absent and state is not None:
+        raise PreconditionFailed("It is there already", state.record.etag)
+    if precondition.matches is None:
+        return
+    if state is None:
+        raise PreconditionFailed("There is none")
+    if "*" not in precondition.matches and state.record.etag not in precondition.matches:
+        raise PreconditionFailed("It has changed since", f"its ETag is {state.record.etag}")

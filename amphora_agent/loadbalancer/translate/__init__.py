@@ -1,0 +1,1 @@
+"""Octavia's objects in haproxy's and keepalived's terms, and back. Pure."""

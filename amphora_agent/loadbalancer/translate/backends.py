@@ -1,0 +1,164 @@
+"""A pool in haproxy's terms: the backends that it is, and what each says."""
+
+from typing import NamedTuple
+
+from amphora_agent.loadbalancer.translate import options
+from amphora_agent.loadbalancer.translate.options import Check, Tls
+from amphora_agent.model.addressing import with_brackets
+from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.types import (
+    Algorithm,
+    InsertHeader,
+    Listener,
+    ListenerProtocol,
+    Member,
+    PersistenceType,
+    Pool,
+    PoolProtocol,
+)
+
+#: The controller's defaults (`[haproxy_amphora] timeout_*`), in milliseconds.
+_SERVER_TIMEOUT = 50_000
+_CONNECT_TIMEOUT = 5_000
+
+_BALANCE = {
+    Algorithm.LEAST_CONNECTIONS: "leastconn",
+    Algorithm.ROUND_ROBIN: "roundrobin",
+    Algorithm.SOURCE_IP: "source",
+    Algorithm.SOURCE_IP_PORT: "hash src,concat(:,sess.source_port)",
+}
+#: What each header is set to, as a log-format; None: haproxy has an option for it.
+_HEADER_VALUES = {
+    InsertHeader.CLIENT_IP: "%[src]",
+    InsertHeader.FORWARDED_FOR: None,
+    InsertHeader.FORWARDED_IP: "%[src]",
+    InsertHeader.FORWARDED_PORT: "%[dst_port]",
+    InsertHeader.FORWARDED_PROTO: "%[ssl_fc,iif(https,http)]",
+    InsertHeader.REAL_IP: "%[src]",
+    InsertHeader.SSL_CLIENT_CN: "%{+Q}[ssl_c_s_dn(cn)]",
+    InsertHeader.SSL_CLIENT_DN: "%{+Q}[ssl_c_s_dn]",
+    InsertHeader.SSL_CLIENT_HAS_CERT: "%[ssl_c_used]",
+    InsertHeader.SSL_CLIENT_NOT_AFTER: "%{+Q}[ssl_c_notafter]",
+    InsertHeader.SSL_CLIENT_NOT_BEFORE: "%{+Q}[ssl_c_notbefore]",
+    InsertHeader.SSL_CLIENT_SHA1: "%{+Q}[ssl_c_sha1,hex]",
+    InsertHeader.SSL_CLIENT_VERIFY: "%[ssl_c_verify]",
+    InsertHeader.SSL_ISSUER: "%{+Q}[ssl_c_i_dn]",
+}
+
+
+class Server(NamedTuple):
+    id: str
+    address: str
+    weight: int
+    backup: bool
+    disabled: bool
+    check_address: str
+    check_port: int | None
+
+
+class Backend(NamedTuple):
+    """A pool, as some listeners use it. `tracked` is the backend whose checks decide for this one's
+    servers; "" for its own. `headers` are added to requests; their values are log-formats."""
+
+    id: str
+    pool_id: str
+    mode: str
+    balance: str
+    persistence: PersistenceType | None
+    cookie: str
+    check: Check | None
+    tracked: str
+    send_proxy: str
+    forwards_for: bool
+    headers: tuple[tuple[str, str], ...]
+    tls: Tls | None
+    has_client_certificate: bool
+    has_ca: bool
+    has_crl: bool
+    connect_timeout: int
+    server_timeout: int
+    servers: tuple[Server, ...]
+
+
+class Use(NamedTuple):
+    """What a listener brings to a backend that it uses; where this differs, backends do.
+
+    Headers are among it: in a frontend they would be added before its policies look at requests.
+    """
+
+    mode: str
+    tells_tls: bool
+    insert_headers: tuple[InsertHeader, ...]
+    connect_timeout: int
+    server_timeout: int
+
+
+def use(listener: Listener, pool: Pool) -> Use:
+    """How this listener uses this pool."""
+    by_proxy = pool.protocol in (PoolProtocol.PROXY, PoolProtocol.PROXYV2)
+    http = options.reads_http(listener) if by_proxy else pool.protocol is PoolProtocol.HTTP
+    terminates = listener.protocol is ListenerProtocol.TERMINATED_HTTPS
+    return Use(
+        mode="http" if http else "tcp",
+        tells_tls=terminates and pool.protocol is PoolProtocol.PROXYV2,
+        insert_headers=_insert_headers(listener),
+        connect_timeout=listener.timeout_member_connect or _CONNECT_TIMEOUT,
+        server_timeout=listener.timeout_member_data or _SERVER_TIMEOUT,
+    )
+
+
+def _insert_headers(listener: Listener) -> tuple[InsertHeader, ...]:
+    wanted = listener.insert_headers or {}
+    return tuple(sorted(header for header, value in wanted.items() if accessors.is_true(value)))
+
+
+def backend(pool: Pool, name: str, use: Use, *, first: bool) -> Backend:
+    """The backend that a pool is in one use; the first one's checks decide for all."""
+    checked = options.of(pool)
+    persistence = pool.session_persistence
+    if persistence and persistence.type is not PersistenceType.SOURCE_IP and use.mode == "tcp":
+        persistence = None
+    return Backend(
+        id=name,
+        pool_id=pool.pool_id,
+        mode=use.mode,
+        balance=_BALANCE[pool.lb_algorithm],
+        persistence=persistence.type if persistence else None,
+        cookie=(persistence.cookie_name or "") if persistence else "",
+        check=checked,
+        tracked="" if first or not checked else pool.pool_id,
+        send_proxy=_send_proxy(pool, use),
+        forwards_for=InsertHeader.FORWARDED_FOR in use.insert_headers,
+        headers=tuple(
+            (str(header), value)
+            for header in use.insert_headers
+            if (value := _HEADER_VALUES[header]) is not None
+        ),
+        tls=options.tls(pool) if pool.tls_enabled else None,
+        has_client_certificate=bool(pool.tls_container_data or pool.tls_container_ref),
+        has_ca=bool(pool.ca_tls_container_data or pool.ca_tls_container_ref),
+        has_crl=bool(pool.crl_container_data or pool.crl_container_ref),
+        connect_timeout=use.connect_timeout,
+        server_timeout=use.server_timeout,
+        servers=tuple(_server(member) for member in pool.members or ()),
+    )
+
+
+def _send_proxy(pool: Pool, use: Use) -> str:
+    if pool.protocol is PoolProtocol.PROXY:
+        return "send-proxy"
+    if pool.protocol is PoolProtocol.PROXYV2:
+        return "send-proxy-v2-ssl-cn" if use.tells_tls else "send-proxy-v2"
+    return ""
+
+
+def _server(member: Member) -> Server:
+    return Server(
+        id=member.member_id,
+        address=options.endpoint(member.address, member.protocol_port),
+        weight=accessors.weight(member),
+        backup=bool(member.backup),
+        disabled=not accessors.is_up(member),
+        check_address=with_brackets(member.monitor_address) if member.monitor_address else "",
+        check_port=member.monitor_port,
+    )

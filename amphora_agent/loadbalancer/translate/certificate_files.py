@@ -1,0 +1,289 @@
+"""The certificates of a load balancer as files for haproxy, and the model without its keys.
+
+A file's name says whose it is and what for, and stays the same when the certificate in it is
+replaced: so haproxy can be given the new one while it runs."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+
+from amphora_agent.loadbalancer.translate import names
+from amphora_agent.model.decode import Problem
+from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.results import OperatingStatus
+from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool, TlsContainer
+from amphora_agent.x509 import pem
+from amphora_agent.x509.validity import Stage, stage
+
+#: The label of any private key.
+_KEY = "[A-Z ]*PRIVATE KEY"
+
+
+class Certificates(NamedTuple):
+    """`files` by name, `problems` where there is nothing to make one of. `paths` are where the
+    model speaks of a file."""
+
+    files: Mapping[str, bytes]
+    problems: tuple[Problem, ...]
+    paths: Mapping[str, str]
+
+
+class _Wanted(NamedTuple):
+    """One file, and what it is made of: a container, a PEM, or what was stored under the last part
+    of a reference. `data_path` and `ref_path` are where the model speaks of them."""
+
+    data_path: str
+    ref_path: str
+    name: str
+    data: TlsContainer | str | None
+    ref: str | None
+
+
+def extract(
+    balancer: LoadBalancer,
+    listeners: Collection[str],
+    directory: str,
+    *,
+    before: Mapping[str, bytes],
+    stored: Mapping[str, bytes],
+) -> Certificates:
+    """The certificates that a process needs which serves these `listeners`, and crt-lists of their
+    paths in `directory`.
+
+    `before` are the files that the load balancer has now: a certificate that comes without its key
+    keeps the one it has. `stored` are those that were put beforehand, by name.
+    """
+    files: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    spoken_of: dict[str, str] = {}
+    for owner, wanted in _used(balancer):
+        if isinstance(owner, Listener) and owner.listener_id not in listeners:
+            continue
+        spoken_of[wanted.name] = wanted.ref_path if wanted.data is None else wanted.data_path
+        content = _content(wanted, before, stored)
+        if isinstance(content, Problem):
+            problems.append(content)
+        else:
+            files[wanted.name] = content
+    for listener in balancer.listeners or ():
+        if listener.listener_id in listeners and accessors.terminates_tls(listener):
+            served = _served("", listener)
+            lines = dict.fromkeys(f"{directory}/{wanted.name}\n" for wanted in served)
+            files[names.certificate(listener.listener_id)] = "".join(lines).encode()
+    return Certificates(files, tuple(problems), spoken_of)
+
+
+def extract_idle(
+    balancer: LoadBalancer,
+    needed: Collection[str],
+    *,
+    before: Mapping[str, bytes],
+    stored: Mapping[str, bytes],
+) -> Certificates:
+    """The certificates that the model names and no process needs, as of listeners that are down:
+    their keys must be there when they come up. What is missing is missed only then. `needed` are
+    the files that processes need."""
+    files: dict[str, bytes] = {}
+    spoken_of: dict[str, str] = {}
+    for _, wanted in _named(balancer):
+        if wanted.name not in needed:
+            content = _content(wanted, before, stored)
+            if not isinstance(content, Problem):
+                files[wanted.name] = content
+                spoken_of[wanted.name] = (
+                    wanted.ref_path if wanted.data is None else wanted.data_path
+                )
+    return Certificates(files, (), spoken_of)
+
+
+def _used(balancer: LoadBalancer) -> Iterator[tuple[Listener | Pool, _Wanted]]:
+    """Those of what is up, each with what it is of."""
+    if accessors.is_up(balancer):
+        for owner, wanted in _named(balancer):
+            speaks_tls = (
+                accessors.terminates_tls(owner)
+                if isinstance(owner, Listener)
+                else owner.tls_enabled
+            )
+            if accessors.is_up(owner) and speaks_tls:
+                yield owner, wanted
+
+
+def _named(balancer: LoadBalancer) -> Iterator[tuple[Listener | Pool, _Wanted]]:
+    """All that the model names, each with what it is of."""
+    for index, listener in enumerate(balancer.listeners or ()):
+        path = f"listeners[{index}]"
+        for wanted in (*_served(path, listener), *_of_clients(path, listener)):
+            yield listener, wanted
+    paths = {pool.pool_id: path for path, pool in reversed([*accessors.all_pools(balancer)])}
+    for pool_id, pool in accessors.pools(balancer).items():
+        for wanted in _of_pool(paths[pool_id], pool):
+            yield pool, wanted
+
+
+def _content(
+    wanted: _Wanted, before: Mapping[str, bytes], stored: Mapping[str, bytes]
+) -> bytes | Problem:
+    data = wanted.data
+    if isinstance(data, TlsContainer):
+        key = data.private_key.encode() if data.private_key else _key_of(data, wanted, before)
+        if key is None:
+            words = "is missing, and the amphora does not have it"
+            return Problem(f"{wanted.data_path}.private_key", words)
+        chain = (each.encode() for each in data.intermediates or ())
+        return b"".join(part.strip() + b"\n" for part in (data.certificate.encode(), key, *chain))
+    if data is not None:
+        return data.strip().encode() + b"\n"
+    name = _last_part(wanted.ref)
+    if name in stored:
+        return stored[name]
+    words = f"comes without data, and no certificate {name} is stored"
+    return Problem(wanted.ref_path, words)
+
+
+def without_keys(balancer: LoadBalancer) -> LoadBalancer:
+    """The same load balancer with no private key in it, nor with what nobody meant to send."""
+    replace = msgspec.structs.replace
+
+    def bare(container: TlsContainer | None) -> TlsContainer | None:
+        return replace(container, private_key=None) if container else None
+
+    def pool_without(pool: Pool | None) -> Pool | None:
+        return replace(pool, tls_container_data=bare(pool.tls_container_data)) if pool else None
+
+    def listener_without(listener: Listener) -> Listener:
+        policies = listener.l7policies
+        return replace(
+            listener,
+            default_pool=pool_without(listener.default_pool),
+            default_tls_container_data=bare(listener.default_tls_container_data),
+            sni_container_data=listener.sni_container_data
+            and tuple(map(bare, listener.sni_container_data)),
+            l7policies=policies
+            and tuple(replace(p, redirect_pool=pool_without(p.redirect_pool)) for p in policies),
+        )
+
+    vips = balancer.additional_vips
+    return replace(
+        balancer,
+        additional_vips=vips and tuple(replace(vip, load_balancer=None) for vip in vips),
+        listeners=balancer.listeners and tuple(map(listener_without, balancer.listeners)),
+        pools=balancer.pools and tuple(map(pool_without, balancer.pools)),
+    )
+
+
+def _served(path: str, listener: Listener) -> Iterator[_Wanted]:
+    """What clients are shown; the first is the one for those that name nobody we know."""
+    if listener.default_tls_container_data or listener.default_tls_container_ref:
+        yield _Wanted(
+            f"{path}.default_tls_container_data",
+            f"{path}.default_tls_container_ref",
+            names.certificate(listener.listener_id, "default"),
+            listener.default_tls_container_data,
+            listener.default_tls_container_ref,
+        )
+    containers = listener.sni_container_data or ()
+    for index, container in enumerate(containers):
+        mark = hashlib.sha256((container.id or container.certificate).encode()).hexdigest()[:16]
+        name = names.certificate(listener.listener_id, f"sni-{mark}")
+        yield _Wanted(f"{path}.sni_container_data[{index}]", "", name, container, None)
+    for index, ref in enumerate(() if containers else listener.sni_container_refs or ()):
+        mark = hashlib.sha256(ref.encode()).hexdigest()[:16]
+        name = names.certificate(listener.listener_id, f"sni-{mark}")
+        yield _Wanted("", f"{path}.sni_container_refs[{index}]", name, None, ref)
+
+
+def _of_clients(path: str, listener: Listener) -> Iterator[_Wanted]:
+    """What clients are examined with."""
+    for purpose, data, ref in (
+        ("ca_tls", listener.client_ca_tls_container_data, listener.client_ca_tls_container_ref),
+        ("crl", listener.client_crl_container_data, listener.client_crl_container_ref),
+    ):
+        if data or ref:
+            name = names.certificate(listener.listener_id, f"client-{purpose.partition('_')[0]}")
+            field = f"{path}.client_{purpose}_container"
+            yield _Wanted(f"{field}_data", f"{field}_ref", name, data, ref)
+
+
+def _of_pool(path: str, pool: Pool) -> Iterator[_Wanted]:
+    for field, purpose, data, ref in (
+        ("tls_container", "client", pool.tls_container_data, pool.tls_container_ref),
+        ("ca_tls_container", "ca", pool.ca_tls_container_data, pool.ca_tls_container_ref),
+        ("crl_container", "crl", pool.crl_container_data, pool.crl_container_ref),
+    ):
+        if data or ref:
+            name = names.certificate(pool.pool_id, purpose)
+            yield _Wanted(f"{path}.{field}_data", f"{path}.{field}_ref", name, data, ref)
+
+
+def _key_of(container: TlsContainer, wanted: _Wanted, before: Mapping[str, bytes]) -> bytes | None:
+    """The key that the amphora has for this very certificate."""
+    had = before.get(wanted.name, b"")
+    keys = pem.find_blocks(had, _KEY)
+    was = _first(had.decode())
+    return keys[0] if keys and was and was == _first(container.certificate) else None
+
+
+def _first(text: str) -> pem.Block | None:
+    """The certificate that counts, however it is written."""
+    try:
+        return next(iter(pem.read(text.encode(errors="replace")).blocks), None)
+    except pem.Unreadable:
+        return None
+
+
+def _last_part(ref: str | None) -> str:
+    return (ref or "").rstrip("/").rpartition("/")[2]
+
+
+_WHAT = {"ca": "CA", "crl": "revocation list"}
+#: What clients are examined with: once it has expired, none of them passes.
+_OF_CLIENTS = frozenset({"client-ca", "client-crl"})
+
+
+class Times(NamedTuple):
+    """When a file is valid, as the API tells it (RFC 3339); `not_after` may be empty."""
+
+    not_before: str
+    not_after: str
+
+
+class Note(NamedTuple):
+    """Why an object may not work, and how bad that makes it; ONLINE: it will be bad."""
+
+    status: OperatingStatus
+    reason: str
+
+
+def notes(files: Mapping[str, Times], now: datetime) -> Mapping[str, Note]:
+    """The worst of the files of each listener and pool, by its id. `files` are by their names in a
+    state."""
+    found: dict[str, list[Note]] = {}
+    for path, times in sorted(files.items()):
+        name, _, purpose = path.rpartition("/")[2].removesuffix(".pem").partition(".")
+        if note := _note(purpose, times, now):
+            found.setdefault(name, []).append(note)
+    return {name: _together(each) for name, each in found.items()}
+
+
+def _note(purpose: str, times: Times, now: datetime) -> Note | None:
+    what = _WHAT.get(purpose.rpartition("-")[2], "certificate")
+    bad = OperatingStatus.ERROR if purpose in _OF_CLIENTS else OperatingStatus.DEGRADED
+    if datetime.fromisoformat(times.not_before) > now:
+        return Note(bad, f"its {what} is not valid before {times.not_before}")
+    if not times.not_after:
+        return None
+    reached = stage(datetime.fromisoformat(times.not_after).timestamp(), now.timestamp())
+    if reached is Stage.VALID:
+        return None
+    status = bad if reached is Stage.EXPIRED else OperatingStatus.ONLINE
+    return Note(status, f"its {what} {reached.words}, at {times.not_after}")
+
+
+def _together(some: Iterable[Note]) -> Note:
+    order = (OperatingStatus.ERROR, OperatingStatus.DEGRADED, OperatingStatus.ONLINE)
+    worst = sorted(dict.fromkeys(some), key=lambda note: order.index(note.status))
+    return Note(worst[0].status, "; ".join(dict.fromkeys(note.reason for note in worst[:5])))

@@ -1,0 +1,257 @@
+"""A listener in haproxy's terms: a frontend with the ACLs of its policies."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from amphora_agent.loadbalancer.translate import options
+from amphora_agent.loadbalancer.translate.options import Tls
+from amphora_agent.model.addressing import Address
+from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.accessors import is_up
+from amphora_agent.model.loadbalancer.types import (
+    Action,
+    Algorithm,
+    ClientAuthentication,
+    CompareType,
+    L7Policy,
+    L7Rule,
+    Listener,
+    ListenerProtocol,
+    Pool,
+    RuleType,
+)
+
+#: The controller's default (`[haproxy_amphora] timeout_client_data`), in milliseconds.
+_CLIENT_TIMEOUT = 50_000
+#: The controller's default (`default_connection_limit`), and what it ever asks for.
+_CONNECTIONS, MOST_CONNECTIONS = 50_000, 1_000_000
+
+_MATCH = {
+    CompareType.CONTAINS: "sub",
+    CompareType.ENDS_WITH: "end",
+    CompareType.EQUAL_TO: "str",
+    CompareType.REGEX: "reg",
+    CompareType.STARTS_WITH: "beg",
+}
+_FETCH = {
+    RuleType.COOKIE: "req.cook({})",
+    RuleType.FILE_TYPE: "path",
+    RuleType.HEADER: "req.hdr({})",
+    RuleType.HOST_NAME: "req.fhdr(host),host_only,rtrim(.)",
+    RuleType.PATH: "path",
+    RuleType.SSL_CONN_HAS_CERT: "ssl_c_used",
+    RuleType.SSL_DN_FIELD: "ssl_c_s_dn({})",
+    RuleType.SSL_VERIFY_RESULT: "ssl_c_verify",
+}
+#: A header's value as it came; `req.hdr` splits it at commas and takes each part for a value.
+_WHOLE_HEADER = "req.fhdr({})"
+#: What opens a group in a regular expression, and names no port.
+_GROUP = re.compile(r"\(\?[a-z]*[:=!]?")
+_VERIFY = {
+    ClientAuthentication.NONE: "",
+    ClientAuthentication.MANDATORY: "required",
+    ClientAuthentication.OPTIONAL: "optional",
+}
+#: The order in which haproxy decides, whatever the order in which it is told.
+_PRECEDENCE = {
+    Action.REJECT: 0,
+    Action.REDIRECT_PREFIX: 1,
+    Action.REDIRECT_TO_URL: 1,
+    Action.REDIRECT_TO_POOL: 2,
+}
+
+
+class Acl(NamedTuple):
+    """`match` is haproxy's method (`-m`); "" where there is a number to compare with."""
+
+    name: str
+    fetch: str
+    ignores_case: bool
+    match: str
+    value: str
+
+
+class Policy(NamedTuple):
+    """One statement; `condition` is made of the names of `acls`. Several ACLs may have one name: it
+    matches when one of them does."""
+
+    action: Action
+    acls: tuple[Acl, ...]
+    condition: str
+    target: str
+    code: int | None
+
+
+class Frontend(NamedTuple):
+    """A listener. `client_verify` is haproxy's word for it, "" when clients are not asked."""
+
+    id: str
+    mode: str
+    binds: tuple[str, ...]
+    connection_limit: int
+    client_timeout: int
+    inspect_delay: int
+    allowed: tuple[str, ...] | None
+    keeps_source_port: bool
+    tls: Tls | None
+    client_verify: str
+    has_crl: bool
+    hsts: str
+    policies: tuple[Policy, ...]
+    default_backend: str
+
+
+def pools_used(listener: Listener) -> Iterator[str]:
+    """The ids of those that a listener leads to, in whatever state they are."""
+    default = accessors.default_pool_id(listener)
+    if default is not None:
+        yield default
+    for policy in _policies_in_order(listener):
+        pool_id = accessors.redirect_pool_id(policy)
+        if pool_id is not None:
+            yield pool_id
+
+
+def _policies_in_order(listener: Listener) -> list[L7Policy]:
+    """Those that decide anything: up, with a rule that is up. In the order of their effect."""
+    effective = [
+        policy
+        for policy in listener.l7policies or ()
+        if is_up(policy) and any(is_up(rule) for rule in policy.rules or ())
+    ]
+    return sorted(effective, key=lambda each: (_PRECEDENCE[each.action], each.position or 0))
+
+
+def frontend(
+    listener: Listener,
+    vips: tuple[Address, ...],
+    pools: Mapping[str, Pool],
+    backend: Callable[[Pool], str],
+) -> Frontend:
+    """`pools` are those that are up; `backend` names what one of them is to this listener."""
+
+    def leads_to(pool_id: str | None) -> str:
+        pool = pools.get(pool_id or "")
+        return backend(pool) if pool else ""
+
+    policies = []
+    for policy in _policies_in_order(listener):
+        target = leads_to(accessors.redirect_pool_id(policy))
+        if policy.action is not Action.REDIRECT_TO_POOL or target:
+            policies.append(_policy(policy, target))
+    limit = listener.connection_limit or -1
+    default = leads_to(accessors.default_pool_id(listener))
+    if listener.protocol is ListenerProtocol.PROMETHEUS:
+        default = accessors.METRICS
+    cidrs = listener.allowed_cidrs
+    used = [pools[each] for each in pools_used(listener) if each in pools]
+    return Frontend(
+        id=listener.listener_id,
+        mode="http" if options.reads_http(listener) else "tcp",
+        binds=tuple(options.endpoint(vip, listener.protocol_port) for vip in vips),
+        connection_limit=min(limit, MOST_CONNECTIONS) if limit > 0 else _CONNECTIONS,
+        client_timeout=listener.timeout_client_data or _CLIENT_TIMEOUT,
+        inspect_delay=listener.timeout_tcp_inspect or 0,
+        allowed=tuple(map(str, cidrs)) if cidrs else None,
+        keeps_source_port=any(pool.lb_algorithm is Algorithm.SOURCE_IP_PORT for pool in used),
+        tls=options.tls(listener) if accessors.terminates_tls(listener) else None,
+        client_verify=_client_verify(listener),
+        has_crl=bool(listener.client_crl_container_data or listener.client_crl_container_ref),
+        hsts=_hsts(listener),
+        policies=tuple(policies),
+        default_backend=default,
+    )
+
+
+def _hsts(listener: Listener) -> str:
+    if listener.hsts_max_age is None or listener.protocol is not ListenerProtocol.TERMINATED_HTTPS:
+        return ""
+    return (
+        f"max-age={listener.hsts_max_age};"
+        + (" includeSubDomains;" if listener.hsts_include_subdomains else "")
+        + (" preload;" if listener.hsts_preload else "")
+    )
+
+
+def _client_verify(listener: Listener) -> str:
+    has_ca = listener.client_ca_tls_container_data or listener.client_ca_tls_container_ref
+    wanted = listener.client_authentication
+    return _VERIFY[wanted] if has_ca and wanted else ""
+
+
+def _policy(policy: L7Policy, pool: str) -> Policy:
+    rules = [rule for rule in policy.rules or () if is_up(rule)]
+    return Policy(
+        action=policy.action,
+        acls=tuple(acl for rule in rules for acl in _acls(rule)),
+        condition=" ".join(f"{'!' if rule.invert else ''}{_acl_name(rule)}" for rule in rules),
+        target=pool or policy.redirect_url or policy.redirect_prefix or "",
+        code=policy.redirect_http_code,
+    )
+
+
+def _acl_name(rule: L7Rule) -> str:
+    """No word of conditions (`or`), nor an ACL that haproxy has (`TRUE`), whatever the id."""
+    return f"rule-{rule.l7rule_id}"
+
+
+def _acls(rule: L7Rule) -> Iterator[Acl]:
+    """The ACLs of a rule; it matches when one of them does."""
+    value = accessors.compared_with(rule)
+    match rule.type:
+        case RuleType.HEADER:
+            for fetch in _header_fetches(rule.compare_type, value):
+                yield _acl(rule, fetch, value)
+        case RuleType.HOST_NAME:
+            yield _acl(rule, _FETCH[rule.type], _host(rule.compare_type, value))
+            if _may_name_port(rule.compare_type, value):
+                yield _acl(rule, _WHOLE_HEADER.format("host"), value)
+        case _:
+            yield _acl(rule, _FETCH[rule.type], value)
+
+
+def _header_fetches(compare: CompareType, value: str) -> tuple[str, ...]:
+    """How the value of a header is read: whole, or in the parts that commas make of it.
+
+    A part can equal, begin or end with what has no comma, as in the controller's text. What has a
+    comma can match the whole value alone. What a regular expression matches may have one.
+    """
+    parts = _FETCH[RuleType.HEADER]
+    if compare is CompareType.REGEX:
+        return _WHOLE_HEADER, parts
+    if compare is CompareType.CONTAINS or "," in value:
+        return (_WHOLE_HEADER,)
+    return (parts,)
+
+
+def _host(compare: CompareType, value: str) -> str:
+    """What a host is compared with, as haproxy reads hosts: an IPv6 address in brackets, and no dot
+    at the end."""
+    if compare is CompareType.EQUAL_TO:
+        try:
+            return f"[{ipaddress.IPv6Address(value)}]"
+        except ValueError:
+            return value.rstrip(".") or value
+    return (value.rstrip(".") or value) if compare is CompareType.ENDS_WITH else value
+
+
+def _may_name_port(compare: CompareType, value: str) -> bool:
+    """Whether a rule about a host may mean its port, too: then the field is also read as it is."""
+    return ":" in (_GROUP.sub("", value) if compare is CompareType.REGEX else value)
+
+
+def _acl(rule: L7Rule, fetch: str, value: str) -> Acl:
+    match = _MATCH[rule.compare_type]
+    if rule.type is RuleType.FILE_TYPE and rule.compare_type is CompareType.EQUAL_TO:
+        match = "end"
+    if rule.type in (RuleType.SSL_CONN_HAS_CERT, RuleType.SSL_VERIFY_RESULT):
+        match = ""
+    return Acl(
+        name=_acl_name(rule),
+        fetch=fetch.format(rule.key),
+        ignores_case=rule.type is RuleType.HOST_NAME,
+        match=match,
+        value="" if rule.type is RuleType.SSL_CONN_HAS_CERT else value,
+    )

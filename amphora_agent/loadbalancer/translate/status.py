@@ -1,0 +1,322 @@
+"""How a load balancer is, in Octavia's words, from what haproxy and IPVS say.
+
+The rules are those by which Octavia's health manager makes statuses of heartbeats: a listener is
+ONLINE when it can take connections, whatever its pools can do; a pool is what haproxy calls its
+backend; the load balancer is as bad as any pool that a listener or policy uses. One rule is ours:
+where haproxy or keepalived does not serve a listener, the load balancer is in ERROR, too. (Octavia
+takes no heartbeat for valid then, and replaces the amphora.)
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy.replies.statistics import read_statistics
+from amphora_agent.loadbalancer.translate import frontends
+from amphora_agent.loadbalancer.translate.certificate_files import Note
+from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.accessors import is_up
+from amphora_agent.model.loadbalancer.results import (
+    ListenerStatus,
+    LoadBalancerStatus,
+    MemberStatus,
+    OperatingStatus,
+    PoolStatus,
+)
+from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool
+from amphora_agent.model.status import InstanceReading
+
+_DOWN = "administratively down"
+_SILENT = "haproxy does not answer"
+_UNUSED = "no listener uses it"
+_UNKNOWN = "haproxy does not have it"
+
+#: haproxy's words for how a health check went (management manual, "show stat", check_status).
+_CHECKS = {
+    "HANA": "the check was stopped",
+    "INI": "not checked yet",
+    "L4CON": "no connection",
+    "L4OK": "connected",
+    "L4TOUT": "no connection in time",
+    "L6OK": "TLS works",
+    "L6RSP": "no TLS",
+    "L6TOUT": "no TLS in time",
+    "L7OK": "answered",
+    "L7OKC": "answered conditionally",
+    "L7RSP": "a wrong answer",
+    "L7STS": "a wrong status",
+    "L7TOUT": "no answer in time",
+    "PROCERR": "the check failed",
+    "PROCOK": "the check passed",
+    "PROCTOUT": "the check took too long",
+    "SOCKERR": "no socket",
+    "UNK": "unknown",
+}
+
+Status = OperatingStatus
+#: What makes a load balancer worse, the worst first.
+_BAD = (Status.ERROR, Status.DEGRADED)
+#: What a member is by the first word that haproxy or keepalived says of it.
+_MEMBERS = {
+    "DOWN": Status.ERROR,
+    "DRAIN": Status.DRAINING,
+    "MAINT": Status.OFFLINE,
+    "UP": Status.ONLINE,
+    "no check": Status.NO_MONITOR,
+}
+
+_Row = Mapping[str, str]
+#: What is read of each row.
+_COLUMNS = frozenset(
+    {"scur", "slim", "status", "weight", "check_status", "check_code", "check_duration", "last_chk"}
+)
+
+
+class _Said(NamedTuple):
+    """Rows of all processes; `silent` are those that say nothing."""
+
+    frontends: Mapping[str, _Row]
+    backends: Mapping[str, _Row]
+    servers: Mapping[tuple[str, str], _Row]
+    silent: bool
+
+
+class _Told(NamedTuple):
+    """What is told of a pool: UP or DOWN, and of each member a status with its reason."""
+
+    word: str
+    members: Mapping[str, tuple[Status, str]]
+
+
+def of(
+    balancer: LoadBalancer,
+    statistics: Mapping[str, str | None],
+    layer4: Mapping[str, InstanceReading],
+    notes: Mapping[str, Note] = MappingProxyType({}),
+) -> LoadBalancerStatus:
+    """`statistics` is what each process says to `show stat`, None when it does not answer; `layer4`
+    the readings of UDP and SCTP listeners; `notes` what their certificates do to objects, by their
+    ids. Octavia knows nothing of certificates: a listener or pool that they keep from working is
+    not ONLINE here."""
+    said = _read(statistics.values())
+    used = _used_pools(balancer) if said.silent else frozenset()
+    pools = tuple(
+        _noted(_pool(pool, _told(pool, said, layer4, silent=pool.pool_id in used)), pool, notes)
+        for pool in accessors.pools(balancer).values()
+    )
+    by_id = {pool.pool_id: pool for pool in pools}
+    listeners = tuple(
+        _noted(_listener(listener, said, layer4, by_id), listener, notes)
+        for listener in balancer.listeners or ()
+    )
+    status, reason = Status.OFFLINE, _DOWN
+    if is_up(balancer):
+        status, reason = _worst(
+            (
+                *((each.operating_status, f"pool {each.pool_id}: {each.reason}") for each in pools),
+                *(
+                    (each.operating_status, f"listener {each.listener_id}: {each.reason}")
+                    for each in listeners
+                ),
+            )
+        )
+    return LoadBalancerStatus(
+        loadbalancer_id=balancer.loadbalancer_id,
+        operating_status=status,
+        reason=reason,
+        listeners=listeners,
+        pools=pools,
+    )
+
+
+_Status = TypeVar("_Status", ListenerStatus, PoolStatus)
+
+
+def _noted(told: _Status, of: Listener | Pool, notes: Mapping[str, Note]) -> _Status:
+    """With what certificates do to an object that is meant to work."""
+    note = notes.get(of.listener_id if isinstance(of, Listener) else of.pool_id)
+    if note is None or told.operating_status is Status.OFFLINE:
+        return told
+    found = ((told.operating_status, told.reason), (note.status, note.reason))
+    reason = "; ".join(words for _, words in found if words)
+    return msgspec.structs.replace(told, operating_status=_worst(found)[0], reason=reason)
+
+
+def _read(statistics: Iterable[str | None]) -> _Said:
+    frontends: dict[str, _Row] = {}
+    backends: dict[str, _Row] = {}
+    servers: dict[tuple[str, str], _Row] = {}
+    silent = False
+    for text in statistics:
+        try:
+            rows = [*read_statistics(text, _COLUMNS).by_column()] if text is not None else None
+        except OperationFailed:
+            rows = None
+        if rows is None:
+            silent = True
+            continue
+        for row in rows:
+            match row["svname"]:
+                case "FRONTEND":
+                    frontends[row["pxname"]] = row
+                case "BACKEND":
+                    backends.setdefault(row["pxname"], row)
+                case server:
+                    servers.setdefault((row["pxname"], server), row)
+    return _Said(frontends, backends, servers, silent)
+
+
+def _used_pools(balancer: LoadBalancer) -> frozenset[str]:
+    """The pools that haproxy has for a listener or policy."""
+    if not is_up(balancer):
+        return frozenset()
+    return frozenset(
+        pool_id
+        for listener in balancer.listeners or ()
+        if is_up(listener) and not accessors.is_layer4(listener)
+        for pool_id in frontends.pools_used(listener)
+    )
+
+
+def _listener(
+    listener: Listener,
+    said: _Said,
+    layer4: Mapping[str, InstanceReading],
+    pools: Mapping[str, PoolStatus],
+) -> ListenerStatus:
+    status, reason, connections = Status.OFFLINE, _DOWN, 0
+    if is_up(listener):
+        status, reason, connections = _serving(listener, said, layer4)
+    if status is Status.ONLINE:
+        found = (pools[each] for each in frontends.pools_used(listener) if each in pools)
+        _, reason = _worst(
+            (each.operating_status, f"pool {each.pool_id}: {each.reason}") for each in found
+        )
+    return ListenerStatus(
+        listener_id=listener.listener_id,
+        operating_status=status,
+        reason=reason,
+        connections=connections,
+    )
+
+
+def _serving(
+    listener: Listener, said: _Said, layer4: Mapping[str, InstanceReading]
+) -> tuple[Status, str, int]:
+    """How a listener that is up takes connections, why, and how many it has."""
+    name = listener.listener_id
+    if accessors.is_layer4(listener):
+        reading = layer4.get(name)
+        now = reading and reading.current and reading.current.listeners.get(name)
+        if not now:
+            return Status.ERROR, "keepalived does not serve it", 0
+        return Status.ONLINE, "", now.conns
+    row = said.frontends.get(name)
+    if row is None:
+        return Status.ERROR, _SILENT if said.silent else _UNKNOWN, 0
+    connections, limit = int(row["scur"] or 0), int(row["slim"] or 0)
+    if row["status"] != "OPEN" or 0 < limit <= connections:
+        words = f"haproxy calls it {row['status']}; {connections} of {limit} connections"
+        return Status.DEGRADED, words, connections
+    return Status.ONLINE, "", connections
+
+
+def _told(
+    pool: Pool, said: _Said, layer4: Mapping[str, InstanceReading], *, silent: bool
+) -> _Told | None:
+    """What is told of a pool; None when nobody has it. `silent`: whoever has it may not answer."""
+    row = said.backends.get(pool.pool_id)
+    if row is not None:
+        rows = {
+            member.member_id: said.servers.get((pool.pool_id, member.member_id))
+            for member in pool.members or ()
+        }
+        members = {name: _of_row(found) for name, found in rows.items() if found is not None}
+        return _Told(row["status"], members)
+    for reading in layer4.values():
+        for key, found in reading.current.pools.items() if reading.current else ():
+            if key.partition(":")[0] == pool.pool_id:
+                words = {
+                    name: _of_word(word, f"keepalived calls it {word}")
+                    for name, word in found.members.items()
+                }
+                return _Told(found.status, words)
+    if silent and is_up(pool):
+        lost = {
+            member.member_id: (Status.ERROR, _SILENT)
+            for member in pool.members or ()
+            if is_up(member)
+        }
+        return _Told("DOWN", lost)
+    return None
+
+
+def _pool(pool: Pool, told: _Told | None) -> PoolStatus:
+    members = tuple(_members(pool, told))
+    if told is None:
+        status, reason = Status.OFFLINE, _UNUSED if is_up(pool) else _DOWN
+    else:
+        bad = sum(each.operating_status is Status.ERROR for each in members)
+        count = f"{bad} of {len(members)} members"
+        if told.word != "UP":
+            status, reason = Status.ERROR, f"{count} do not work" if bad else "no member works"
+        elif bad:
+            status, reason = Status.DEGRADED, f"{count} do not work"
+        else:
+            status, reason = Status.ONLINE, ""
+    return PoolStatus(pool_id=pool.pool_id, operating_status=status, reason=reason, members=members)
+
+
+def _members(pool: Pool, told: _Told | None) -> Iterator[MemberStatus]:
+    for member in pool.members or ():
+        if not is_up(pool) or not is_up(member):
+            status, reason = Status.OFFLINE, _DOWN
+        elif told is None:
+            status, reason = Status.OFFLINE, _UNUSED
+        else:
+            status, reason = told.members.get(member.member_id, (Status.OFFLINE, _UNKNOWN))
+        yield MemberStatus(member_id=member.member_id, operating_status=status, reason=reason)
+
+
+def _of_row(row: _Row) -> tuple[Status, str]:
+    """The status of a member that haproxy has."""
+    word = row["status"]
+    match word.partition(" ")[0]:
+        case "no":
+            return _MEMBERS["no check"], "its pool has no health monitor"
+        case "MAINT":
+            return _MEMBERS["MAINT"], "in maintenance"
+        case "UP" if word == "UP" and row["weight"] == "0":
+            return _MEMBERS["DRAIN"], "weight 0"
+        case "NOLB":
+            return Status.OFFLINE, "not checked yet"
+        case first:
+            return _of_word(first, _last_check(row))
+
+
+def _of_word(word: str, reason: str) -> tuple[Status, str]:
+    """What is neither is on its way (RESTARTING): Octavia keeps what it knew, and begins with
+    OFFLINE."""
+    return _MEMBERS.get(word, Status.OFFLINE), reason
+
+
+def _last_check(row: _Row) -> str:
+    """The last check in words: "a wrong status: 503 Service Unavailable, 2 ms (L7STS)"."""
+    code = row.get("check_status", "").lstrip("* ")
+    if not code:
+        return ""
+    details = " ".join(
+        word for word in (row.get("check_code", ""), row.get("last_chk", "")) if word
+    )
+    words = _CHECKS.get(code, code)
+    took = f", {row['check_duration']} ms" if row.get("check_duration") else ""
+    return f"{words}{f': {details}' if details else ''}{took} ({code})"
+
+
+def _worst(found: Iterable[tuple[Status, str]]) -> tuple[Status, str]:
+    """The worst of these statuses with its reason; ONLINE when nothing is bad."""
+    bad = [each for each in found if each[0] in _BAD]
+    return min(bad, key=lambda each: _BAD.index(each[0]), default=(Status.ONLINE, ""))

@@ -1,0 +1,132 @@
+"""UDP and SCTP listeners in keepalived's terms: flat values for its template.
+
+The text that comes out is of the shape that the controllers', too, have (keepalived/config/lvs.py).
+A listener that is administratively down, or whose load balancer is, has none.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from amphora_agent.loadbalancer.translate import options
+from amphora_agent.loadbalancer.translate.options import Check
+from amphora_agent.model.addressing import Address
+from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.types import Algorithm, Listener, LoadBalancer, Member, Pool
+
+#: What the controllers say where nobody else does: seconds, and how much of a client's address is
+#: one client.
+_PERSISTENCE = 360
+_WHOLE_ADDRESS = {4: "255.255.255.255", 6: "128"}
+
+_ALGORITHM = {
+    Algorithm.LEAST_CONNECTIONS: "lc",
+    Algorithm.ROUND_ROBIN: "wrr",
+    Algorithm.SOURCE_IP: "sh",
+    Algorithm.SOURCE_IP_PORT: "sh",
+}
+
+
+class Server(NamedTuple):
+    """A member. `checked` is where it is checked: an address and a port."""
+
+    id: str
+    disabled: bool
+    endpoint: str
+    weight: int
+    check_address: str
+    check_port: int
+
+    @property
+    def checked(self) -> str:
+        return f"{self.check_address} {self.check_port}"
+
+
+class Group(NamedTuple):
+    """The addresses of one IP version, and the members of the same."""
+
+    name: str
+    endpoints: tuple[str, ...]
+    granularity: str
+    servers: tuple[Server, ...]
+
+
+class VirtualServer(NamedTuple):
+    """A listener. `persistence_timeout` is 0 for none, `connection_limit` also."""
+
+    id: str
+    loadbalancer_id: str
+    protocol: str
+    algorithm: str
+    hashes_ports: bool
+    persistence_timeout: int
+    connection_limit: int
+    pool_id: str
+    pool_is_up: bool
+    monitor_id: str
+    check: Check | None
+    groups: tuple[Group, ...]
+
+
+def each(balancer: LoadBalancer) -> Iterator[VirtualServer]:
+    """Those that are keepalived's, of one load balancer."""
+    if not accessors.is_up(balancer):
+        return
+    pools = accessors.pools(balancer)
+    for listener in balancer.listeners or ():
+        if accessors.is_layer4(listener) and accessors.is_up(listener):
+            pool = pools.get(accessors.default_pool_id(listener) or "")
+            yield _virtual_server(balancer, listener, pool)
+
+
+def _virtual_server(balancer: LoadBalancer, listener: Listener, pool: Pool | None) -> VirtualServer:
+    limit = listener.connection_limit or -1
+    works = pool is not None and accessors.is_up(pool)
+    persistence = pool.session_persistence if pool else None
+    monitor = pool.healthmonitor if pool else None
+    return VirtualServer(
+        id=listener.listener_id,
+        loadbalancer_id=balancer.loadbalancer_id,
+        protocol=str(listener.protocol),
+        algorithm=_ALGORITHM[pool.lb_algorithm] if pool else "",
+        hashes_ports=pool is not None and pool.lb_algorithm is Algorithm.SOURCE_IP_PORT,
+        persistence_timeout=(persistence.persistence_timeout or _PERSISTENCE) if persistence else 0,
+        connection_limit=max(limit, 0),
+        pool_id=pool.pool_id if pool else "",
+        pool_is_up=works,
+        monitor_id=monitor.healthmonitor_id if monitor else "",
+        check=options.of(pool) if pool else None,
+        groups=tuple(_groups(balancer, listener, pool)) if pool else (),
+    )
+
+
+def _groups(balancer: LoadBalancer, listener: Listener, pool: Pool) -> Iterator[Group]:
+    members = pool.members or () if accessors.is_up(pool) else ()
+    for version in (4, 6):
+        addresses = [vip for vip in accessors.vips(balancer) if vip.version == version]
+        if addresses:
+            yield Group(
+                name=f"ipv{version}-group",
+                endpoints=tuple(f"{each} {listener.protocol_port}" for each in addresses),
+                granularity=_granularity(pool, version),
+                servers=tuple(_server(each) for each in members if each.address.version == version),
+            )
+
+
+def _granularity(pool: Pool, version: int) -> str:
+    """keepalived wants a mask, and for IPv6 the length of a prefix."""
+    mask = pool.session_persistence and pool.session_persistence.persistence_granularity
+    if not mask or mask.version != version:
+        return _WHOLE_ADDRESS[version]
+    return str(accessors.prefix_length(mask)) if version == 6 else str(mask)
+
+
+def _server(member: Member) -> Server:
+    checked: Address = member.monitor_address or member.address
+    return Server(
+        id=member.member_id,
+        disabled=not accessors.is_up(member),
+        endpoint=f"{member.address} {member.protocol_port}",
+        weight=accessors.weight(member),
+        check_address=str(checked),
+        check_port=member.monitor_port or member.protocol_port,
+    )

@@ -1,0 +1,1 @@
+"""Figures of haproxy and IPVS as metrics by Octavia's names. Pure."""

@@ -1,0 +1,1 @@
+"""Changes and alarms as values."""

@@ -1,0 +1,167 @@
+"""Announces addresses to the neighbours, again and again for a while, beside everything else.
+
+An address is looked at before each of its rounds. One that the interface does not have, or whose
+duplicate-address detection has not ended well, is not announced: whoever does have it would lose
+its traffic. Whether a socket can be bound to it would not tell: with `ip_nonlocal_bind` it always
+can.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from amphora_agent.errors import OperationFailed
+from amphora_agent.model.addressing import Address, parse_mac
+from amphora_agent.namespace import Namespace
+from amphora_agent.network.plan.announcement import frames
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between rounds. A neighbour advertisement may be sent three times, one second apart at
+#: least (MAX_NEIGHBOR_ADVERTISEMENT and RetransTimer, RFC 4861, 7.2.6 and 10).
+PAUSES = (1.0, 3.0)
+
+
+def announce_once(namespace: Namespace, interface: str, addresses: Iterable[Address]) -> None:
+    """Send one round and return. What cannot be announced is logged, and the next one is."""
+    for address, reason in _send(namespace, interface, addresses).items():
+        _complain(interface, address, reason)
+
+
+@dataclass
+class _Announcement:
+    """The rest of an announcement: when its next round is due, and the pauses after that.
+
+    One that is asked for again begins anew, not before `earliest`.
+    """
+
+    due: float
+    earliest: float
+    pauses: Sequence[float]
+    complained: bool = False
+
+
+class Announcer:
+    """Announces addresses of interfaces in `namespace`. May be called by many threads.
+
+    One thread of its own does it, which lives while there is something to announce. Threads do not
+    survive a fork: announce only in a process that has been forked already.
+
+    Args:
+        pauses: seconds between the rounds of an announcement: one round more than these.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        pauses: Sequence[float] = PAUSES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._namespace = namespace
+        self._pauses = pauses
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._under_way: dict[tuple[str, Address], _Announcement] = {}
+        self._working = False
+
+    def announce(self, interface: str, addresses: Iterable[Address]) -> None:
+        """Have the addresses announced, and return at once.
+
+        One whose rounds go on already begins anew, when the first pause after its last round is
+        over: however often this is called, it does not become a flood.
+        """
+        with self._changed:
+            now = self._clock()
+            for address in addresses:
+                key = interface, address
+                earlier = self._under_way.get(key)
+                due = earlier.earliest if earlier else now
+                self._under_way[key] = _Announcement(due, due, self._pauses)
+            if self._under_way and not self._working:
+                threading.Thread(target=self._work, name="announcer", daemon=True).start()
+                self._working = True
+            self._changed.notify()
+
+    def _work(self) -> None:
+        """Send what is due, until nothing is left."""
+        while True:
+            with self._changed:
+                if not self._under_way:
+                    self._working = False
+                    return
+                now = self._clock()
+                due = {key: each for key, each in self._under_way.items() if each.due <= now}
+                if not due:
+                    first = min(each.due for each in self._under_way.values())
+                    self._changed.wait(first - now)
+                    continue
+                for key, each in due.items():
+                    self._schedule_next(key, each, now)
+            self._send_round(due)
+
+    def _schedule_next(self, key: tuple[str, Address], each: _Announcement, now: float) -> None:
+        if not each.pauses:
+            del self._under_way[key]
+            return
+        each.earliest = now + self._pauses[0]
+        each.due = now + each.pauses[0]
+        each.pauses = each.pauses[1:]
+
+    def _send_round(self, due: Mapping[tuple[str, Address], _Announcement]) -> None:
+        by_interface = defaultdict(list)
+        for interface, address in due:
+            by_interface[interface].append(address)
+        for interface, addresses in by_interface.items():
+            for address, reason in _send(self._namespace, interface, addresses).items():
+                announcement = due[interface, address]
+                if not announcement.complained:
+                    announcement.complained = True
+                    _complain(interface, address, reason)
+
+
+def _send(namespace: Namespace, interface: str, addresses: Iterable[Address]) -> dict[Address, str]:
+    """Send one round; returns the addresses that could not be announced, and why. Never raises."""
+    addresses = tuple(addresses)
+    try:
+        return namespace.run(lambda: _send_inside(interface, addresses))
+    except Exception as error:  # the others must be announced, and what was changed stays
+        return dict.fromkeys(addresses, str(error) or repr(error))
+
+
+def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, str]:
+    # Costs memory and time: imported only when there is something to announce.
+    from amphora_agent.network.netlink.links import Netlink
+
+    with Netlink(time.monotonic) as kernel:
+        link = next((each for each in kernel.links() if each.is_called(interface)), None)
+        if link is None:
+            raise OperationFailed("there is no such interface")
+        held = {each.interface.ip: each for each in kernel.state(link, ()).addresses}
+    mac = parse_mac(link.mac)
+    refused: dict[Address, str] = {}
+    # Protocol 0: it receives nothing.
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        raw.setblocking(False)  # a card that does not get rid of frames holds up nobody
+        raw.bind((link.name, 0))
+        for address in addresses:
+            has = held.get(address)
+            if has is None or has.tentative or has.failed:
+                refused[address] = "the interface does not have it, or may not use it"
+                continue
+            try:
+                for frame in frames(mac, address):
+                    raw.send(frame)
+            except OSError as error:
+                refused[address] = str(error)
+    if announced := [str(address) for address in addresses if address not in refused]:
+        logger.info("%s: announced %s", interface, ", ".join(announced))
+    return refused
+
+
+def _complain(interface: str, address: Address, reason: str) -> None:
+    logger.warning("%s: %s is not announced: %s", interface, address, reason)

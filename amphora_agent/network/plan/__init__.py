@@ -1,0 +1,1 @@
+"""The wanted state of the network, and the operations that lead there. Pure."""

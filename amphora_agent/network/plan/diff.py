@@ -1,0 +1,266 @@
+"""Compare what an interface must have with what it has: the difference is a list of operations.
+
+What is missing is added, what is ours and no longer wanted is removed, and nothing else is
+touched. Additions come first, so that a change of gateway or address leaves no moment without
+one. Two diffs with the operations carried out in between: the second is empty.
+"""
+
+from collections.abc import Iterator
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from amphora_agent.model.addressing import Address, Interface
+from amphora_agent.network.plan.interface import (
+    OWN_PROTOCOL,
+    HostAddress,
+    InterfaceSpec,
+    Route,
+    Rule,
+)
+
+
+class HeldAddress(msgspec.Struct, frozen=True):
+    """An address that an interface has.
+
+    tentative: duplicate-address detection (DAD) still goes on. failed: it found another holder;
+    the kernel does not use the address. permanent: it has no lifetime, as one learned has.
+    """
+
+    interface: Interface
+    deprecated: bool = False
+    permanent: bool = True
+    tentative: bool = False
+    failed: bool = False
+
+
+class InterfaceState(msgspec.Struct, frozen=True):
+    """What an interface has. One that is not yet `inside` the namespace has nothing that stays.
+
+    `sysctls` has only those that the kernel offers.
+    """
+
+    name: str
+    mtu: int
+    up: bool
+    inside: bool = True
+    addresses: frozenset[HeldAddress] = frozenset()
+    routes: frozenset[Route] = frozenset()
+    rules: frozenset[Rule] = frozenset()
+    sysctls: frozenset[tuple[str, str]] = frozenset()
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Take the interface from the agent's own namespace into the amphora's."""
+
+    name: str
+    new_name: str
+
+    def __str__(self) -> str:
+        return f"move {self.name} into the namespace as {self.new_name}"
+
+
+class Rename(msgspec.Struct, frozen=True):
+    name: str
+    new_name: str
+
+    def __str__(self) -> str:
+        return f"rename {self.name} to {self.new_name}"
+
+
+class SetMtu(msgspec.Struct, frozen=True):
+    mtu: int
+
+    def __str__(self) -> str:
+        return f"set mtu {self.mtu}"
+
+
+class SetSysctl(msgspec.Struct, frozen=True):
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"set {self.key}={self.value}"
+
+
+class SetUp(msgspec.Struct, frozen=True):
+    def __str__(self) -> str:
+        return "set up"
+
+
+class SetDown(msgspec.Struct, frozen=True):
+    def __str__(self) -> str:
+        return "set down"
+
+
+class AddAddress(msgspec.Struct, frozen=True):
+    """Add an address, or give one that is there its right lifetime."""
+
+    address: HostAddress
+
+    def __str__(self) -> str:
+        return f"add address {self.address}"
+
+
+class RemoveAddress(msgspec.Struct, frozen=True):
+    interface: Interface
+
+    def __str__(self) -> str:
+        return f"remove address {self.interface}"
+
+
+class AwaitAddresses(msgspec.Struct, frozen=True):
+    """Wait until duplicate-address detection is through with these addresses."""
+
+    addresses: tuple[Address, ...]
+
+    def __str__(self) -> str:
+        return f"await {', '.join(map(str, self.addresses))}"
+
+
+class AddRoute(msgspec.Struct, frozen=True):
+    route: Route
+
+    def __str__(self) -> str:
+        return f"add route {self.route}"
+
+
+class RemoveRoute(msgspec.Struct, frozen=True):
+    route: Route
+
+    def __str__(self) -> str:
+        return f"remove route {self.route}"
+
+
+class AddRule(msgspec.Struct, frozen=True):
+    rule: Rule
+
+    def __str__(self) -> str:
+        return f"add rule {self.rule}"
+
+
+class RemoveRule(msgspec.Struct, frozen=True):
+    rule: Rule
+
+    def __str__(self) -> str:
+        return f"remove rule {self.rule}"
+
+
+NetOp: TypeAlias = (
+    Move
+    | Rename
+    | SetMtu
+    | SetSysctl
+    | SetUp
+    | SetDown
+    | AddAddress
+    | RemoveAddress
+    | AwaitAddresses
+    | AddRoute
+    | RemoveRoute
+    | AddRule
+    | RemoveRule
+)
+NetOps: TypeAlias = tuple[NetOp, ...]
+
+
+T = TypeVar("T")
+
+
+def diff(desired: InterfaceSpec, actual: InterfaceState) -> NetOps:
+    """What makes `actual` what is `desired`, in the order in which it must be done.
+
+    An interface with the wrong name is only renamed: on older kernels it loses routes and
+    addresses by that, so the rest is for another diff, after another look.
+    """
+    if not actual.inside:
+        unknown = frozenset((key, "") for key, _ in desired.sysctls)
+        moved = InterfaceState(name=desired.name, mtu=actual.mtu, up=False, sysctls=unknown)
+        return (Move(actual.name, desired.name), *_configure(desired, moved))
+    if actual.name != desired.name:
+        return (Rename(actual.name, desired.name),)
+    return tuple(_configure(desired, actual))
+
+
+def _configure(desired: InterfaceSpec, actual: InterfaceState) -> Iterator[NetOp]:
+    if desired.mtu is not None and desired.mtu != actual.mtu:
+        yield SetMtu(desired.mtu)
+    has = dict(actual.sysctls)
+    for key, value in desired.sysctls:
+        if has.get(key, value) != value:
+            yield SetSysctl(key, value)
+    if desired.up and not actual.up:
+        # After the sysctls: no router advertisement may come in between.
+        yield SetUp()
+
+    held = {address.interface: address for address in actual.addresses}
+    yield from _clear_the_way(desired, held)
+    for address in desired.addresses:
+        if not _is_as_wanted(address, held.get(address.interface)):
+            yield AddAddress(address)
+
+    # What needs no finished DAD comes before the wait for it, and is there even when that fails.
+    routes = [route for route in desired.routes if route not in actual.routes]
+    yield from (AddRoute(route) for route in routes if not _needs_dad(route))
+    if desired.owns_rules:
+        yield from (AddRule(rule) for rule in desired.rules if rule not in actual.rules)
+    unfinished = tuple(
+        address.interface.ip
+        for address in desired.addresses
+        if address.interface.version == 6 and not _is_usable(held.get(address.interface))
+    )
+    if unfinished:
+        yield AwaitAddresses(unfinished)
+    yield from (AddRoute(route) for route in routes if _needs_dad(route))
+
+    if desired.owns_rules:
+        for rule in _sorted(actual.rules - set(desired.rules)):
+            if rule.protocol == OWN_PROTOCOL:
+                yield RemoveRule(rule)
+    for route in _sorted(actual.routes - set(desired.routes)):
+        if route.protocol == OWN_PROTOCOL:
+            yield RemoveRoute(route)
+    ips = {address.interface.ip for address in desired.addresses}
+    for interface in _sorted(desired.retired):
+        # Those with the ip of a wanted one have been seen to by _clear_the_way.
+        if interface in held and (interface.version == 4 or interface.ip not in ips):
+            yield RemoveAddress(interface)
+    if actual.up and not desired.up:
+        yield SetDown()
+
+
+def _clear_the_way(
+    desired: InterfaceSpec, held: dict[Interface, HeldAddress]
+) -> Iterator[RemoveAddress]:
+    """Removals that must come before additions."""
+    wanted = {address.interface for address in desired.addresses}
+    ips = {interface.ip for interface in wanted}
+    for interface, address in sorted(held.items(), key=lambda item: str(item[0])):
+        # DAD only begins anew with a new address.
+        again = interface in wanted and address.failed
+        # IPv6 has an address once, with one prefix length. Ours or not: it is in the way.
+        other_prefix = interface.version == 6 and interface.ip in ips and interface not in wanted
+        if again or other_prefix:
+            yield RemoveAddress(interface)
+
+
+def _is_as_wanted(address: HostAddress, held: HeldAddress | None) -> bool:
+    return (
+        held is not None
+        and not held.failed
+        and held.permanent
+        and held.deprecated == address.deprecated
+    )
+
+
+def _is_usable(held: HeldAddress | None) -> bool:
+    return held is not None and not held.failed and not held.tentative
+
+
+def _needs_dad(route: Route) -> bool:
+    """The kernel refuses an IPv6 route whose preferred source is not a finished address."""
+    return route.source is not None and route.source.version == 6
+
+
+def _sorted(values: frozenset[T]) -> list[T]:
+    return sorted(values, key=str)

@@ -1,0 +1,263 @@
+"""What the amphora's firewall must be: one nftables table, a function of the plugged interfaces.
+
+    prerouting, output   TCP of open interfaces is not tracked: it needs no state, and a busy load
+                         balancer would fill the table of connections
+    postrouting          UDP and SCTP leave with the address of the interface, so that members
+                         answer the amphora and not the client
+    input                guarded interfaces let in only what they must and what their rules say
+    forward              answers to what IPVS sent to members, and nothing else: IPVS needs a
+                         kernel that forwards, the amphora is no router
+
+The ruleset is written in nftables' JSON, with numbers for all that has a number: names are
+listed as each machine's /etc/protocols and each version of nft like it.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, collapse_addresses
+from typing import Any, TypeAlias
+
+from amphora_agent.model.addressing import Network
+from amphora_agent.model.plugging import InterfaceRule, Protocol
+
+FAMILY = "inet"
+TABLE = "amphora_table"
+
+Json: TypeAlias = dict[str, Any]
+
+_TCP, _UDP, _VRRP, _SCTP = 6, 17, 112, 132
+_IPV4 = 2  # NFPROTO_IPV4
+_ESTABLISHED, _RELATED = 2, 4
+
+_ACCEPT: Json = {"accept": None}
+
+# Errors about packets of ours: destination unreachable (path MTU discovery is one of these), time
+# exceeded, parameter problem. An echo request tells an operator that the port works.
+_ICMP = [3, 8, 11, 12]
+# The same, beginning with packet too big. Without neighbour solicitation (135), advertisement (136)
+# and router advertisement (134) there is no IPv6; without answers to listener queries (130) a
+# switch stops passing on the multicast that solicitations are.
+_ICMPV6 = [1, 2, 3, 4, 128, 130, 134, 135, 136]
+
+_HOOKS: dict[str, Json] = {
+    "prerouting": {"type": "filter", "prio": -300, "policy": "accept"},
+    "output": {"type": "filter", "prio": -300, "policy": "accept"},
+    "postrouting": {"type": "nat", "prio": 100, "policy": "accept"},
+    "input": {"type": "filter", "prio": 0, "policy": "drop"},
+    "forward": {"type": "filter", "prio": 0, "policy": "drop"},
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """A plugged interface. With `rules` it is guarded, even if there are none of them; None means
+    open: all comes in."""
+
+    name: str
+    rules: tuple[InterfaceRule, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Ruleset:
+    """The whole of the table. Equal rulesets do the same.
+
+    `objects` are nftables' JSON: the table, its chains by name, and the rules of each chain in
+    their order; of the spellings that nft has for a thing, always the same.
+    """
+
+    objects: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.objects)
+
+
+def ruleset(ports: Iterable[Port]) -> Ruleset:
+    """What the firewall must be. The ports have different names."""
+    rules = _rules(sorted(ports, key=lambda port: port.name))
+    objects: list[Json] = [{"table": {"family": FAMILY, "name": TABLE}}]
+    for chain, expressions in rules.items():
+        if expressions:
+            objects.append({"chain": _of_table(name=chain, hook=chain, **_HOOKS[chain])})
+            objects += [{"rule": _of_table(chain=chain, expr=each)} for each in expressions]
+    return _canonical(objects)
+
+
+def listed(nft_json: str) -> Ruleset | None:
+    """The ruleset that `nft --json --numeric list` prints; None when our table is not in it.
+
+    Raises:
+        ValueError: it is not JSON.
+    """
+    printed = [_without_handles(each) for each in json.loads(nft_json)["nftables"]]
+    ours = [each for each in printed if _is_ours(each)]
+    return _canonical(ours) if ours else None
+
+
+def transaction(ruleset: Ruleset) -> bytes:
+    """What `nft --json --file` carries out whole or not at all: our table is removed, and made
+    anew. Other tables are left alone."""
+    table = {"table": {"family": FAMILY, "name": TABLE}}
+    commands: list[Json] = [{"add": table}, {"delete": table}]  # only what is there can be deleted
+    commands += [{"add": json.loads(each)} for each in ruleset.objects]
+    return json.dumps({"nftables": commands}).encode()
+
+
+# The rules
+
+
+def _rules(ports: list[Port]) -> dict[str, list[list[Json]]]:
+    """By chain. A chain without rules is not needed."""
+    every = [port.name for port in ports]
+    opened = [port.name for port in ports if port.rules is None]
+    tcp = _is(_meta("l4proto"), [_TCP])
+    notrack: Json = {"notrack": None}
+    masqueraded = _is(_meta("l4proto"), [_UDP, _SCTP])
+    return {
+        "prerouting": [[_is(_meta("iifname"), opened), tcp, notrack]] if opened else [],
+        "output": [[_is(_meta("oifname"), opened), tcp, notrack]] if opened else [],
+        "postrouting": (
+            [[_is(_meta("oifname"), every), masqueraded, {"masquerade": None}]] if every else []
+        ),
+        "input": list(_input(ports, opened)) if len(opened) < len(every) else [],
+        "forward": [[_answers(), _ACCEPT]],
+    }
+
+
+def _input(ports: list[Port], opened: list[str]) -> Iterator[list[Json]]:
+    yield [_is(_meta("iifname"), ["lo", *opened]), _ACCEPT]
+    yield [_answers(), _ACCEPT]
+    yield [_is(_field("icmp", "type"), _ICMP), _ACCEPT]
+    yield [_is(_field("icmpv6", "type"), _ICMPV6), _ACCEPT]
+    # Answers of DHCP servers; DHCPv6 is spoken between link-local addresses.
+    yield [
+        _is(_meta("nfproto"), [_IPV4]),
+        _is(_field("udp", "sport"), [67]),
+        _is(_field("udp", "dport"), [68]),
+        _ACCEPT,
+    ]
+    link_local = _matches(_field("ip6", "saddr"), _network(IPv6Network("fe80::/10")))
+    yield [link_local, _is(_field("udp", "dport"), [546]), _ACCEPT]
+    for port in ports:
+        for match in _let_in(port.rules or ()):
+            yield [_is(_meta("iifname"), [port.name]), match, _ACCEPT]
+
+
+def _let_in(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
+    """At most three matches for each protocol, however many rules there are."""
+    for protocol in Protocol:
+        sources: defaultdict[int, set[Network | None]] = defaultdict(set)
+        for rule in rules:
+            if rule.protocol is protocol:
+                sources[_VRRP if protocol is Protocol.VRRP else rule.port].add(rule.cidr)
+        what = _meta("l4proto") if protocol is Protocol.VRRP else _field(protocol.lower(), "dport")
+        from_anywhere = [number for number, cidrs in sources.items() if None in cidrs]
+        if from_anywhere:
+            yield _is(what, from_anywhere)
+        for version, header in ((4, "ip"), (6, "ip6")):
+            from_networks = [
+                {"concat": [_network(network), number]}
+                for number, cidrs in sources.items()
+                if None not in cidrs
+                for network in _disjoint(cidrs)
+                if network.version == version
+            ]
+            if from_networks:
+                source = _field(header, "saddr")
+                yield _matches({"concat": [source, what]}, {"set": from_networks})
+
+
+def _disjoint(cidrs: set[Network | None]) -> Iterator[Network]:
+    """The kernel refuses a set in which one network contains another."""
+    yield from collapse_addresses(cidr for cidr in cidrs if isinstance(cidr, IPv4Network))
+    yield from collapse_addresses(cidr for cidr in cidrs if isinstance(cidr, IPv6Network))
+
+
+# Pieces of nftables' JSON
+
+
+def _of_table(**members: object) -> Json:
+    return {"family": FAMILY, "table": TABLE, **members}
+
+
+def _meta(key: str) -> Json:
+    return {"meta": {"key": key}}
+
+
+def _field(protocol: str, field: str) -> Json:
+    return {"payload": {"protocol": protocol, "field": field}}
+
+
+def _is(what: Json, values: list[Any]) -> Json:
+    """One of `values`."""
+    return _matches(what, {"set": values} if len(values) > 1 else values[0])
+
+
+def _matches(what: Json, value: object, op: str = "==") -> Json:
+    return {"match": {"op": op, "left": what, "right": value}}
+
+
+def _answers() -> Json:
+    """What belongs to a connection that was let in or out before."""
+    return _matches({"ct": {"key": "state"}}, [_ESTABLISHED, _RELATED], op="in")
+
+
+def _network(network: Network) -> object:
+    address = str(network.network_address)
+    if network.prefixlen == network.max_prefixlen:
+        return address
+    return {"prefix": {"addr": address, "len": network.prefixlen}}
+
+
+# One spelling
+
+
+def _canonical(objects: list[Json]) -> Ruleset:
+    return Ruleset(tuple(_text(_respelled(each)) for each in sorted(objects, key=_place)))
+
+
+def _place(described: Json) -> tuple[int, str]:
+    """The rules of a chain stay in their order."""
+    if "table" in described:
+        return 0, ""
+    if "rule" in described:
+        return 2, described["rule"]["chain"]
+    return 1, _text(described)
+
+
+def _respelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        respelled = {key: _respelled(member) for key, member in value.items()}
+        if "set" in respelled and isinstance(respelled["set"], list):
+            respelled["set"] = sorted(respelled["set"], key=_text)  # nft lists in its own order
+        return respelled
+    if isinstance(value, list):
+        return [_respelled(member) for member in value]
+    if isinstance(value, str) and ":" in value:
+        return _respelled_address(value)
+    return value
+
+
+def _respelled_address(text: str) -> str:
+    """Python and nft write `::ffff:10.0.0.1` differently."""
+    try:
+        return str(IPv6Address(text))
+    except ValueError:
+        return text
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _without_handles(printed: Json) -> Json:
+    [(kind, members)] = printed.items()
+    return {kind: {key: value for key, value in members.items() if key != "handle"}}
+
+
+def _is_ours(printed: Json) -> bool:
+    [(kind, members)] = printed.items()
+    if members.get("family") != FAMILY:
+        return False
+    return bool(members.get("name" if kind == "table" else "table") == TABLE)

@@ -1,0 +1,272 @@
+"""What an interface of the amphora must have, computed from what the controller has said.
+
+The addresses, routes and rules are those of WIRE §5. Every route and rule of ours carries our own
+protocol number, so that the kernel itself remembers which are ours: keepalived's and the kernel's
+are never touched.
+"""
+
+from collections.abc import Iterable, Iterator
+from ipaddress import ip_interface, ip_network
+
+import msgspec
+
+from amphora_agent.model.addressing import Address, Interface, Mac, Network
+from amphora_agent.model.plugging import AdditionalVip, HostRoute, NetworkPlug, PluggedVip
+from amphora_agent.network.plan.dhcp_lease import Lease
+
+#: The interface that holds the VIPs, whatever the kernel called it.
+VIP_INTERFACE = "eth1"
+
+#: The mark of our routes and rules. Unassigned in iproute2's rt_protos and in the kernel's
+#: rtnetlink.h, and above RTPROT_STATIC: the kernel itself gives it no meaning.
+OWN_PROTOCOL = 154
+
+MAIN_TABLE = 254
+#: Where packets from a VIP are routed (WIRE §5). keepalived uses the same in ACTIVE_STANDBY.
+VIP_TABLE = 1
+#: As keepalived has it in the controller's template.
+VIP_RULE_PRIORITY = 100
+
+#: What IPv6 routes have when nothing is said.
+_IPV6_METRIC = 1024
+
+#: By IP version.
+DEFAULT_DESTINATION = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+class HostAddress(msgspec.Struct, frozen=True):
+    """An address of an interface.
+
+    A deprecated one answers, and is never chosen as the source of a new connection.
+    """
+
+    interface: Interface
+    deprecated: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.interface}{' deprecated' if self.deprecated else ''}"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """A route through the interface. A gateway is on-link, even outside every subnet."""
+
+    destination: Network
+    metric: int
+    table: int = MAIN_TABLE
+    gateway: Address | None = None
+    source: Address | None = None
+    protocol: int = OWN_PROTOCOL
+
+    def __str__(self) -> str:
+        words = [str(self.destination)]
+        words += ["via", str(self.gateway)] if self.gateway else []
+        words += ["src", str(self.source)] if self.source else []
+        words += ["table", str(self.table)] if self.table != MAIN_TABLE else []
+        return " ".join([*words, "metric", str(self.metric)])
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Packets from `source` are routed by `table`."""
+
+    source: Network
+    table: int = VIP_TABLE
+    priority: int = VIP_RULE_PRIORITY
+    protocol: int = OWN_PROTOCOL
+
+    def __str__(self) -> str:
+        return f"from {self.source} lookup {self.table} priority {self.priority}"
+
+
+class InterfaceSpec(msgspec.Struct, frozen=True):
+    """What an interface must have. `mtu` None leaves it as it is.
+
+    `dhcp` wants a DHCP client beside it: the lease that it gets is one more source of this spec.
+    `optional` are routes that a tenant has chosen: one that the kernel refuses is reported and left
+    out, since it must not take the load balancer down.
+    `retired` are addresses that an earlier spec wanted and this one does not. Any other address
+    that the interface has besides was put there by the kernel or keepalived, and stays.
+    """
+
+    mac: Mac
+    name: str
+    mtu: int | None = None
+    addresses: tuple[HostAddress, ...] = ()
+    routes: tuple[Route, ...] = ()
+    optional: frozenset[Route] = frozenset()
+    rules: tuple[Rule, ...] = ()
+    up: bool = True
+    dhcp: bool = False
+    slaac: bool = False
+    retired: frozenset[Interface] = frozenset()
+
+    @property
+    def owns_rules(self) -> bool:
+        """Rules belong to no interface; the VIP interface answers for all of ours."""
+        return self.name == VIP_INTERFACE
+
+    @property
+    def sysctls(self) -> tuple[tuple[str, str], ...]:
+        """Settings of the interface: `ipv6/accept_ra` is `net.ipv6.conf.<name>.accept_ra`.
+
+        2 accepts router advertisements although the namespace forwards packets. Without SLAAC
+        they are refused: no member network may set up addresses of its own. A default route it
+        must not set up with SLAAC either.
+        Promotion lets the first IPv4 address of a subnet go without taking the others with it.
+        """
+        settings = {"ipv6/accept_ra": "0", "ipv6/autoconf": "0", "ipv4/promote_secondaries": "1"}
+        if self.slaac:
+            default_route = "1" if self.name == VIP_INTERFACE else "0"
+            settings |= {"ipv6/accept_ra": "2", "ipv6/autoconf": "1"}
+            settings |= {"ipv6/accept_ra_defrtr": default_route}
+        return tuple(settings.items())
+
+
+def interface_spec(
+    mac: Mac,
+    name: str,
+    *,
+    vip: PluggedVip | None,
+    network: NetworkPlug | None,
+    single: bool,
+    lease: Lease | None = None,
+    owned: Iterable[Interface] = (),
+) -> InterfaceSpec:
+    """The spec of the port `mac` as interface `name`.
+
+    Args:
+        vip: what was plugged as VIP on this port, if anything.
+        network: what was plugged as member network on this port, if anything.
+        single: whether the agent holds the VIPs; otherwise keepalived does.
+        lease: what DHCP gave the port, where it takes DHCP.
+        owned: addresses that earlier specs have put on the interface.
+    """
+    vips = vip.vips if vip else ()
+    fixed_ips = (network.fixed_ips if network else None) or ()
+    automatic = vip.vrrp_ip is None if vip else not fixed_ips
+    dhcp = automatic and (vip is None or any(each.ip_address.version == 4 for each in vips))
+    lease = lease if dhcp else None
+    addresses: list[HostAddress] = []
+    if vip and vip.vrrp_ip is not None:
+        addresses.append(_in_subnet(vip.vrrp_ip, vip.subnet_cidr))
+    if lease:
+        addresses.append(HostAddress(lease.address))
+    if single:
+        addresses += (_alone(each.ip_address) for each in vips)
+    addresses += (_in_subnet(each.ip_address, each.subnet_cidr) for each in fixed_ips)
+    addresses = _first_of_each(addresses)
+
+    connected = {address.interface.network for address in addresses}
+    routing = _Routing(metric=int(name.removeprefix("eth")), connected=connected)
+    for each in vips:
+        routing.add_vip(each, MAIN_TABLE)
+        if single:
+            routing.add_vip(each, VIP_TABLE)
+    for fixed_ip in fixed_ips:
+        routing.add_host_routes(fixed_ip.host_routes, MAIN_TABLE)
+        # A member network never leads to the world, except on the VIP's own port, where it may be
+        # the only one of its family.
+        if vip:
+            routing.add_default(fixed_ip.gateway, MAIN_TABLE)
+            if single:
+                routing.add_default(fixed_ip.gateway, VIP_TABLE)
+    if lease and not vip:
+        routing.add_host_routes(lease.routes, MAIN_TABLE)
+
+    mtus = (network and network.mtu, vip and vip.mtu, lease and lease.mtu)
+    wanted = {address.interface for address in addresses}
+    return InterfaceSpec(
+        mac=mac,
+        name=name,
+        mtu=next((mtu for mtu in mtus if mtu), None),
+        addresses=tuple(addresses),
+        routes=routing.routes,
+        optional=routing.optional,
+        rules=tuple(Rule(ip_network(each.ip_address)) for each in vips) if single else (),
+        dhcp=dhcp,
+        slaac=automatic,
+        retired=frozenset(owned) - wanted,
+    )
+
+
+def nothing(spec: InterfaceSpec) -> InterfaceSpec:
+    """The interface of `spec` taken down, with all of ours gone from it."""
+    ours = frozenset(address.interface for address in spec.addresses)
+    return InterfaceSpec(spec.mac, spec.name, up=False, retired=ours | spec.retired)
+
+
+class _Routing:
+    """Collects routes; of several to one destination in one table the first stays.
+
+    The metric is the interface's number: the kernel's own routes (0) come before ours, and those
+    of the VIP interface before those of members, in whatever order the interfaces were plugged.
+    """
+
+    def __init__(self, metric: int, connected: set[Network]) -> None:
+        self._metric = metric
+        self._connected = connected
+        self._routes: dict[tuple[int, Network], Route] = {}
+        self._chosen: set[Route] = set()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        return tuple(self._routes.values())
+
+    @property
+    def optional(self) -> frozenset[Route]:
+        """Those that are there because a tenant has chosen them, and for no other reason."""
+        return frozenset(self._chosen)
+
+    def add_vip(self, vip: AdditionalVip, table: int) -> None:
+        source = vip.ip_address if table == VIP_TABLE else None
+        self._add(vip.subnet_cidr, table, source=source)
+        self.add_default(vip.gateway, table)
+        self.add_host_routes(vip.host_routes, table)
+
+    def add_default(self, gateway: Address | None, table: int) -> None:
+        if gateway is not None:
+            self._add(DEFAULT_DESTINATION[gateway.version], table, gateway=gateway)
+
+    def add_host_routes(self, host_routes: Iterable[HostRoute] | None, table: int) -> None:
+        for each in host_routes or ():
+            route = self._add(each.destination, table, gateway=each.nexthop)
+            if route:
+                self._chosen.add(route)
+
+    def _add(
+        self,
+        destination: Network,
+        table: int,
+        *,
+        gateway: Address | None = None,
+        source: Address | None = None,
+    ) -> Route | None:
+        """Returns the route, unless there is one to the destination already."""
+        if table == MAIN_TABLE and destination in self._connected:
+            return None  # the kernel makes this route, with the address
+        if (table, destination) in self._routes:
+            return None
+        metric = self._metric + (_IPV6_METRIC if destination.version == 6 else 0)
+        route = Route(destination, metric, table=table, gateway=gateway, source=source)
+        self._routes[table, destination] = route
+        return route
+
+
+def _in_subnet(address: Address, subnet: Network) -> HostAddress:
+    return HostAddress(ip_interface((address, subnet.prefixlen)))
+
+
+def _alone(vip: Address) -> HostAddress:
+    # Connections to members come from vrrp_ip. IPv4 chooses it by its subnet; IPv6 would choose
+    # the VIP when that has more bits in common with the member. keepalived deprecates it, too.
+    return HostAddress(ip_interface(vip), deprecated=vip.version == 6)
+
+
+def _first_of_each(addresses: Iterable[HostAddress]) -> list[HostAddress]:
+    def unique() -> Iterator[HostAddress]:
+        seen: set[Address] = set()
+        for address in addresses:
+            if address.interface.ip not in seen:
+                seen.add(address.interface.ip)
+                yield address
+
+    return list(unique())

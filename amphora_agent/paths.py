@@ -1,0 +1,413 @@
+"""Every path, in one place, and the only way from an outside name to a path.
+
+Ids and certificate names come from URLs. `object_id` and `certificate_name` are the one gate:
+what passes them is a single path component that cannot climb, hide or collide with the agent's
+own files; everything else is an `InvalidRequest`. The functions that build paths take only what
+came through the gate (`ObjectId`, `CertificateName`), and the type checker holds callers to it.
+"""
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NewType
+
+from amphora_agent.errors import InvalidRequest
+from amphora_agent.settings.reader import Settings
+
+ObjectId = NewType("ObjectId", str)
+CertificateName = NewType("CertificateName", str)
+
+_OBJECT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
+_CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
+
+#: The directory of what haproxy is given of a declared instance, beside the files that it is made
+#: of (haproxy/runtime/config_dir.py). No id has a dot.
+PARTS = "haproxy.d"
+
+#: Behind the id in the second name of a process.
+SECOND = ".2"
+
+_LVS_PREFIX = "octavia-keepalivedlvs-"
+
+#: Directories of the agent itself below base_path: no load balancer may have such a name.
+_RESERVED = frozenset({"certs", "dhcp", "heartbeat", "journal", "lvs", "processes", "vrrp"})
+
+
+def object_id(text: str) -> ObjectId:
+    """The id of an amphora, load balancer or listener, as it came in a URL (decoded).
+
+    Raises:
+        InvalidRequest: it is not 1 to 64 letters, digits, `-` and `_`, beginning with a letter
+            or digit. Octavia's ids are UUIDs; what matters here is that no id leaves its
+            directory or names one of the agent's own.
+    """
+    if not is_object_id(text):
+        raise InvalidRequest("Invalid request", f"{text!r} is not an id")
+    return ObjectId(text)
+
+
+def is_object_id(text: str) -> bool:
+    """Whether a name is an id: see `object_id`."""
+    return bool(_OBJECT_ID.fullmatch(text)) and text not in _RESERVED
+
+
+def certificate_name(text: str) -> CertificateName:
+    """The file name of a certificate, as it came in a URL (decoded).
+
+    Raises:
+        InvalidRequest: it is not a plain file name that ends in `.pem`.
+    """
+    if not _CERTIFICATE_NAME.fullmatch(text):
+        raise InvalidRequest("Filename has wrong format", f"{text!r} is not NAME.pem")
+    return CertificateName(text)
+
+
+@dataclass(frozen=True)
+class InstanceLayout:
+    """The files of one haproxy instance. The controller's texts name some of them (WIRE §3).
+
+    Of one that is `declared`, the agent has written all that haproxy loads, into one directory.
+    """
+
+    id: ObjectId
+    directory: Path
+    certificates: Path
+    stats_socket: Path
+    master_socket: Path
+    declared: bool = False
+    #: Of its process for the supervisor, and of the unit.
+    process: str = ""
+
+    @property
+    def second(self) -> Path:
+        """Says which of two instances with this id, an uploaded and a declared one, has the second
+        name for its process: while one takes the other's place, both run."""
+        return self.directory / "second"
+
+    @property
+    def live(self) -> Path:
+        """The files of a declared load balancer as its processes load them."""
+        return self.owner / "live"
+
+    @property
+    def current(self) -> Path:
+        """Leads to those of a declared instance."""
+        return self.directory / "current"
+
+    @property
+    def owner(self) -> Path:
+        """The directory of the load balancer that this instance belongs to: its own, unless it is
+        one of several processes of a declared load balancer."""
+        if self.declared:
+            with contextlib.suppress(OSError):
+                target = self.current.readlink().parts
+                if target[0] == "..":
+                    return self.directory.parent / target[1]
+        return self.directory
+
+    @property
+    def prefix(self) -> str:
+        """Before the names of its files in a revision of the load balancer."""
+        return "" if self.owner == self.directory else f"{self.id}/"
+
+    @property
+    def revisions(self) -> Path:
+        """What is committed, what came up, and the generations of the load balancer."""
+        return self.owner / "revisions" if self.declared else self._revisions
+
+    @cached_property
+    def _revisions(self) -> Path:
+        return self.directory / "revisions"
+
+    @property
+    def configuration(self) -> Path:
+        """What the controller sent, byte for byte; of a declared instance, what all its listeners
+        share."""
+        return (self.current if self.declared else self.directory) / "haproxy.cfg"
+
+    @property
+    def loads(self) -> tuple[Path, ...]:
+        """What haproxy is told to load, in this order: files, or a directory of them."""
+        return (self.current,) if self.declared else (self.configuration, self.addition)
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        """What haproxy is told to load on its command line: of a declared instance the parts of
+        `loads`. States that an older agent has made have none."""
+        parts = self.current / PARTS
+        return (parts,) if self.declared and parts.is_dir() else self.loads
+
+    @property
+    def addition(self) -> Path:
+        """What the agent adds, as a second file for haproxy."""
+        return self.directory / "agent.cfg"
+
+    @property
+    def peer(self) -> Path:
+        """The name for `-L`, remembered from the upload for the start."""
+        return self.directory / "peer"
+
+    @property
+    def rejected(self) -> Path:
+        """The last configuration that was refused or did not come up, for a person to read."""
+        return self.directory / "haproxy.cfg.rejected"
+
+    @property
+    def state(self) -> Path:
+        return self.directory / "servers-state"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / f"{self.id}.pid"
+
+    @property
+    def last_good(self) -> Path:
+        """What is known of the worker that came up last."""
+        return self.directory / "last-good"
+
+    @property
+    def final_counters(self) -> Path:
+        """Readings of workers taken just before they were asked to leave."""
+        return self.directory / "final-counters"
+
+    @property
+    def old_journals(self) -> tuple[Path, ...]:
+        """What agents wrote who kept a record for each instance; the newer entries first."""
+        return self.directory / "journal.jsonl", self.directory / "journal.jsonl.1"
+
+
+@dataclass(frozen=True)
+class VrrpLayout:
+    """The files of the VRRP service. The controllers' texts name that of the check (WIRE §3)."""
+
+    directory: Path
+    #: What the probe has found.
+    verdict: Path
+    #: Of keepalived's child.
+    child_pid_file: Path
+    #: Of a part of keepalived that does not run.
+    bfd_pid_file: Path
+    #: keepalived tells here of each change of its state.
+    fifo: Path
+    #: The states that are in the record.
+    states: Path
+
+    @property
+    def configuration(self) -> Path:
+        """What the controller sent, byte for byte."""
+        return self.directory / "octavia-keepalived.conf"
+
+    @property
+    def given(self) -> Path:
+        """What keepalived reads: that, in its own words, and the agent's addition."""
+        return self.directory / "agent.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / "octavia-keepalived.pid"
+
+    @property
+    def check_script(self) -> Path:
+        return self.directory / "check_script.sh"
+
+
+@dataclass(frozen=True)
+class LvsLayout:
+    """The files of one UDP or SCTP listener."""
+
+    id: ObjectId
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """Of its keepalived for the supervisor, and of the unit (WIRE §3)."""
+        return f"{_LVS_PREFIX}{self.id}"
+
+    @property
+    def configuration(self) -> Path:
+        """What the controller sent, byte for byte."""
+        return self.directory / f"{self.name}.conf"
+
+    @property
+    def given(self) -> Path:
+        """What keepalived reads: what was committed when it was last told to, and the agent's
+        addition."""
+        return self.directory / f"agent-{self.id}.conf"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / f"{self.name}.pid"
+
+    @property
+    def child_pid_file(self) -> Path:
+        return self.directory / f"{self.name}-check.pid"
+
+    @property
+    def bfd_pid_file(self) -> Path:
+        """Of a part of keepalived that does not run."""
+        return self.directory / f"{self.name}-bfd.pid"
+
+
+def alarms_directory(run: Path) -> Path:
+    """Where the alarms are: known before the settings are."""
+    return run / "alarms"
+
+
+def namespace_file(name: str) -> Path:
+    """The file of a network namespace, where `ip netns` has it, too."""
+    return Path("/run/netns") / name
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every path of one amphora.
+
+    `run` holds what may vanish with a reboot (sockets, logs), everything else is kept.
+    """
+
+    base: Path
+    certificates: Path
+    network: Path
+    run: Path
+    namespace: Path
+    units: Path
+
+    @classmethod
+    def of(
+        cls,
+        settings: Settings,
+        *,
+        run: Path,
+        namespace: str,
+        units: Path = Path("/etc/systemd/system"),
+    ) -> "Layout":
+        return cls(
+            base=Path(settings.base_path),
+            certificates=Path(settings.base_cert_dir),
+            network=Path(settings.agent_server_network_dir),
+            run=run,
+            namespace=namespace_file(namespace),
+            units=units,
+        )
+
+    @property
+    def processes(self) -> Path:
+        """What the embedded supervisor keeps alive."""
+        return self.base / "processes"
+
+    @property
+    def journal(self) -> Path:
+        """The directory of the record of what happened."""
+        return self.base / "journal"
+
+    @property
+    def kept_client_crl(self) -> Path:
+        """The last good revocation lists of the controllers' certificates."""
+        return self.base / "client-crl.pem"
+
+    @property
+    def leases(self) -> Path:
+        """What DHCP has given, and the scripts of its clients."""
+        return self.base / "dhcp"
+
+    @property
+    def alarms(self) -> Path:
+        """The lasting conditions that an operator must know of."""
+        return alarms_directory(self.run)
+
+    @property
+    def instance_locks(self) -> Path:
+        return self.run / "instances"
+
+    def instance_lock(self, instance_id: ObjectId) -> Path:
+        return self.instance_locks / f"{instance_id}.lock"
+
+    @property
+    def network_locks(self) -> Path:
+        return self.run / "network"
+
+    @property
+    def heartbeat_counters(self) -> tuple[Path, Path]:
+        """What heartbeats have told of counters: on disk, and in memory."""
+        return self.base / "heartbeat" / "counters", self.run / "heartbeat" / "counters"
+
+    @property
+    def controller_api(self) -> Path:
+        """The version of the API that the controller speaks."""
+        return self.base / "heartbeat" / "controller-api"
+
+    @property
+    def vrrp(self) -> VrrpLayout:
+        return VrrpLayout(
+            directory=self.base / "vrrp",
+            verdict=self.run / "vrrp-check",
+            child_pid_file=self.run / "octavia-keepalived-vrrp.pid",
+            bfd_pid_file=self.run / "octavia-keepalived-bfd.pid",
+            fifo=self.run / "vrrp-notify",
+            states=self.run / "vrrp-states",
+        )
+
+    @property
+    def ping_wrapper(self) -> Path:
+        """The program that configurations name for checks of PING monitors (WIRE §3)."""
+        return self.base / "ping-wrapper.sh"
+
+    @property
+    def lvs_directory(self) -> Path:
+        return self.base / "lvs"
+
+    @property
+    def udp_check(self) -> Path:
+        """The script that configurations name for checks of UDP members (WIRE §3)."""
+        return self.lvs_directory / "check" / "udp_check.sh"
+
+    def lvs(self, listener_id: ObjectId) -> LvsLayout:
+        return LvsLayout(listener_id, self.lvs_directory)
+
+    def lvs_listeners(self) -> list[LvsLayout]:
+        """Those that have a configuration, sorted by id."""
+        found = []
+        for configuration in sorted(self.lvs_directory.glob(f"{_LVS_PREFIX}*.conf")):
+            name = configuration.stem.removeprefix(_LVS_PREFIX)
+            if _OBJECT_ID.fullmatch(name):
+                found.append(self.lvs(ObjectId(name)))
+        return found
+
+    def instance(self, instance_id: ObjectId) -> InstanceLayout:
+        """An instance as it is now: declared, also while an uploaded text waits to take its place,
+        or uploaded."""
+        declared = (self.base / instance_id / "current").is_symlink()
+        return self.declared(instance_id) if declared else self.uploaded(instance_id)
+
+    def uploaded(self, instance_id: ObjectId) -> InstanceLayout:
+        """An instance whose text the controller sends."""
+        return self._instance(instance_id, "uploaded")
+
+    def _instance(self, instance_id: ObjectId, kind: str) -> InstanceLayout:
+        found = InstanceLayout(
+            id=instance_id,
+            directory=self.base / instance_id,
+            certificates=self.certificates / instance_id,
+            stats_socket=self.base / f"{instance_id}.sock",
+            master_socket=self.run / f"{instance_id}.master",
+            process=f"haproxy-{instance_id}",
+        )
+        with contextlib.suppress(OSError):
+            if os.readlink(found.second) == kind:
+                return replace(
+                    found,
+                    master_socket=self.run / f"{instance_id}{SECOND}.master",
+                    process=f"haproxy-{instance_id}{SECOND}",
+                )
+        return found
+
+    def declared(self, instance_id: ObjectId) -> InstanceLayout:
+        """An instance whose text the agent writes."""
+        found = self._instance(instance_id, "declared")
+        return replace(found, certificates=found.current / "certificates", declared=True)
+
+    def certificate(self, instance_id: ObjectId, name: CertificateName) -> Path:
+        return self.certificates / instance_id / name

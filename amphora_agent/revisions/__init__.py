@@ -1,0 +1,1 @@
+"""What load balancers were and are: contents by digest, revisions that name them, live files."""

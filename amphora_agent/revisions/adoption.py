@@ -1,0 +1,143 @@
+"""Revisions made of what an agent left that kept its last good files and generations as links.
+
+Live files stay as they are, and so does what runs. An agent of that kind that is installed again
+makes such links anew; then its files are what counts.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from amphora_agent import files
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.revisions.contents import (
+    CERTIFICATES,
+    COMMITTED,
+    CONFIGURATION,
+    LOADED,
+    WAITING,
+    Revisions,
+)
+
+#: What the older agent kept, below the directory of an instance.
+_LAST_GOOD, _GENERATIONS = "last-good", "generations"
+_LIVE = "live"
+_UPLOADED = (CONFIGURATION, "agent.cfg", "peer")
+
+
+def adopt(layout: Layout, instance: InstanceLayout) -> bool:
+    """Make revisions of an older agent's files, if there are any. The caller holds the lock. Return
+    whether there were uploaded ones.
+
+    Raises:
+        OSError: not all of it could be done; nothing of it counts then.
+    """
+    if instance.declared:
+        _adopt_declared(layout, instance)
+        return False
+    had_uploaded = _adopt_uploaded(instance)
+    declared = Revisions(instance.revisions, declared=True)
+    if declared.committed is None:
+        return had_uploaded
+    if declared.has_loaded():
+        # The link was removed by hand: without it nobody would find the load balancer.
+        files.point(instance.current, _LIVE)
+    else:  # its first state was being committed
+        declared.drop_all()
+        files.remove_tree(instance.live)
+    return had_uploaded
+
+
+def _adopt_uploaded(instance: InstanceLayout) -> bool:
+    revisions = Revisions.of(instance)
+    good = instance.directory / _LAST_GOOD
+    if revisions.committed is not None and not (good / CONFIGURATION).exists():
+        return False
+    now = _uploaded_files(instance.directory, instance.certificates)
+    if not now or (CONFIGURATION not in now and revisions.directory.exists()):
+        return False  # there is none, or its deletion was interrupted
+    for number, path in _numbered(instance.directory / _GENERATIONS):
+        if (path / CONFIGURATION).exists():
+            then = _uploaded_files(path, path / "certificates")
+            revisions.refer(str(number), _keep(revisions, then))
+    if (good / CONFIGURATION).exists():
+        loaded = {"peer": now["peer"]} if "peer" in now else {}
+        loaded |= _uploaded_files(good, good / "certificates")
+        revisions.refer(f"{LOADED}{instance.id}", _keep(revisions, loaded), sync=False)
+    name = COMMITTED if CONFIGURATION in now else WAITING
+    revisions.refer(name, _keep(revisions, now))
+    files.remove_tree(instance.directory / _GENERATIONS)
+    files.remove_tree(good / "certificates")
+    for name in ("agent.cfg", CONFIGURATION):
+        files.remove(good / name)
+    return True
+
+
+def _adopt_declared(layout: Layout, instance: InstanceLayout) -> None:
+    old = instance.directory / _GENERATIONS
+    try:
+        target = instance.current.readlink()
+    except FileNotFoundError:
+        return  # there is none yet
+    if target.parts[0] != _GENERATIONS:
+        return  # it is adopted, or one of several processes of a load balancer
+    revisions = Revisions.of(instance)
+    for number, path in _numbered(old):
+        revisions.refer(str(number), _keep(revisions, _declared_files(path)))
+    digest = revisions.reference(target.name)
+    if digest is None:
+        return
+    manifest = revisions.manifest(digest)
+    for process in _processes(layout, instance):
+        # What it has loaded: a state, or a directory in one.
+        with contextlib.suppress(OSError, ValueError):
+            loaded = (process.last_good / "current").readlink().relative_to(old).parts[0]
+            if (kept := revisions.reference(loaded)) is not None:
+                revisions.refer(f"{LOADED}{process.id}", kept, sync=False)
+    files.remove_tree(instance.live)
+    for name, entry in manifest.items():
+        path = instance.live / name
+        files.make_private_directories(path.parent, instance.live)
+        files.replace_unsynced(path, revisions.read(entry.digest), entry.mode)
+    revisions.refer(COMMITTED, digest)
+    files.point(instance.current, _LIVE)
+    files.remove_tree(old)
+    for process in _processes(layout, instance):
+        files.remove(process.last_good / "current")
+
+
+def _processes(layout: Layout, instance: InstanceLayout) -> list[InstanceLayout]:
+    """The load balancer itself, and the directories of its listeners' processes."""
+    found = [instance]
+    for path in layout.base.iterdir():
+        with contextlib.suppress(OSError):
+            parts = (path / "current").readlink().parts
+            if parts[:2] == ("..", instance.id):
+                found.append(layout.declared(ObjectId(path.name)))
+    return found
+
+
+def _keep(revisions: Revisions, contents: Mapping[str, bytes]) -> str:
+    return revisions.keep_manifest(revisions.keep(contents))
+
+
+def _uploaded_files(directory: Path, certificates: Path) -> dict[str, bytes]:
+    found = {}
+    for name in _UPLOADED:
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = (directory / name).read_bytes()
+    for name in files.inodes(certificates):
+        found[f"{CERTIFICATES}{name}"] = (certificates / name).read_bytes()
+    return found
+
+
+def _declared_files(directory: Path) -> dict[str, bytes]:
+    return {name: (directory / name).read_bytes() for name in files.inodes_below(directory)}
+
+
+def _numbered(directory: Path) -> list[tuple[int, Path]]:
+    try:
+        paths = [path for path in directory.iterdir() if path.name.isascii()]
+    except FileNotFoundError:
+        return []
+    return sorted((int(path.name), path) for path in paths if path.name.isdigit())

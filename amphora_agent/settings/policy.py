@@ -1,0 +1,315 @@
+"""What a pushed configuration may change: a table, and for each value what must be shown of it.
+
+The controller may change what it calls mutable, and what is harmless. Everything else stays as it
+is in force, or is shown to work at the moment of the push: an agent that cannot serve with its
+configuration is lost, and the program and the directories named in it are used by root.
+`docs/policy.md` has this table for people.
+"""
+
+import enum
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+from amphora_agent.model import heartbeats
+from amphora_agent.model.events.changes import SECRET, Difference
+from amphora_agent.settings.reader import Settings, place
+
+
+class Rule(enum.StrEnum):
+    """What a push may do with a key. The value is the word of `docs/policy.md`."""
+
+    MAY_CHANGE = "may change"
+    MUST_STAY = "stays"
+    MUST_BE_PROVEN = "stays, or is proven"
+
+
+@dataclass(frozen=True)
+class AddressIsFree:
+    """The API can listen here."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class CertificateServes:
+    """This file has a certificate and its key, which the controller accepts of this amphora."""
+
+    path: str
+    amphora_id: str
+
+
+@dataclass(frozen=True)
+class AuthorityKnowsCaller:
+    """This file has the authority that has signed the certificate of whoever asks."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class DirectoryIsUsable:
+    """The agent can use this directory, which is below `parent`, and nobody else does. `known`
+    are directories of the agent itself, which need not be empty."""
+
+    path: str
+    parent: str
+    known: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProgramIsHaproxy:
+    """This program is haproxy, and only root can exchange it."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class CallerSpeaks:
+    """Whoever asks has a connection with this version of TLS."""
+
+    version: str
+
+
+Proof = (
+    AddressIsFree
+    | CertificateServes
+    | AuthorityKnowsCaller
+    | DirectoryIsUsable
+    | ProgramIsHaproxy
+    | CallerSpeaks
+)
+
+
+class Decision(NamedTuple):
+    """What is to be said of a push: `refusals` are places in the file with reasons, `proofs` are
+    what has to be proven, with the place of each."""
+
+    refusals: tuple[str, ...]
+    proofs: Mapping[Proof, str]
+
+
+def decide(
+    in_force: Settings, wanted: Settings, *, parents: Sequence[str], known: Sequence[str]
+) -> Decision:
+    """Judge a push by the table.
+
+    `parents` are the directories below which the agent's directories may be, `known` those that
+    the agent uses, or has used.
+    """
+    push = _Push(in_force, wanted, tuple(parents), tuple(known))
+    refusals: list[str] = []
+    # One address is proven once, whichever half of it changes.
+    proofs: dict[Proof, str] = {}
+    for name, row in TABLE.items():
+        if push.keeps(name):
+            continue
+        try:
+            proof = row.check(push, name)
+        except _Refused as refused:
+            refusals.append(f"{place(name)}: {refused}")
+        else:
+            if proof is not None:
+                proofs.setdefault(proof, place(name))
+    return Decision(tuple(refusals), proofs)
+
+
+def is_same(name: str, one: Settings, other: Settings) -> bool:
+    """Whether a setting means the same in both, however it is written."""
+    return _meaning(name, one) == _meaning(name, other)
+
+
+def differs_at_start(one: Settings, other: Settings) -> list[str]:
+    """Return the settings that differ and are read only when the agent starts."""
+    return [name for name in _READ_AT_START if not is_same(name, one, other)]
+
+
+def with_start_settings(settings: Settings, started: Settings) -> Settings:
+    """Return `settings`, but those that are read only at the start as `started` has them."""
+    return replace(settings, **{name: getattr(started, name) for name in _READ_AT_START})
+
+
+class _Refused(Exception):
+    """The push may not do that; the text is the reason, without the value."""
+
+
+class _Push(NamedTuple):
+    in_force: Settings
+    wanted: Settings
+    parents: tuple[str, ...]
+    known: tuple[str, ...]
+
+    def keeps(self, name: str) -> bool:
+        return is_same(name, self.in_force, self.wanted)
+
+    def value(self, name: str) -> str:
+        return str(getattr(self.wanted, name))
+
+
+def _meaning(name: str, settings: Settings) -> object:
+    value = getattr(settings, name)
+    if name == "bind_host":
+        return ipaddress.ip_address(value)
+    if name in _DIRECTORIES:
+        return value.rstrip("/")
+    return value
+
+
+# What is asked of a value that differs
+
+
+_Check = Callable[[_Push, str], Proof | None]
+
+
+def _accept(push: _Push, name: str) -> None:
+    return None
+
+
+def _stay(push: _Push, name: str) -> None:
+    raise _Refused("cannot be changed by a push")
+
+
+def _require_key(push: _Push, name: str) -> None:
+    if not push.value(name):
+        raise _Refused("is empty: no controller would believe a heartbeat")
+
+
+def _require_controllers(push: _Push, name: str) -> None:
+    bad = heartbeats.unusable(push.wanted.controller_ip_port_list)
+    if bad:
+        raise _Refused(f"entry {', '.join(map(str, bad))} is not ADDRESS:PORT")
+
+
+#: Of syslog(3).
+_FACILITIES = frozenset(
+    {
+        *("auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news"),
+        *("security", "syslog", "user", "uucp"),
+        *(f"local{number}" for number in range(8)),
+    }
+)
+
+
+def _require_facility(push: _Push, name: str) -> None:
+    if push.value(name).lower().removeprefix("log_") not in _FACILITIES:
+        raise _Refused("is no facility of syslog")
+
+
+def _require_driver(push: _Push, name: str) -> None:
+    if push.value(name) != "keepalived_lvs":
+        raise _Refused("is not keepalived_lvs, the only driver that there is")
+
+
+def _prove_tls(push: _Push, name: str) -> Proof | None:
+    version = push.value(name)
+    if version == "TLSv1.3":
+        return CallerSpeaks(version)
+    if version != "TLSv1.2":
+        raise _Refused("is older than any version that the agent speaks")
+    return None  # with TLSv1.2, the agent speaks 1.3 as well
+
+
+def _prove_address(push: _Push, name: str) -> Proof:
+    return AddressIsFree(push.wanted.bind_host, push.wanted.bind_port)
+
+
+def _prove_certificate(push: _Push, name: str) -> Proof:
+    return CertificateServes(_plain(push.value(name)), push.in_force.amphora_id)
+
+
+def _prove_authority(push: _Push, name: str) -> Proof:
+    return AuthorityKnowsCaller(_plain(push.value(name)))
+
+
+def _prove_program(push: _Push, name: str) -> Proof:
+    return ProgramIsHaproxy(_plain(push.value(name)))
+
+
+#: haproxy makes "<base_path>/<id>.sock" under a temporary name first: with a dot, a process id and
+#: ".tmp" behind it. The path of a socket holds 107 bytes.
+_LONGEST_BASE_PATH = 107 - len("/" + "x" * 36 + ".sock" + ".4194304.tmp")
+
+
+def _prove_directory(push: _Push, name: str) -> Proof:
+    path = _plain(push.value(name).rstrip("/"))
+    if name == "base_path" and len(path.encode()) > _LONGEST_BASE_PATH:
+        raise _Refused(f"is longer than {_LONGEST_BASE_PATH} bytes: haproxy needs room for sockets")
+    for other in _DIRECTORIES:
+        if other != name and _meaning(other, push.wanted) == path:
+            raise _Refused(f"is the same directory as {place(other)}")
+    for parent in push.parents:
+        # A default may be one of the parents itself.
+        if path.startswith(f"{parent}/") or path == parent == _DIRECTORIES[name]:
+            return DirectoryIsUsable(path, parent, push.known)
+    raise _Refused("is not below a directory that the command line allows (--directories-below)")
+
+
+def _plain(path: str) -> str:
+    if {"", ".", ".."} & set(path.split("/")[1:]):
+        raise _Refused("is not written in the plain way: no //, /./ or /../")
+    return path
+
+
+_DIRECTORIES = {
+    "base_path": Settings.base_path,
+    "base_cert_dir": Settings.base_cert_dir,
+    "agent_server_network_dir": Settings.agent_server_network_dir.rstrip("/"),
+}
+
+
+class Row(NamedTuple):
+    """What the table says of a key. `at_once`: the agent reads it at each use, not only when it
+    starts."""
+
+    rule: Rule
+    check: _Check
+    at_once: bool = False
+
+
+_FREE_AT_ONCE = Row(Rule.MAY_CHANGE, _accept, at_once=True)
+_FREE = Row(Rule.MAY_CHANGE, _accept)
+
+#: Every setting.
+TABLE: Mapping[str, Row] = {
+    "debug": _FREE_AT_ONCE,
+    "use_syslog": _FREE,
+    "syslog_log_facility": Row(Rule.MAY_CHANGE, _require_facility),
+    "base_path": Row(Rule.MUST_BE_PROVEN, _prove_directory),
+    "base_cert_dir": Row(Rule.MUST_BE_PROVEN, _prove_directory),
+    "bind_host": Row(Rule.MUST_BE_PROVEN, _prove_address),
+    "bind_port": Row(Rule.MUST_BE_PROVEN, _prove_address),
+    "haproxy_cmd": Row(Rule.MUST_BE_PROVEN, _prove_program),
+    "user_log_facility": _FREE,
+    "administrative_log_facility": _FREE,
+    "controller_ip_port_list": Row(Rule.MAY_CHANGE, _require_controllers, at_once=True),
+    "heartbeat_interval": _FREE_AT_ONCE,
+    "heartbeat_key": Row(Rule.MAY_CHANGE, _require_key, at_once=True),
+    "agent_server_ca": Row(Rule.MUST_BE_PROVEN, _prove_authority, at_once=True),
+    "agent_server_cert": Row(Rule.MUST_BE_PROVEN, _prove_certificate, at_once=True),
+    "agent_server_network_dir": Row(Rule.MUST_BE_PROVEN, _prove_directory),
+    "agent_request_read_timeout": _FREE_AT_ONCE,
+    "agent_tls_protocol": Row(Rule.MUST_BE_PROVEN, _prove_tls, at_once=True),
+    "amphora_id": Row(Rule.MUST_STAY, _stay),
+    "amphora_udp_driver": Row(Rule.MUST_BE_PROVEN, _require_driver),
+    "loadbalancer_topology": _FREE_AT_ONCE,
+}
+
+_READ_AT_START = tuple(name for name, row in TABLE.items() if not row.at_once)
+
+
+def differences(before: Settings, after: Settings) -> list[Difference]:
+    """The settings that differ, with their values; a secret's are not told."""
+
+    def shown(settings: Settings, name: str, is_secret: bool) -> str | None:
+        value = getattr(settings, name)
+        if value in ("", ()):
+            return None
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        return SECRET if is_secret else text
+
+    return [
+        Difference(f.name, shown(before, f.name, not f.repr), shown(after, f.name, not f.repr))
+        for f in fields(Settings)
+        if getattr(before, f.name) != getattr(after, f.name)
+    ]

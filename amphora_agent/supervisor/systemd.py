@@ -1,0 +1,256 @@
+"""The supervisor of an amphora: systemd. One unit a process, rendered from `systemd/`."""
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from amphora_agent import files, templates
+from amphora_agent.errors import OperationFailed
+from amphora_agent.supervisor import output as supervisor_output
+from amphora_agent.supervisor.command import run
+from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a systemctl call that waits for a unit: above the units' own time limits.
+_PATIENCE = 60.0
+
+#: How the names of units begin that a supervisor of ours starts.
+_OURS = ("haproxy-", "octavia-")
+
+#: Seconds between two looks for processes that systemd has started again, and for their words.
+_LOOK = 10.0
+#: Lines of the journal that are weighed at one look, and their characters.
+_MOST_LINES, _MOST_OUTPUT = 2000, 2 << 20
+
+#: Present exactly when systemd is PID 1 (sd_booted(3)).
+_BOOTED = Path("/run/systemd/system")
+
+
+def is_booted() -> bool:
+    """Whether systemd manages this machine."""
+    return _BOOTED.is_dir()
+
+
+def restart(*units: str) -> None:
+    """Start units that are part of the installation, again if they have ended, and await that.
+
+    Raises:
+        OperationFailed: they cannot be started.
+    """
+    _systemctl("restart", *units)
+
+
+class SystemdSupervisor:
+    """Implements `Supervisor` with units in `units` (normally /etc/systemd/system). `died` is told
+    of each process that ended by itself, by its name and with what systemd says of it. `cursor` is
+    a file that remembers which lines of theirs were weighed already."""
+
+    notified = True
+
+    def __init__(
+        self,
+        units: Path,
+        died: Callable[[str, str], None] | None = None,
+        cursor: Path | None = None,
+    ) -> None:
+        self._units = units
+        self._died = died
+        self._cursor = cursor
+        self._watcher: threading.Thread | None = None
+        self.wanted = units / "multi-user.target.wants"
+
+    def start(self, spec: ProcessSpec) -> None:
+        unit = self._unit_path(spec.name)
+        text = unit_text(spec).encode()
+        if not files.has(unit, text):
+            files.write(unit, text, files.PUBLIC)
+            _systemctl("daemon-reload")
+        _systemctl("enable", unit.name)
+        # After a series of failures systemd refuses further starts until told to forget them.
+        run(("systemctl", "reset-failed", unit.name), timeout=_PATIENCE)
+        _systemctl("start", unit.name)
+
+    def stop(self, name: str) -> None:
+        unit = self._unit_path(name)
+        if unit.exists():
+            _end_enabled(unit.name)
+
+    def reload(self, name: str) -> None:
+        _systemctl("reload", f"{name}.service")
+
+    def forget(self, name: str) -> None:
+        self.stop(name)
+        if files.remove(self._unit_path(name)):
+            _systemctl("daemon-reload")
+
+    def retire(self, name: str) -> None:
+        unit = self._unit_path(name)
+        if unit.exists():
+            try:
+                files.write(unit, _retiring(unit.read_text()).encode(), files.PUBLIC)
+                _systemctl("daemon-reload")
+            except OSError as error:
+                logger.warning("%s ends at once, and not by and by: %s", name, error)
+            _end_enabled(unit.name)
+            files.remove(unit)
+            _systemctl("daemon-reload")
+
+    def state(self, name: str) -> ProcessState:
+        if not self._unit_path(name).exists():
+            return ProcessState.STOPPED
+        shown = run(
+            ("systemctl", "show", "--property=ActiveState,UnitFileState", f"{name}.service"),
+            timeout=_PATIENCE,
+        ).output
+        values = dict(line.partition("=")[::2] for line in shown.splitlines())
+        if values.get("ActiveState") in {"active", "reloading"}:
+            return ProcessState.RUNNING
+        wanted = values.get("UnitFileState") == "enabled"
+        return ProcessState.FAILED if wanted else ProcessState.STOPPED
+
+    def mark(self, name: str) -> Mark:
+        return Mark(time.time())
+
+    def output(self, name: str, since: Mark) -> str:
+        # What a process has said just now may still be on its way into the journal.
+        run(("journalctl", "--sync"), timeout=_PATIENCE)
+        return run(
+            (
+                "journalctl",
+                f"--unit={name}.service",
+                f"--since=@{since:.6f}",
+                "--output=cat",
+                "--no-pager",
+                "--lines=200",
+            ),
+            timeout=_PATIENCE,
+        ).output
+
+    def prepare_restarts(self, prepare: Callable[[str], None]) -> None:
+        """Nothing to do: the units have a command for it."""
+
+    def adopt(self) -> None:
+        """Nothing to do: systemd has kept everything running."""
+
+    def resume(self) -> None:
+        """systemd starts what should run; a thread looks what it had to start again."""
+        if self._died is not None and self._watcher is None:
+            watch = functools.partial(_watch, self.wanted, self._died, self._cursor)
+            self._watcher = threading.Thread(target=watch, name="restarts", daemon=True)
+            self._watcher.start()
+
+    def _unit_path(self, name: str) -> Path:
+        return self._units / f"{name}.service"
+
+
+def unit_text(spec: ProcessSpec) -> str:
+    """The unit of a process.
+
+    Raises:
+        OperationFailed: a word of the command, or a path, has a character that a unit file would
+            interpret, or none at all.
+    """
+    plain = (*spec.before, *spec.argv, str(spec.namespace), *map(str, spec.writable))
+    for word in plain:
+        if not word or not word.isprintable() or set(word) & set("\"'\\%$ ;"):
+            raise OperationFailed(f"Cannot write the unit {spec.name}", f"unsafe word {word!r}")
+    return templates.render(
+        "systemd",
+        spec.template,
+        spec=spec,
+        command=" ".join(spec.argv),
+        before=" ".join(spec.before),
+    )
+
+
+def _end_enabled(unit: str) -> None:
+    """Stop a unit, and have it stopped after a boot, too. No disk that refuses the second keeps its
+    process alive; whoever asks again has it done.
+
+    Raises:
+        OperationFailed: not both could be done.
+    """
+    try:
+        _systemctl("disable", unit)
+    finally:
+        _systemctl("stop", unit)
+
+
+def _retiring(text: str) -> str:
+    """A unit that is stopped at once, while its process goes on until its work is done. Otherwise
+    the unit would be active as long, and its name not free."""
+    more = "\n[Service]\nKillMode=none\nExecStop=-/bin/kill -USR1 $MAINPID\n"
+    return text if text.endswith(more) else f"{text}{more}"
+
+
+def _watch(wanted: Path, died: Callable[[str, str], None], cursor: Path | None) -> None:
+    """Tell `died` of processes that ended by themselves, as systemd counts its restarts of them;
+    say again what they have said that matters."""
+    known: dict[str, tuple[int, str]] = {}
+    while True:
+        try:
+            units = sorted(path.name for path in wanted.glob("*.service"))
+            units = [name for name in units if name.startswith(_OURS)]
+            now = dict(_restarts(units)) if units else {}
+        except (OSError, OperationFailed) as error:
+            logger.warning("cannot ask systemd which processes it has started again: %s", error)
+        else:
+            for name, (count, state) in now.items():
+                before, state_before = known.get(name, (count, state))
+                if count > before:
+                    died(name, f"ended; systemd has started it again, {count} times by now")
+                elif state == "failed" != state_before:
+                    died(name, "failed; systemd does not start it again")
+            known = now
+        if cursor is not None:
+            _weigh_words(cursor)
+        time.sleep(_LOOK)
+
+
+def _weigh_words(cursor: Path) -> None:
+    """Say again what matters of the journal since the entry that `cursor` names."""
+    # Not --boot: what a unit sees of /proc/sys may be another boot's, in a container.
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    try:
+        known = cursor.read_text() if cursor.exists() else ""
+        found = run(
+            (
+                *("journalctl", "--quiet", "--no-pager", f"--lines={_MOST_LINES}"),
+                *("--output=json", "--output-fields=MESSAGE,_SYSTEMD_UNIT"),
+                *(f"--unit={name}*.service" for name in _OURS),
+                f"--after-cursor={known}" if known else f"--since=@{booted:.0f}",
+            ),
+            timeout=_PATIENCE,
+            most_output=_MOST_OUTPUT,
+        )
+        lines, last = supervisor_output.of_journal(found.output)
+        supervisor_output.say_again(lines)
+        if last:
+            files.note(cursor, last.encode())
+        elif known and "cursor" in found.output:  # that entry is not in the journal any more
+            files.remove(cursor)
+        # Otherwise no unit of ours has said anything.
+    except (OSError, OperationFailed) as error:
+        logger.warning("cannot read what the processes have said: %s", error)
+
+
+def _restarts(units: list[str]) -> Iterator[tuple[str, tuple[int, str]]]:
+    """How often systemd has started each unit again, and the state that it is in now."""
+    shown = run(
+        ("systemctl", "show", "--property=Id,NRestarts,ActiveState", *units), timeout=_PATIENCE
+    )
+    for block in shown.output.split("\n\n"):
+        values = dict(line.partition("=")[::2] for line in block.splitlines())
+        if values.get("NRestarts", "").isdigit():
+            name = values["Id"].removesuffix(".service")
+            yield name, (int(values["NRestarts"]), values.get("ActiveState", ""))
+
+
+def _systemctl(*arguments: str) -> None:
+    done = run(("systemctl", *arguments), timeout=_PATIENCE)
+    if not done.succeeded:
+        raise OperationFailed(f"systemctl {' '.join(arguments)} failed", done.output.strip())

@@ -1,0 +1,1 @@
+"""PEM, DER and X.509: reading and judging certificates. Pure."""

@@ -1,0 +1,249 @@
+"""PEM files: read as strictly as OpenSSL reads them, and written anew in one form.
+
+Pure, and without the libraries that know all of X.509, which are 10 MB in a process that is always
+there. The few fields that the agent needs are at fixed places (RFC 5280, 4.1 and 5.1).
+"""
+
+import binascii
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+from amphora_agent.x509 import der
+from amphora_agent.x509.der import Unreadable
+
+__all__ = ["CERTIFICATE", "REVOCATIONS", "Block", "Pem", "Revocations", "Unreadable"]
+
+CERTIFICATE = "CERTIFICATE"
+REVOCATIONS = "X509 CRL"
+#: Names of the same thing.
+_SAME = {"X509 CERTIFICATE": CERTIFICATE}
+
+#: Any line end, and those that a transfer as text makes of it.
+_LINE_END = re.compile(rb"\r*\n|\r")
+_BLANKS = b" \t\v\f"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_DELIMITER = re.compile(rb"-----(BEGIN|END) ([A-Z0-9][A-Z0-9 .]*)-----")
+#: Some programs join files whose last line does not end.
+_JOINED = re.compile(rb"(-----END [A-Z0-9 .]+-----)(-----BEGIN [A-Z0-9 .]+-----)")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+#: Of a line that can only be meant as a delimiter.
+_MARKS = (b"-----BEGIN", b"-----END")
+
+#: As OpenSSL writes them, whatever the locale.
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Block(NamedTuple):
+    """One object in a PEM file: its label, and its content (DER)."""
+
+    label: str
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """As PEM, with lines of one length and none blank."""
+        body = binascii.b2a_base64(self.content, newline=False).decode()
+        lines = (body[at : at + 64] for at in range(0, len(body), 64))
+        return "\n".join((f"-----BEGIN {self.label}-----", *lines, f"-----END {self.label}-----\n"))
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-1 of the content, in hexadecimal: what haproxy shows of a certificate."""
+        return hashlib.sha1(self.content, usedforsecurity=False).hexdigest()
+
+
+class Pem(NamedTuple):
+    """A PEM file: its blocks in order, and the lines around them by number, blank ones left out."""
+
+    blocks: tuple[Block, ...]
+    around: tuple[tuple[int, bytes], ...]
+
+
+class Revocations(NamedTuple):
+    """A revocation list. `made` is when, as OpenSSL prints it."""
+
+    made: str
+    serials: frozenset[int]
+
+
+def lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a text file with their numbers, whatever ends them, without blanks around and
+    without byte order marks: files that begin with one are joined, too."""
+    for number, line in enumerate(_LINE_END.split(data), 1):
+        yield number, line.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
+
+
+def is_pem(data: bytes) -> bool:
+    """Whether a line begins as a delimiter of PEM does. Comments that mention one do not count."""
+    return any(mark in data for mark in _MARKS) and any(
+        line.startswith(_MARKS) for _, line in lines(data)
+    )
+
+
+def has_block(data: bytes, label: str) -> bool:
+    """Whether a block of this label begins in a file."""
+    return _begin_of(label) in data
+
+
+def count_blocks(data: bytes, label: str) -> int:
+    """Return how many blocks of this label begin in a file."""
+    return data.count(_begin_of(label))
+
+
+def find_blocks(data: bytes, label: str) -> list[bytes]:
+    """Return the blocks of a file as they are written, unread. `label` is a regular expression."""
+    pattern = rf"-----BEGIN (?:{label})-----.*?-----END (?:{label})-----"
+    return re.findall(pattern.encode(), data, re.DOTALL)
+
+
+def _begin_of(label: str) -> bytes:
+    return f"-----BEGIN {label}-----".encode()
+
+
+def read(data: bytes) -> Pem:
+    """Read a PEM file.
+
+    Line ends may be of any kind, lines indented, and a block may begin in the line in which another
+    one ends. Everything else is as OpenSSL wants it, and each block has one DER element.
+
+    Raises:
+        Unreadable: the text has the number of the line, and never what is in it.
+    """
+    if b"\0" in data:
+        raise Unreadable("it has a NUL byte")
+    blocks: list[Block] = []
+    around: list[tuple[int, bytes]] = []
+    label: bytes | None = None
+    body: list[bytes] = []
+    for number, line in lines(data):
+        for part in _JOINED.sub(rb"\1\n\2", line).split(b"\n"):
+            delimiter = _DELIMITER.fullmatch(part)
+            if label is None:
+                label = _begin(number, delimiter, part)
+                if label is None and part:
+                    around.append((number, part))
+            elif delimiter is None:
+                body.append(_base64(number, label.decode(), part))
+            elif delimiter.groups() == (b"END", label):
+                blocks.append(_block(number, label.decode(), b"".join(body)))
+                label, body = None, []
+            else:
+                raise Unreadable(f"line {number}: {label.decode()} has no end")
+    if label is not None:
+        raise Unreadable(f"it is cut off: {label.decode()} has no end")
+    return Pem(tuple(blocks), tuple(around))
+
+
+def _begin(number: int, delimiter: re.Match[bytes] | None, line: bytes) -> bytes | None:
+    """The label of the block that begins in a line, if one does."""
+    if delimiter is None:
+        if any(mark in line for mark in _MARKS):
+            raise Unreadable(f"line {number}: a delimiter of PEM must be alone in its line")
+        return None
+    if delimiter[1] == b"END":
+        raise Unreadable(f"line {number}: {delimiter[2].decode()} ends and has not begun")
+    return delimiter[2]
+
+
+def _base64(number: int, label: str, line: bytes) -> bytes:
+    """A line in a block."""
+    if _BASE64.fullmatch(line):
+        return line
+    if b"ENCRYPTED" in line:
+        raise Unreadable(f"line {number}: the {label} needs a passphrase")
+    if b":" in line:
+        raise Unreadable(f"line {number}: the {label} has a header")
+    raise Unreadable(f"line {number}: {'not base64' if line else 'a blank line'} in {label}")
+
+
+def _block(number: int, label: str, body: bytes) -> Block:
+    try:
+        content = binascii.a2b_base64(body, strict_mode=True)
+    except binascii.Error:
+        raise Unreadable(f"line {number}: the {label} before is not base64") from None
+    label = _SAME.get(label, label)
+    if label == "ENCRYPTED PRIVATE KEY":
+        raise Unreadable(f"line {number}: the private key before needs a passphrase")
+    with contextlib.suppress(Unreadable):
+        if len(list(der.elements(content))) == 1:
+            return Block(label, content)
+    raise Unreadable(f"line {number}: the {label} before is not one DER element")
+
+
+def serial(certificate: bytes) -> int:
+    """The serial number of a certificate (DER).
+
+    Raises:
+        Unreadable
+    """
+    fields = der.elements(der.content(der.content(certificate, der.SEQUENCE), der.SEQUENCE))
+    try:
+        kind, value = next(fields)
+        if kind == der.VERSION:
+            kind, value = next(fields)
+    except StopIteration:
+        raise Unreadable("it is no certificate") from None
+    if kind != der.INTEGER:
+        raise Unreadable("it has no serial number")
+    return int.from_bytes(value, signed=True)
+
+
+def expiry(block: Block) -> datetime | None:
+    """When a certificate or a revocation list expires; None when it says nothing of that.
+
+    Raises:
+        Unreadable
+    """
+    fields = list(der.elements(der.content(der.content(block.content, der.SEQUENCE), der.SEQUENCE)))
+    try:
+        if block.label == CERTIFICATE:
+            # version (if it is not 1), serial number, signature algorithm, issuer, validity
+            _, validity = fields[4 if fields[0][0] == der.VERSION else 3]
+            _, (kind, value) = der.elements(validity)
+            return der.time(kind, value)
+        _, until, _ = _times(fields)
+        return until and der.time(*until)
+    except (IndexError, ValueError):
+        raise Unreadable(f"the {block.label} has no time where it should be") from None
+
+
+def revocations(encoded: bytes) -> Revocations:
+    """What a revocation list (DER) says.
+
+    Raises:
+        Unreadable
+    """
+    fields = list(der.elements(der.content(der.content(encoded, der.SEQUENCE), der.SEQUENCE)))
+    try:
+        made, _, rest = _times(fields)
+        revoked = rest[0][1] if rest and rest[0][0] == der.SEQUENCE else b""
+        serials = frozenset(
+            int.from_bytes(next(der.elements(entry))[1], signed=True)
+            for _, entry in der.elements(revoked)
+        )
+        return Revocations(_printed(*made), serials)
+    except (IndexError, StopIteration):
+        raise Unreadable("it is no revocation list") from None
+
+
+_Element = tuple[int, bytes]
+
+
+def _times(fields: list[_Element]) -> tuple[_Element, _Element | None, list[_Element]]:
+    """This update, next update (if any) of a revocation list, and what follows."""
+    # version (if it is not 1), signature algorithm, issuer, this update, next update (if any),
+    # the revoked certificates (if any), extensions
+    at = 3 if fields[0][0] == der.INTEGER else 2
+    made, rest = fields[at], fields[at + 1 :]
+    if rest and rest[0][0] in (der.UTC_TIME, der.GENERALIZED_TIME):
+        return made, rest[0], rest[1:]
+    return made, None, rest
+
+
+def _printed(kind: int, value: bytes) -> str:
+    time = der.time(kind, value)
+    return f"{_MONTHS[time.month - 1]} {time.day} {time:%H:%M:%S} {time.year} GMT"

@@ -1,0 +1,28 @@
+"""What haproxy is given of many files: few, whose places lead back to the many."""
+
+import uuid
+
+from amphora_agent.haproxy.runtime import config_dir
+from amphora_agent.paths import PARTS
+
+NAMES = ["haproxy.cfg", *(f"pool-{uuid.UUID(int=number)}.cfg" for number in range(5000))]
+
+
+def test_d2_there_are_few_whatever_there_is() -> None:
+    found = config_dir.parts(NAMES)
+    assert len(found) <= 257
+    assert sorted(name for inside in found.values() for name in inside) == sorted(NAMES)
+    assert (
+        sum(len(f"/var/lib/octavia/{uuid.uuid4()}/current/{PARTS}/{p};") for p in found) < 1 << 15
+    )
+
+
+def test_d2_what_all_share_is_read_first() -> None:
+    assert next(iter(config_dir.parts(NAMES))) == config_dir.SHARED
+    assert config_dir.parts(NAMES)[config_dir.SHARED] == (config_dir.SHARED,)
+    assert sorted(config_dir.parts(NAMES)) == list(config_dir.parts(NAMES))
+
+
+def test_d2_a_file_stays_in_its_part() -> None:
+    few, many = config_dir.parts(NAMES[:10]), config_dir.parts(NAMES)
+    assert all(set(inside) <= set(many[part]) for part, inside in few.items())

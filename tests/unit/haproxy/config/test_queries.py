@@ -1,0 +1,46 @@
+"""Which listeners a configuration holds, and of which type."""
+
+from amphora_agent.haproxy.config.parser import parse
+from amphora_agent.haproxy.config.queries import Listener, listeners
+
+CONFIG = """\
+frontend web
+    bind 10.0.0.1:80
+    mode http
+frontend secure
+    redirect scheme https if !{ ssl_fc }
+    bind 10.0.0.1:443 ssl crt-list /certs/secure.pem alpn h2
+    bind [2001:db8::1]:443 ssl crt-list /certs/secure.pem alpn h2
+    mode http
+frontend raw
+    bind 10.0.0.1:22
+    mode tcp
+frontend prometheus
+    bind 10.0.0.1:9100
+    mode http
+    default_backend prometheus-exporter-internal-9:prometheus
+frontend prometheus-exporter-internal-endpoint
+    bind 127.0.0.1:9101
+    mode http
+backend crt-list
+    mode tcp
+    server crt-list 10.0.0.2:80
+"""
+
+
+def test_listeners_are_the_frontends_in_order_with_their_types() -> None:
+    assert listeners(parse(CONFIG)) == (
+        Listener("web", "HTTP"),
+        Listener("secure", "TERMINATED_HTTPS"),
+        Listener("raw", "TCP"),
+        Listener("prometheus", "HTTP"),
+    )
+
+
+def test_a_configuration_without_frontends_has_no_listeners() -> None:
+    assert listeners(parse("global\nbackend b\n")) == ()
+
+
+def test_a_crt_list_in_a_comment_does_not_terminate_tls() -> None:
+    config = parse("frontend f\n bind :80 # ssl crt-list x\n mode tcp # mode http\n")
+    assert listeners(config) == (Listener("f", "TCP"),)

@@ -1,0 +1,48 @@
+"""How often words stand in a configuration, known from the one before it."""
+
+import pytest
+
+from amphora_agent.haproxy.config import word_counts
+from amphora_agent.haproxy.config.diff import defaults_of
+from amphora_agent.haproxy.config.parser import blocks
+from amphora_agent.haproxy.config.word_counts import WORDS, counted
+
+
+@pytest.mark.parametrize("word", ["spread-checks", "maxconn"])
+@pytest.mark.parametrize("text", ["", "max-spread-checks 5\nspread-checks 5\n", "maxconn 1"])
+def test_a_word_that_is_not_counted_is_searched_for(text: str, word: str) -> None:
+    assert word_counts.has(counted(text), word) == word_counts.has(text, word) == (word in text)
+    assert (
+        word_counts.count(counted(text), word) == word_counts.count(text, word) == text.count(word)
+    )
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_may_be_completed_or_broken_by_what_changes(word: str) -> None:
+    for place in range(len(word) + 1):
+        one, other = f"a\n{word}\nb", f"a\n{word[:place]}-{word[place:]}\nb"
+        assert counted(one, counted(other)).counts == counted(one).counts
+        assert counted(other, counted(one)).counts == counted(other).counts
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_neither_overlaps_with_itself_nor_with_the_end_of_a_line(word: str) -> None:
+    assert "\n" not in word
+    assert not any(word.startswith(word[start:]) for start in range(1, len(word)))
+
+
+def test_only_the_lines_that_differ_are_looked_at() -> None:
+    text = "".join(f"frontend {n}\n    timeout client 50000\n" for n in range(50))
+    before = word_counts.with_counts(text, {word: 1000 for word in WORDS})
+    changed = text.replace("timeout client 50000", 'timeout client "40000"', 1)
+    assert counted(changed, before).counts == {word: 1000 + 2 * (word == '"') for word in WORDS}
+    assert counted(text, before).counts == before.counts
+
+
+def test_each_of_several_defaults_is_found_in_counted_texts() -> None:
+    names = ("a", "b defaults", "c")
+    text = "".join(f"defaults {n}\n mode http # defaults\nbackend {n[0]}\n" for n in names)
+    for block in blocks({"f": counted(text)}):
+        found = defaults_of({"f": counted(text)}, block)
+        assert found == defaults_of({"f": text}, block)
+        assert block.kind != "backend" or (found and found.name == block.name)

@@ -1,0 +1,114 @@
+"""What is done to texts that haproxy would refuse, and that it can be undone."""
+
+import pytest
+
+from amphora_agent.haproxy.config import parser
+from amphora_agent.haproxy.policy import compat
+
+OLD = b"""\
+frontend prometheus-exporter-internal-endpoint
+    bind 127.0.0.1:9101
+    mode http
+    option http-use-htx
+    http-request use-service prometheus-exporter if { path /metrics }
+"""
+
+
+def test_a_statement_that_haproxy_gave_up_is_out_of_its_sight() -> None:
+    mended = compat.configuration(OLD)
+
+    (section,) = parser.parse(mended.content.decode()).sections
+    assert [directive.words[0] for directive in section.directives] == [
+        "bind",
+        "mode",
+        "http-request",
+    ]
+
+
+def test_what_was_left_out_is_told_by_its_line() -> None:
+    assert compat.configuration(OLD).changes == ("line 4 left out: 'option http-use-htx'",)
+
+
+def test_other_lines_keep_their_numbers() -> None:
+    before, after = OLD.split(b"\n"), compat.configuration(OLD).content.split(b"\n")
+    assert len(before) == len(after)
+    assert [number for number, pair in enumerate(zip(before, after, strict=True), 1)
+            if pair[0] != pair[1]] == [4]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"option http-use-htx",
+        b"\toption  http-use-htx\r",
+        b'  option "http-use-htx" # for Prometheus',
+        b"no option http-use-htx",
+        b"    group None",
+    ],
+)
+def test_it_is_found_however_it_is_written(line: bytes) -> None:
+    sent = b"defaults\n" + line + b"\n"
+    mended = compat.configuration(sent)
+    assert len(mended.changes) == 1
+    assert compat.configuration_as_sent(mended.content) == sent
+
+
+@pytest.mark.parametrize(
+    ("line", "cpu_map"),
+    [
+        (b"    cpu-map auto:1/1-2 1-2    external-check", "cpu-map auto:1/1-2 1-2"),
+        (b"cpu-map auto:1/1-63 1-63 external-check\r", "cpu-map auto:1/1-63 1-63"),
+        (b"    cpu-map 1/1-2 1,3 5-6    external-check", "cpu-map 1/1-2 1,3 5-6"),
+    ],
+)
+def test_a3_two_statements_on_one_line_are_separated(line: bytes, cpu_map: str) -> None:
+    sent = b"global\n    nbthread 2\n" + line + b"\n    insecure-fork-wanted\n\ndefaults\n"
+    mended = compat.configuration(sent)
+    assert mended.changes == (f"line 3 separated into statements: {line.decode().strip()!r}",)
+    assert compat.configuration_as_sent(mended.content) == sent
+    assert compat.separated(mended.content.decode()) == (cpu_map, "external-check")
+
+
+def test_a2_the_connection_limit_of_the_process_can_be_taken_out() -> None:
+    sent = (
+        b"global\n    daemon\n    maxconn 1000000\n\nfrontend f\n    maxconn 5\n"
+        b"global\n\tmaxconn  7\r\n"
+    )
+    content = compat.without_connections(compat.configuration(sent).content)
+    assert content.count(b"\n") == sent.count(b"\n")
+    parsed = parser.parse(content.decode(), {"maxconn"})
+    assert [section.kind for section in parsed.sections if section.directives] == ["frontend"]
+    assert compat.asked_connections(content.decode()) == 1_000_000
+    assert compat.configuration_as_sent(content) == sent
+    assert compat.asked_connections(sent.decode()) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"#amphora-agent:cpu-map auto:1/1-2 1-2    external-check",
+        b"cpu-map auto:1/1-2 1-2    user",
+        b"cpu-map auto:1/1-2 1-2",
+        b"cpu-map auto:1/1-2 lua-load    external-check",
+        b"# cpu-map auto:1/1-2 1-2    external-check",
+    ],
+)
+def test_a3_no_other_line_gives_statements(line: bytes) -> None:
+    mended = compat.configuration(b"global\n" + line + b"\n")
+    assert compat.separated(mended.content.decode()) == ()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"# option http-use-htx",
+        b"http-request set-header http-use-htx yes",
+        b"option http-use-htx-too",
+        b"option http-use-htx 1",
+        b"option httplog",
+        b"group nogroup",
+    ],
+)
+def test_nothing_else_is_touched(line: bytes) -> None:
+    sent = b"defaults\n    " + line + b"\n"
+    assert compat.configuration(sent) == (sent, ())

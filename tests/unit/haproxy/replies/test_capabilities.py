@@ -1,0 +1,31 @@
+"""Versions of haproxy, and what follows from them."""
+
+import pytest
+
+from amphora_agent.haproxy.replies.capabilities import of_version
+
+
+@pytest.mark.parametrize(
+    ("version", "add_servers", "add_cookies", "delete_servers", "pools_connections"),
+    [
+        ("2.4.22", False, False, False, False),
+        ("2.6.12-1+deb12u4", True, False, False, False),
+        ("2.8.25-5cf5d0683", True, True, True, True),
+        ("3.0.11-1+deb13u5", True, True, True, True),
+        ("unknown", False, False, False, False),
+    ],
+)
+def test_what_can_be_done_while_it_runs(
+    version: str,
+    add_servers: bool,
+    add_cookies: bool,
+    delete_servers: bool,
+    pools_connections: bool,
+) -> None:
+    assert of_version(version) == (
+        version,
+        add_servers,
+        add_cookies,
+        delete_servers,
+        pools_connections,
+    )

@@ -1,0 +1,140 @@
+"""States of declared load balancers: made beside one another, committed at one instant."""
+
+from pathlib import Path
+
+import pytest
+
+from amphora_agent.errors import NotFound
+from amphora_agent.events.alarms import Alarms
+from amphora_agent.loadbalancer.store import Record, State, Store
+from amphora_agent.model.loadbalancer.results import About, Purpose
+from amphora_agent.paths import Layout, ObjectId, object_id
+from amphora_agent.revisions import reading
+from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.settings.reader import Settings
+
+LB = object_id("lb")
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    settings = Settings(amphora_id="amphora", base_path=str(tmp_path / "base"))
+    return Layout.of(settings, run=tmp_path / "run", namespace="none")
+
+
+@pytest.fixture
+def store(layout: Layout) -> Store:
+    return Store(layout, LiveFiles(Alarms(layout.alarms)))
+
+
+def record(etag: str = "1", *processes: str) -> Record:
+    return Record(
+        etag=etag,
+        process_model="loadbalancer",
+        chosen=None,
+        maker="test",
+        processes=processes or (LB,),
+    )
+
+
+def committed(store: Store, made: dict[str, bytes], *kept: str, etag: str = "1") -> State:
+    staged = store.stage(LB, made, kept, store.state(LB), record(etag), b"{}")
+    return store.commit(LB, staged)
+
+
+def current(layout: Layout, lb: ObjectId = LB) -> Path:
+    return layout.base / lb / "current"
+
+
+def test_there_is_nothing_at_first(store: Store) -> None:
+    assert store.ids() == []
+    assert store.state(LB) is None
+    with pytest.raises(NotFound):
+        store.existing(LB)
+
+
+def test_what_was_committed_is_there(store: Store, layout: Layout) -> None:
+    state = committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
+    assert (state.number, state.record.etag) == (1, "1")
+    assert store.ids() == [LB]
+    assert store.existing(LB).digest == state.digest
+    assert (current(layout) / "certificates" / "a.pem").read_bytes() == b"key"
+    assert current(layout).readlink() == Path("live")
+
+
+def test_only_the_agent_can_read_it(store: Store, layout: Layout) -> None:
+    committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
+    for directory in (layout.base / LB / "live", layout.base / LB / "revisions"):
+        assert directory.stat().st_mode & 0o777 == 0o700
+        for path in directory.rglob("*"):
+            assert path.is_symlink() or path.stat().st_mode & 0o077 == 0, path
+
+
+def test_files_that_are_as_before_are_not_written_again(store: Store, layout: Layout) -> None:
+    first = committed(store, {"haproxy.cfg": b"text", "pool.cfg": b"old"})
+    kept = current(layout) / "haproxy.cfg"
+    inode = kept.stat().st_ino
+    second = committed(store, {"pool.cfg": b"new"}, "haproxy.cfg", etag="2")
+    assert kept.stat().st_ino == inode
+    assert kept.stat().st_nlink == 1
+    assert (current(layout) / "pool.cfg").read_bytes() == b"new"
+    assert first.content("pool.cfg") == b"old"
+    assert second.content("haproxy.cfg") == b"text"
+    assert store.existing(LB).record.etag == "2"
+
+
+def test_files_that_are_gone_are_removed(store: Store, layout: Layout) -> None:
+    committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key", "gone.cfg": b""})
+    committed(store, {}, "haproxy.cfg", etag="2")
+    names = {path.name for path in (layout.base / LB / "live").rglob("*") if path.is_file()}
+    assert names == {"haproxy.cfg", "model.json", "record.json"}
+
+
+def test_what_is_not_committed_leaves_nothing(store: Store, layout: Layout) -> None:
+    store.stage(LB, {"haproxy.cfg": b"x"}, (), None, record(), b"{}")
+    store.forget_empty(LB)
+    assert not (layout.base / LB).exists()
+
+
+def test_going_back_forgets_what_failed(store: Store, layout: Layout) -> None:
+    before = committed(store, {"haproxy.cfg": b"old"})
+    committed(store, {"haproxy.cfg": b"new"}, etag="2")
+    store.go_back(LB, before)
+    assert store.existing(LB).record.etag == "1"
+    assert (current(layout) / "haproxy.cfg").read_bytes() == b"old"
+    assert store.numbers(LB) == [1]
+    store.go_back(LB, None)
+    assert store.state(LB) is None
+    store.forget_empty(LB)
+    assert not (layout.base / LB).exists()
+
+
+def test_going_back_to_the_same_state_gives_it_another_number(store: Store) -> None:
+    first = committed(store, {"haproxy.cfg": b"old"})
+    committed(store, {"haproxy.cfg": b"new"}, etag="2")
+    again = store.commit(LB, store.numbered(LB, 1).files)
+    assert (again.number, again.digest) == (3, first.digest)
+    assert store.existing(LB).number == 3
+
+
+def test_several_processes_have_directories_that_lead_there(store: Store, layout: Layout) -> None:
+    made = {"a/haproxy.cfg": b"a", "b/haproxy.cfg": b"b"}
+    store.commit(LB, store.stage(LB, made, (), None, record("1", "a", "b"), b"{}"))
+    assert (layout.base / "a" / "current" / "haproxy.cfg").read_bytes() == b"a"
+    assert [instance.id for instance in reading.instances(layout)] == ["a", "b"]
+    assert not store.taken("a", LB)
+    assert store.taken("a", object_id("other"))
+    assert store.taken("a", object_id("a"))
+
+
+def test_certificates_are_kept_by_name(store: Store) -> None:
+    about = About(
+        purpose=Purpose.CERTIFICATE, subject="CN=a", not_before="", not_after="", fingerprint=""
+    )
+    store.put_certificate(LB, "site", "pem", about)
+    store.put_certificate(LB, "site", "other", about)
+    assert store.stored(LB) == {"site": b"other"}
+    assert store.certificates(LB) == {"site": about}
+    store.delete_certificate(LB, "site")
+    with pytest.raises(NotFound):
+        store.certificate(LB, "site")

@@ -1,0 +1,49 @@
+"""Entries of `controller_ip_port_list`."""
+
+import pytest
+
+from amphora_agent.model.heartbeats import Endpoint, parse
+
+
+@pytest.mark.parametrize(
+    ("entry", "endpoint"),
+    [
+        ("192.0.2.1:5555", Endpoint("192.0.2.1", 5555, False)),
+        (" 192.0.2.1:1 ", Endpoint("192.0.2.1", 1, False)),
+        ("[2001:db8::1]:5555", Endpoint("2001:db8::1", 5555, True)),
+        ("2001:db8::1:5555", Endpoint("2001:db8::1", 5555, True)),
+        ("[2001:0DB8:0::1]:65535", Endpoint("2001:db8::1", 65535, True)),
+        ("[fe80::1%eth0]:5555", Endpoint("fe80::1%eth0", 5555, True)),
+    ],
+)
+def test_an_address_and_a_port(entry: str, endpoint: Endpoint) -> None:
+    assert parse(entry) == endpoint
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "",
+        ":",
+        "192.0.2.1",
+        "192.0.2.1:",
+        ":5555",
+        "192.0.2.1:0",
+        "192.0.2.1:65536",
+        "192.0.2.1:-1",
+        "192.0.2.1:+1",
+        "192.0.2.1:55 55",
+        "192.0.2.1:\u0665",
+        "192.0.2.1:\u00b2",
+        "192.0.2:5555",
+        "192.0.2.256:5555",
+        "[192.0.2.1:5555",
+        "[2001:db8::1]5555",
+        "[2001:db8::1]",
+        "health.example.org:5555",
+        "192.0.2.1:5555:5556",
+    ],
+)
+def test_anything_else_is_refused_for_itself(entry: str) -> None:
+    with pytest.raises(ValueError, match=r"^is not ADDRESS:PORT$"):
+        parse(entry)

@@ -1,0 +1,176 @@
+"""What is said to the kernel, read back as what the kernel says: values stay what they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any
+
+import pytest
+
+from amphora_agent.kernel.messages import rtmsg
+from amphora_agent.kernel.netlink_socket import Request, messages_in
+from amphora_agent.network.netlink import messages
+from amphora_agent.network.netlink.messages import (
+    Link,
+    held_address,
+    link_in,
+    routes_through,
+    rules_in,
+)
+from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, OWN_PROTOCOL, Route, Rule
+
+LINK = Link(index=7, name="eth1", mac="fa:16:3e:00:00:01", mtu=1500, up=False)
+
+ROUTES = [
+    Route(DEFAULT_DESTINATION[4], 1, gateway=ip_address("10.1.0.1")),
+    Route(DEFAULT_DESTINATION[6], 1025, gateway=ip_address("fd01::1")),
+    Route(ip_network("10.1.0.0/24"), 1, table=1, source=ip_address("10.1.0.5")),
+    Route(ip_network("fd01::/64"), 1025, table=1, source=ip_address("fd01::5")),
+    Route(ip_network("192.0.2.0/25"), 3, table=70000, gateway=ip_address("10.1.0.9")),
+    Route(ip_network("10.3.0.0/16"), 0),
+]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=str)
+def test_a_route_is_what_it_was(route: Route) -> None:
+    for request in (messages.append_route(LINK, route), messages.remove_route(LINK, route)):
+        assert list(routes_through(LINK.index, _answer(request))) == [route]
+
+
+def test_a_route_of_another_interface_is_not_ours() -> None:
+    request = messages.append_route(LINK, ROUTES[0])
+    assert list(routes_through(8, _answer(request))) == []
+
+
+@pytest.mark.parametrize(("kind", "table"), [(1, 255), (2, 254), (7, 254)])
+def test_routes_that_the_kernel_keeps_for_itself_are_not_seen(kind: int, table: int) -> None:
+    fields = {"family": 2, "type": kind, "dst_len": 8}
+    attributes = (("RTA_DST", "10.0.0.0"), ("RTA_OIF", 7), ("RTA_TABLE", table))
+    assert list(routes_through(7, _answer(Request(24, rtmsg, fields, attributes)))) == []
+
+
+def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> None:
+    hops = [
+        {"oif": oif, "flags": 0, "hops": 0, "attrs": [("RTA_GATEWAY", gateway)]}
+        for oif, gateway in ((7, "fd01::1"), (8, "fd02::1"), (7, "fd01::2"))
+    ]
+    fields = {"family": 10, "type": 1, "dst_len": 32, "proto": OWN_PROTOCOL}
+    attributes = (
+        ("RTA_DST", "2001:db8::"),
+        ("RTA_TABLE", 254),
+        ("RTA_PRIORITY", 1025),
+        ("RTA_MULTIPATH", hops),
+    )
+    assert list(routes_through(7, _answer(Request(24, rtmsg, fields, attributes)))) == [
+        Route(ip_network("2001:db8::/32"), 1025, gateway=ip_address(gateway))
+        for gateway in ("fd01::1", "fd01::2")
+    ]
+
+
+@pytest.mark.parametrize("source", ["10.1.0.5/32", "fd01::5/128", "10.1.0.0/24"])
+def test_a_rule_is_what_it_was(source: str) -> None:
+    rule = Rule(ip_network(source))
+    for request in (messages.add_rule(rule), messages.remove_rule(rule)):
+        assert list(rules_in(_answer(request))) == [rule]
+
+
+@pytest.mark.parametrize("text", ["10.1.0.7/24", "10.1.0.5/32", "fd01::7/64", "fd01::5/128"])
+def test_an_address_is_what_it_was(text: str) -> None:
+    interface = ip_interface(text)
+    for request in (
+        messages.replace_address(LINK, interface, deprecated=False),
+        messages.replace_address(LINK, interface, deprecated=True),
+        messages.remove_address(LINK, interface),
+    ):
+        # The kernel always sends the flags, and is never sent them.
+        request = _with(request, ("IFA_FLAGS", 0x80))
+        message = _answer(request)
+        assert held_address(message).interface == interface
+        assert message["index"] == LINK.index
+
+
+def test_only_a_deprecated_address_is_sent_a_lifetime() -> None:
+    interface = ip_interface("fd01::5/128")
+    lasting = _answer(messages.replace_address(LINK, interface, deprecated=False))
+    assert lasting.get_attr("IFA_CACHEINFO") is None
+    deprecated = _answer(messages.replace_address(LINK, interface, deprecated=True))
+    assert deprecated.get_attr("IFA_CACHEINFO")["ifa_preferred"] == 0
+    assert deprecated.get_attr("IFA_CACHEINFO")["ifa_valid"] == 0xFFFFFFFF
+
+
+def test_a_link_is_read_with_its_names() -> None:
+    names = {"attrs": [("IFLA_ALT_IFNAME", "enp1s0"), ("IFLA_ALT_IFNAME", "the-vip")]}
+    request = _with(
+        messages.rename_link(LINK, "eth1"),
+        ("IFLA_ADDRESS", LINK.mac),
+        ("IFLA_MTU", 1500),
+        ("IFLA_PROP_LIST", names),
+        ("IFLA_MASTER", 3),
+    )
+    assert link_in(_answer(request)) == Link(
+        7, "eth1", LINK.mac, 1500, False, ("enp1s0", "the-vip"), is_part_of_another=True
+    )
+
+
+def test_a_tunnel_that_has_an_address_for_a_mac_is_a_link() -> None:
+    request = _with(messages.rename_link(LINK, "sit0"), ("IFLA_ADDRESS", "10.0.0.1"))
+    assert link_in(_answer(_with(request, ("IFLA_MTU", 1480)))).mac == "10.0.0.1"
+
+
+def test_a_datagram_that_ends_too_early_is_refused() -> None:
+    datagram = messages.links().encoded(1) + messages.rules(4).encoded(2)
+    assert [sequence for *_, sequence in messages_in(datagram)] == [1, 2]
+    for broken in (datagram[:-4], b"\0" * 16):
+        with pytest.raises(OSError, match="does not fit"):
+            list(messages_in(broken))
+
+
+def test_the_rest_of_pyroute2_is_not_loaded_with_its_messages() -> None:
+    loaded = _python("import amphora_agent.network.reconciler, sys; print(*sys.modules)").split()
+    assert {name for name in loaded if name.startswith("pyroute2")} == {
+        "pyroute2.common",
+        "pyroute2.netlink",
+        "pyroute2.netlink.exceptions",
+        "pyroute2.netlink.rtnl",
+        "pyroute2.netlink.rtnl.fibmsg",
+        "pyroute2.netlink.rtnl.ifaddrmsg",
+        "pyroute2.netlink.rtnl.rtmsg",
+    }
+    assert not {"asyncio", "multiprocessing", "ssl"} & set(loaded)
+
+
+@pytest.mark.parametrize("first", ["amphora_agent.kernel.messages", "pyroute2"])
+def test_whoever_imports_pyroute2_gets_all_of_it(first: str) -> None:
+    said = _python(
+        f"import {first}\n"
+        "from pyroute2 import IPRoute\n"
+        "from pyroute2.netlink.rtnl.rtmsg import rtmsg\n"
+        "from amphora_agent.kernel import messages\n"
+        "with IPRoute() as iproute:\n"
+        "    [lo] = iproute.link_lookup(ifname='lo')\n"
+        "print(lo, messages.rtmsg is rtmsg)"
+    )
+    assert said.split() == ["1", "True"]
+
+
+def _with(request: Request, *attributes: tuple[str, object]) -> Request:
+    return Request(
+        request.kind, request.message, request.fields, (*request.attributes, *attributes)
+    )
+
+
+def _answer(request: Request) -> Any:
+    """The message that the kernel would send of what it was sent."""
+    return request.decoded(request.encoded(1), 0)
+
+
+def _python(program: str) -> str:
+    command = [sys.executable, "-c", program]
+    # Not measured: coverage loads modules of its own.
+    environment = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    ).stdout

@@ -1,0 +1,79 @@
+"""The table of the namespace's settings: which value is written where the kernel has another."""
+
+import pytest
+
+from amphora_agent.network.plan.shared import SETTINGS
+
+#: A new namespace of a kernel without further settings.
+DEFAULTS = {
+    "net/ipv4/ip_local_port_range": "32768 60999",
+    "net/ipv4/ip_local_reserved_ports": "",
+    "net/core/somaxconn": "4096",
+    "net/ipv4/tcp_fin_timeout": "60",
+    "net/ipv4/tcp_keepalive_time": "7200",
+    "net/ipv4/tcp_max_syn_backlog": "2048",
+    "net/ipv4/tcp_mtu_probing": "0",
+    "net/ipv4/tcp_rmem": "4096 131072 6291456",
+    "net/ipv4/tcp_synack_retries": "5",
+    "net/ipv4/tcp_tw_reuse": "2",
+    "net/ipv4/tcp_wmem": "4096 16384 4194304",
+}
+BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("net/ipv4/ip_local_port_range", "1025 65534"),
+        ("net/ipv4/ip_local_reserved_ports", "1025,9102"),
+        ("net/core/somaxconn", "65534"),
+        ("net/ipv4/tcp_fin_timeout", "5"),
+        ("net/ipv4/tcp_keepalive_time", "300"),
+        ("net/ipv4/tcp_max_syn_backlog", "100000"),
+        ("net/ipv4/tcp_mtu_probing", "1"),
+        ("net/ipv4/tcp_rmem", "4096 131072 33554432"),
+        ("net/ipv4/tcp_synack_retries", "3"),
+        ("net/ipv4/tcp_tw_reuse", "1"),
+        ("net/ipv4/tcp_wmem", "4096 87380 33554432"),
+    ],
+)
+def test_a6_the_kernels_default_is_replaced(key: str, value: str) -> None:
+    assert BY_KEY[key].to_write(DEFAULTS[key]) == value
+    assert BY_KEY[key].to_write(value) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "actual"),
+    [
+        ("net/ipv4/ip_local_port_range", "1024 65535"),
+        ("net/ipv4/ip_local_reserved_ports", "1000-1100,8080,9000-9200"),
+        ("net/core/somaxconn", "262144"),
+        ("net/ipv4/tcp_fin_timeout", "3"),
+        ("net/ipv4/tcp_keepalive_time", "60"),
+        ("net/ipv4/tcp_mtu_probing", "2"),
+        ("net/ipv4/tcp_rmem", "8192 200000 67108864"),
+        ("net/netfilter/nf_conntrack_max", "1000000"),
+    ],
+)
+def test_a6_what_an_operator_set_further_stays(key: str, actual: str) -> None:
+    assert BY_KEY[key].to_write(actual) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "actual", "value"),
+    [
+        ("net/ipv4/ip_local_port_range", "1024 60999", "1024 65534"),
+        ("net/ipv4/ip_local_port_range", "32768 65535", "1025 65535"),
+        ("net/ipv4/ip_local_reserved_ports", "8080,9000-9100", "8080,9000-9100,1025,9102"),
+        ("net/ipv4/tcp_wmem", "8192 16384 4194304", "8192 87380 33554432"),
+    ],
+)
+def test_a6_of_several_numbers_each_is_kept_that_goes_further(
+    key: str, actual: str, value: str
+) -> None:
+    assert BY_KEY[key].to_write(actual) == value
+
+
+def test_every_setting_says_why_and_none_is_there_twice() -> None:
+    assert len(BY_KEY) == len(SETTINGS)
+    assert all(setting.why for setting in SETTINGS)

@@ -1,0 +1,97 @@
+"""Records survive, and what cannot be read is reported and left aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from amphora_agent.model.addressing import parse_interface, parse_mac
+from amphora_agent.model.decode import decode
+from amphora_agent.model.plugging import NetworkPlug, PluggedVip
+from amphora_agent.network.port_record import Record, Records
+
+MAC = parse_mac("fa:16:3e:00:00:01")
+NETWORK = decode(
+    json.dumps(
+        {
+            "mac_address": MAC,
+            "mtu": 1450,
+            "fixed_ips": [{"ip_address": "fd02::5", "subnet_cidr": "fd02::/64"}],
+        }
+    ).encode(),
+    NetworkPlug,
+)
+VIP = decode(
+    json.dumps(
+        {
+            "vip": "10.1.0.5",
+            "subnet_cidr": "10.1.0.0/24",
+            "gateway": None,
+            "mac_address": MAC,
+            "vrrp_ip": "10.1.0.7",
+            "additional_vips": [{"ip_address": "fd01::5", "subnet_cidr": "fd01::/64"}],
+        }
+    ).encode(),
+    PluggedVip,
+)
+
+
+def record(name: str = "eth1", last: str = "01") -> Record:
+    return Record(
+        mac=parse_mac(f"fa:16:3e:00:00:{last}"),
+        name=name,
+        vip=VIP,
+        network=NETWORK,
+        owned=(parse_interface("10.1.0.7/24"), parse_interface("fd01::5/128")),
+    )
+
+
+def test_what_was_put_is_got(tmp_path: Path) -> None:
+    Records(tmp_path / "interfaces").put(record())
+    records = Records(tmp_path / "interfaces")
+    assert records.get(MAC) == record()
+    assert [path.name for path in records.directory.iterdir()] == ["fa-16-3e-00-00-01.json"]
+
+
+def test_what_was_removed_is_gone(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.put(record())
+    records.remove(MAC)
+    records.remove(MAC)
+    assert records.get(MAC) is None
+    assert records.all() == []
+
+
+def test_without_a_directory_there_is_nothing(tmp_path: Path) -> None:
+    assert Records(tmp_path / "interfaces").all() == []
+
+
+def test_the_same_again_is_not_written(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    records.put(record())
+    [path] = tmp_path.iterdir()
+    before = path.stat().st_ino
+    records.put(record())
+    assert path.stat().st_ino == before
+
+
+def test_the_order_is_that_of_the_interfaces(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for name, last in (("eth10", "01"), ("eth2", "02"), ("eth1", "03")):
+        records.put(record(name, last))
+    assert [each.name for each in records.all()] == ["eth1", "eth2", "eth10"]
+
+
+def test_a_damaged_one_is_reported_and_left_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = Records(tmp_path)
+    records.put(record())
+    damaged = tmp_path / "fa-16-3e-00-00-02.json"
+    damaged.write_bytes(b'{"mac": "fa:')
+    (tmp_path / "eth1.json").write_bytes(b"of another program")
+    assert records.all() == [record()]
+    [line] = caplog.messages
+    assert damaged.name in line
