@@ -196,10 +196,16 @@ static const char *ending(const char *path) {
     return dot ? dot : "";
 }
 
-/* Reading is an effect where it takes a descriptor; of the interpreter's own files it is none. */
+static int ends_with(const char *path, const char *end) {
+    size_t length = strlen(path), more = strlen(end);
+    return length >= more && strcmp(path + length - more, end) == 0;
+}
+
+/* Reading is an effect where it takes a descriptor; of the interpreter's own files it is none, nor is
+   looking for modules beside the command. */
 static int reads_program(const char *path) {
     const char *end = ending(path);
-    return strcmp(end, ".py") == 0 || strcmp(end, ".pyc") == 0 || strcmp(end, ".so") == 0 ||
+    return ends_with(path, "/bin") || ends_with(path, "/pyvenv.cfg") || strcmp(end, ".py") == 0 || strcmp(end, ".pyc") == 0 || strcmp(end, ".so") == 0 ||
            strstr(path, "/lib/python") != NULL || strstr(path, "site-packages") != NULL;
 }
 

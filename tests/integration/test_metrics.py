@@ -28,7 +28,9 @@ from tests.integration.amphora import VIP, Amphora, LoadBalancer, stopped
 
 NAMES = dict(
     line.split()
-    for line in (Path(__file__).parents[1] / "unit/metrics/names.txt").read_text().splitlines()
+    for line in (Path(__file__).parents[1] / "unit/metrics/translate/names.txt")
+    .read_text()
+    .splitlines()
 )
 PORT = 9102
 EXPORTER_PORT = 9101

@@ -104,15 +104,15 @@ class Trial:
         self._operation.prepare(place)
         self._operation.act(place)  # what is made once is made now
         self._remove(place)
-        self._nothing = place.state()
+        self._nothing = _settled_state(place)
         self._descriptors = place.descriptors()
         self._operation.prepare(place)
-        self._before = place.state()
+        self._before = _settled_state(place)
         with self._faults.recorded(self._process) as effects:
             answer = self._operation.act(place)
         assert answer is not None, "it is answered"
         assert answer.status < 300, answer.body
-        self._after = place.state()
+        self._after = _settled_state(place)
         return effects
 
     @property
@@ -181,6 +181,13 @@ class Trial:
         self._remove(place)
         left += self._unlike(self._nothing, "removed")
         return left + _await_none(lambda: place.more_descriptors(self._descriptors))
+
+
+def _settled_state(place: Place) -> State:
+    """Return the state once every master answers: a new one is silent for a moment."""
+    silent = "run/alarms/master-silent"
+    _await_none(lambda: [name for name in place.state()["files"] if name.startswith(silent)])
+    return place.state()
 
 
 def _await_none(find: Callable[[], list[str]]) -> list[str]:
