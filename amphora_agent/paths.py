@@ -9,23 +9,29 @@ came through the gate (`ObjectId`, `CertificateName`), and the type checker hold
 import contextlib
 import os
 import re
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NewType
+from typing import ClassVar, NewType, TypeVar
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.settings.reader import Settings
 
 ObjectId = NewType("ObjectId", str)
 CertificateName = NewType("CertificateName", str)
+_Instance = TypeVar("_Instance", bound="InstanceLayout")
 
 _OBJECT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
 
-#: The directory of what haproxy is given of a declared instance, beside the files that it is made
+#: The directory of what haproxy is given of a rendered instance, beside the files that it is made
 #: of (haproxy/runtime/config_dir.py). No id has a dot.
 PARTS = "haproxy.d"
+
+#: Before the names of references of rendered load balancers.
+RENDERED_REFERENCES = "declared-"
 
 #: Behind the id in the second name of a process.
 SECOND = ".2"
@@ -66,10 +72,10 @@ def certificate_name(text: str) -> CertificateName:
 
 
 @dataclass(frozen=True)
-class InstanceLayout:
+class InstanceLayout(ABC):
     """The files of one haproxy instance. The controller's texts name some of them (WIRE §3).
 
-    Of one that is `declared`, the agent has written all that haproxy loads, into one directory.
+    There are two kinds, `UploadedLayout` and `RenderedLayout`. Where they differ, they say how.
     """
 
     id: ObjectId
@@ -77,78 +83,74 @@ class InstanceLayout:
     certificates: Path
     stats_socket: Path
     master_socket: Path
-    declared: bool = False
     #: Of its process for the supervisor, and of the unit.
     process: str = ""
 
+    #: The name of the kind in `second`.
+    kind: ClassVar[str]
+    #: Before the names of its references to revisions.
+    reference_prefix: ClassVar[str]
+    #: The file that a whole revision has; certificates alone wait for it.
+    landmark: ClassVar[str]
+    #: Whether all that is below `live` is committed, or is removed.
+    owns_live: ClassVar[bool]
+    #: Whether a process that does not come up goes back without others to the files that did.
+    goes_back_alone: ClassVar[bool]
+    #: Whether no other load balancer may listen where this one does.
+    claims_alone: ClassVar[bool]
+
     @property
     def second(self) -> Path:
-        """Says which of two instances with this id, an uploaded and a declared one, has the second
-        name for its process: while one takes the other's place, both run."""
+        """Says which of two instances with this id, one of each kind, has the second name for its
+        process: while one takes the other's place, both run."""
         return self.directory / "second"
 
     @property
-    def live(self) -> Path:
-        """The files of a declared load balancer as its processes load them."""
-        return self.owner / "live"
-
-    @property
-    def current(self) -> Path:
-        """Leads to those of a declared instance."""
-        return self.directory / "current"
-
-    @property
+    @abstractmethod
     def owner(self) -> Path:
-        """The directory of the load balancer that this instance belongs to: its own, unless it is
-        one of several processes of a declared load balancer."""
-        if self.declared:
-            with contextlib.suppress(OSError):
-                target = self.current.readlink().parts
-                if target[0] == "..":
-                    return self.directory.parent / target[1]
-        return self.directory
+        """The directory of the load balancer that this instance belongs to."""
 
     @property
+    @abstractmethod
     def prefix(self) -> str:
         """Before the names of its files in a revision of the load balancer."""
-        return "" if self.owner == self.directory else f"{self.id}/"
 
     @property
+    @abstractmethod
     def revisions(self) -> Path:
         """What is committed, what came up, and the generations of the load balancer."""
-        return self.owner / "revisions" if self.declared else self._revisions
-
-    @cached_property
-    def _revisions(self) -> Path:
-        return self.directory / "revisions"
 
     @property
+    @abstractmethod
+    def live(self) -> Path:
+        """The files of the load balancer as its processes load them."""
+
+    @abstractmethod
+    def live_certificates(self, prefix: str) -> Path:
+        """Return where certificates are of the files below `prefix` in a revision."""
+
+    @property
+    @abstractmethod
     def configuration(self) -> Path:
-        """What the controller sent, byte for byte; of a declared instance, what all its listeners
-        share."""
-        return (self.current if self.declared else self.directory) / "haproxy.cfg"
+        """What the controller sent, byte for byte, or what all rendered listeners share."""
 
     @property
-    def loads(self) -> tuple[Path, ...]:
-        """What haproxy is told to load, in this order: files, or a directory of them."""
-        return (self.current,) if self.declared else (self.configuration, self.addition)
-
-    @property
+    @abstractmethod
     def given(self) -> tuple[Path, ...]:
-        """What haproxy is told to load on its command line: of a declared instance the parts of
-        `loads`. States that an older agent has made have none."""
-        parts = self.current / PARTS
-        return (parts,) if self.declared and parts.is_dir() else self.loads
+        """What haproxy is told to load on its command line, in this order."""
 
-    @property
-    def addition(self) -> Path:
-        """What the agent adds, as a second file for haproxy."""
-        return self.directory / "agent.cfg"
+    @abstractmethod
+    def texts_in(self, names: Collection[str]) -> list[str]:
+        """Return which of these files of a revision haproxy loads, in its order."""
 
-    @property
-    def peer(self) -> Path:
-        """The name for `-L`, remembered from the upload for the start."""
-        return self.directory / "peer"
+    @abstractmethod
+    def texts_below(self, directory: Path) -> list[Path]:
+        """Return the files that haproxy loads, where they are below the directory of an instance,
+        or were below one of an older agent."""
+
+    @abstractmethod
+    def may_be_named(self, name: str) -> bool:
+        """Whether texts may name this file of a revision, which is no certificate."""
 
     @property
     def rejected(self) -> Path:
@@ -177,6 +179,126 @@ class InstanceLayout:
     def old_journals(self) -> tuple[Path, ...]:
         """What agents wrote who kept a record for each instance; the newer entries first."""
         return self.directory / "journal.jsonl", self.directory / "journal.jsonl.1"
+
+
+@dataclass(frozen=True)
+class UploadedLayout(InstanceLayout):
+    """An instance whose text the controller sends. Its live files are in its directory, among
+    others; its certificates are where the text names them."""
+
+    kind = "uploaded"
+    reference_prefix = ""
+    landmark = "haproxy.cfg"
+    owns_live = False
+    goes_back_alone = True
+    claims_alone = False
+
+    @property
+    def owner(self) -> Path:
+        return self.directory
+
+    @property
+    def prefix(self) -> str:
+        return ""
+
+    @cached_property
+    def revisions(self) -> Path:
+        return self.directory / "revisions"
+
+    @property
+    def live(self) -> Path:
+        return self.directory
+
+    def live_certificates(self, prefix: str) -> Path:
+        return self.certificates
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "haproxy.cfg"
+
+    @property
+    def addition(self) -> Path:
+        """What the agent adds, as a second file for haproxy."""
+        return self.directory / "agent.cfg"
+
+    @property
+    def peer(self) -> Path:
+        """The name for `-L`, remembered from the upload for the start."""
+        return self.directory / "peer"
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        return self.configuration, self.addition
+
+    def texts_in(self, names: Collection[str]) -> list[str]:
+        return [path.name for path in self.given if path.name in names]
+
+    def texts_below(self, directory: Path) -> list[Path]:
+        return [directory / path.name for path in self.given]
+
+    def may_be_named(self, name: str) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class RenderedLayout(InstanceLayout):
+    """An instance whose texts the agent renders (API 2.0). Its load balancer may have several
+    processes: they share its revisions and its directory of live files, to which `current` leads.
+    """
+
+    kind = "declared"
+    reference_prefix = RENDERED_REFERENCES
+    landmark = "model.json"
+    owns_live = True
+    goes_back_alone = False
+    claims_alone = True
+
+    @property
+    def current(self) -> Path:
+        """Leads to the live files of this instance."""
+        return self.directory / "current"
+
+    @property
+    def owner(self) -> Path:
+        with contextlib.suppress(OSError):
+            target = self.current.readlink().parts
+            if target[0] == "..":
+                return self.directory.parent / target[1]
+        return self.directory
+
+    @property
+    def prefix(self) -> str:
+        return "" if self.owner == self.directory else f"{self.id}/"
+
+    @property
+    def revisions(self) -> Path:
+        return self.owner / "revisions"
+
+    @property
+    def live(self) -> Path:
+        return self.owner / "live"
+
+    def live_certificates(self, prefix: str) -> Path:
+        return self.live / prefix / "certificates"
+
+    @property
+    def configuration(self) -> Path:
+        return self.current / "haproxy.cfg"
+
+    @property
+    def given(self) -> tuple[Path, ...]:
+        """States that an older agent has made have no parts."""
+        parts = self.current / PARTS
+        return (parts if parts.is_dir() else self.current,)
+
+    def texts_in(self, names: Collection[str]) -> list[str]:
+        return sorted(name for name in names if name.endswith(".cfg") and "/" not in name)
+
+    def texts_below(self, directory: Path) -> list[Path]:
+        return sorted((directory / self.current.name).glob("*.cfg"))
+
+    def may_be_named(self, name: str) -> bool:
+        return "/" not in name and Path(name).suffix not in {".cfg", ".json"}
 
 
 @dataclass(frozen=True)
@@ -377,37 +499,40 @@ class Layout:
         return found
 
     def instance(self, instance_id: ObjectId) -> InstanceLayout:
-        """An instance as it is now: declared, also while an uploaded text waits to take its place,
+        """An instance as it is now: rendered, also while an uploaded text waits to take its place,
         or uploaded."""
-        declared = (self.base / instance_id / "current").is_symlink()
-        return self.declared(instance_id) if declared else self.uploaded(instance_id)
+        rendered = self.rendered(instance_id)
+        return rendered if rendered.current.is_symlink() else self.uploaded(instance_id)
 
-    def uploaded(self, instance_id: ObjectId) -> InstanceLayout:
+    def uploaded(self, instance_id: ObjectId) -> UploadedLayout:
         """An instance whose text the controller sends."""
-        return self._instance(instance_id, "uploaded")
+        return self._instance(UploadedLayout, instance_id, self.certificates / instance_id)
 
-    def _instance(self, instance_id: ObjectId, kind: str) -> InstanceLayout:
-        found = InstanceLayout(
-            id=instance_id,
-            directory=self.base / instance_id,
-            certificates=self.certificates / instance_id,
-            stats_socket=self.base / f"{instance_id}.sock",
-            master_socket=self.run / f"{instance_id}.master",
-            process=f"haproxy-{instance_id}",
-        )
+    def rendered(self, instance_id: ObjectId) -> RenderedLayout:
+        """An instance whose texts the agent renders."""
+        certificates = self.base / instance_id / "current" / "certificates"
+        return self._instance(RenderedLayout, instance_id, certificates)
+
+    def other_kind(self, instance: InstanceLayout) -> InstanceLayout:
+        """The instance of the other kind with the same id."""
+        make = self.rendered if isinstance(instance, UploadedLayout) else self.uploaded
+        return make(instance.id)
+
+    def _instance(
+        self, kind: type[_Instance], instance_id: ObjectId, certificates: Path
+    ) -> _Instance:
+        directory, name = self.base / instance_id, str(instance_id)
         with contextlib.suppress(OSError):
-            if os.readlink(found.second) == kind:
-                return replace(
-                    found,
-                    master_socket=self.run / f"{instance_id}{SECOND}.master",
-                    process=f"haproxy-{instance_id}{SECOND}",
-                )
-        return found
-
-    def declared(self, instance_id: ObjectId) -> InstanceLayout:
-        """An instance whose text the agent writes."""
-        found = self._instance(instance_id, "declared")
-        return replace(found, certificates=found.current / "certificates", declared=True)
+            if os.readlink(directory / "second") == kind.kind:
+                name += SECOND
+        return kind(
+            id=instance_id,
+            directory=directory,
+            certificates=certificates,
+            stats_socket=self.base / f"{instance_id}.sock",
+            master_socket=self.run / f"{name}.master",
+            process=f"haproxy-{name}",
+        )
 
     def certificate(self, instance_id: ObjectId, name: CertificateName) -> Path:
         return self.certificates / instance_id / name

@@ -6,7 +6,7 @@ from amphora_agent import entry, logs
 from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.cli.agent import CHANGING, agent_command, find_operator, require_root
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.paths import Layout, object_id
+from amphora_agent.paths import Layout, RenderedLayout, object_id
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.contract import Supervisor
 from amphora_agent.wiring import (
@@ -75,7 +75,7 @@ def rollback(options: Options, instance_id: str, generation: int | None) -> None
     instances = instances_of(settings, layout, supervisor, journal, alarms, lambda: settings)
     instance, operator = object_id(instance_id), find_operator()
     entry.catch_interrupts()  # one that is interrupted is undone
-    if layout.instance(instance).declared:
+    if isinstance(layout.instance(instance), RenderedLayout):
         layer4 = layer4_of(layout, supervisor, Alarms(layout.alarms))
         declared = declared_of(layout, instances, layer4, options)
         print(declared.rollback(instance, generation, operator))

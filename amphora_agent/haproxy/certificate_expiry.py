@@ -20,7 +20,7 @@ from amphora_agent.haproxy.named_files import crt_list, references
 from amphora_agent.haproxy.named_files.crt_list import Entry
 from amphora_agent.haproxy.named_files.references import Role
 from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.paths import InstanceLayout, Layout
+from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.reading import instances
 from amphora_agent.x509 import pem
 from amphora_agent.x509.validity import FileExpiry, shown, stage
@@ -136,8 +136,8 @@ class ExpiryWatch:
 
     def _in_use(self, instance: InstanceLayout) -> dict[Path, str]:
         """The files that a load balancer uses, and what for."""
-        if instance.declared:
-            return {path: _declared(path.name) for path in instance.certificates.glob("*.pem")}
+        if isinstance(instance, RenderedLayout):
+            return {path: _find_purpose(path.name) for path in instance.certificates.glob("*.pem")}
         found: dict[Path, str] = {}
         for path, roles in (self._texts.get(instance.configuration) or {}).items():
             if path.parent != instance.certificates:
@@ -175,8 +175,8 @@ def _expires(path: Path) -> float | None:
     return None
 
 
-def _declared(name: str) -> str:
-    """What a file of a declared load balancer is for, by its name."""
+def _find_purpose(name: str) -> str:
+    """What a file of a rendered load balancer is for, by its name."""
     purpose = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
     roles = {"ca": Role.AUTHORITIES, "crl": Role.REVOCATIONS}
     return roles.get(purpose, Role.CERTIFICATE).value

@@ -11,7 +11,7 @@ from amphora_agent.haproxy.config.diff import difference
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.update import value_diff
 from amphora_agent.model.events import changes
-from amphora_agent.paths import InstanceLayout
+from amphora_agent.paths import InstanceLayout, RenderedLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import CONFIGURATION, ContentLost, Manifest, Revisions
 
@@ -46,7 +46,7 @@ class Generations:
 
     def is_pending(self, instance: InstanceLayout) -> bool:
         """Whether any committed file differs from the newest generation's."""
-        if instance.declared:
+        if isinstance(instance, RenderedLayout):
             return not loaded_state.is_remembered(instance)
         newest = self.newest(instance)
         return newest is None or self._digest(instance, newest) != reading.committed_digest(
@@ -69,7 +69,7 @@ class Generations:
             OSError: the disk refused; the generations are as they were.
         """
         newest, committed = self.newest(instance), reading.committed_digest(instance)
-        if instance.declared or committed is None:
+        if isinstance(instance, RenderedLayout) or committed is None:
             return newest
         if newest is not None and self._digest(instance, newest) == committed:
             return newest

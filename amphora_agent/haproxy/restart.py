@@ -54,7 +54,7 @@ class Restarts:
         """Whether what is committed has never come up, and something else has."""
         loaded = reading.loaded_digest(instance)
         committed = reading.committed_digest(instance)
-        return not instance.declared and loaded is not None and committed != loaded
+        return instance.goes_back_alone and loaded is not None and committed != loaded
 
     def _require_loadable(self, instance: InstanceLayout) -> None:
         """See that haproxy takes what is committed, or go back."""

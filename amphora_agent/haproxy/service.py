@@ -42,11 +42,13 @@ from amphora_agent.haproxy.validate.resource_limits import Headroom
 from amphora_agent.haproxy.validate.validator import Acceptance, Candidate
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.model.events.changes import AGENT, Caller, Operation, Part
-from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
 from amphora_agent.revisions import adoption, reading
 from amphora_agent.revisions.contents import (
+    ADDITION,
     CERTIFICATES,
     CONFIGURATION,
+    PEER,
     ContentLost,
     Manifest,
     Revisions,
@@ -57,7 +59,7 @@ from amphora_agent.supervisor.contract import ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
 
-#: Ends a declared load balancer when what the function given starts serves in its place.
+#: Ends a rendered load balancer when what the function given starts serves in its place.
 GiveWay = Callable[[ObjectId, Callable[[Takeover], None]], None]
 
 
@@ -118,13 +120,13 @@ class Instances:
         configuration: bytes,
         by: Caller = AGENT,
     ) -> None:
-        """Check a configuration and make it the instance's; what runs is not touched. A declared
+        """Check a configuration and make it the instance's; what runs is not touched. A rendered
         one of this id stays until a start or reload.
 
         Raises:
             InvalidRequest: it is refused; the details have lines and reasons, haproxy's own words
                 where it is haproxy that refuses. Nothing has changed.
-            Conflict: a declared load balancer listens where it is to listen.
+            Conflict: a rendered load balancer listens where it is to listen.
         """
         instance = self._layout.uploaded(instance_id)
         with self.changing(instance, by, Operation.UPLOAD) as record, ExitStack() as stages:
@@ -146,7 +148,7 @@ class Instances:
             if mended.content is not configuration:
                 content = _counted(mended.content, before)
             wanted = partial(queries.claims, content)
-            stages.enter_context(self.addresses.claiming(instance_id, wanted, declared=False))
+            stages.enter_context(self.addresses.claiming(instance_id, wanted, alone=False))
             addition = self._addition(content, limits)
             record.words = [f"{len(configuration)} bytes"]
             peer = render.peer_name(amphora_id)
@@ -176,7 +178,7 @@ class Instances:
                 if CONFIGURATION in was:
                     files.write(instance.rejected, configuration)
                 raise
-            new = {name: mended.content, "agent.cfg": addition, "peer": peer.encode()}
+            new = {name: mended.content, ADDITION: addition, PEER: peer.encode()}
             self.live.commit(instance, {**was, **revisions.keep(new)}, new)
             self.acceptance.committed(instance, verdict)
             self._report_limits(instance_id, limits)
@@ -243,7 +245,7 @@ class Instances:
         self, instance_id: ObjectId, by: Caller = AGENT, give_way: GiveWay | None = None
     ) -> str:
         """Start an instance, unless it runs; return the sentence for the controller. `give_way`
-        ends a declared one of this id when an uploaded text was to take its place.
+        ends a rendered one of this id when an uploaded text was to take its place.
 
         Raises:
             NotFound, OperationFailed
@@ -251,7 +253,7 @@ class Instances:
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.START) as record:
             if give_way is not None and status.waits_to_replace(self._layout, instance):
-                self._take_over(instance, record, give_way)
+                self._take_over(instance_id, record, give_way)
                 return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
             require(instance)
             if self.activation.runs(instance):
@@ -276,7 +278,7 @@ class Instances:
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.RELOAD) as record:
             if give_way is not None and status.waits_to_replace(self._layout, instance):
-                self._take_over(instance, record, give_way)
+                self._take_over(instance_id, record, give_way)
                 return f"Listener {instance_id} reloaded"
             require(instance)
             outcome = self._activate(instance, record)
@@ -284,12 +286,12 @@ class Instances:
             return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
         return f"Listener {instance_id} reloaded"
 
-    def _take_over(self, declared: InstanceLayout, record: Record, give_way: GiveWay) -> None:
-        """Have what was uploaded take the place of a declared load balancer."""
-        self.takeovers.tell_apart(self._layout.uploaded(declared.id))
-        uploaded = self._layout.uploaded(declared.id)
+    def _take_over(self, instance_id: ObjectId, record: Record, give_way: GiveWay) -> None:
+        """Have what was uploaded take the place of a rendered load balancer."""
+        self.takeovers.tell_apart(self._layout.uploaded(instance_id))
+        uploaded = self._layout.uploaded(instance_id)
         record.plan = "replace"
-        give_way(declared.id, lambda takeover: self.activation.start(uploaded, takeover))
+        give_way(instance_id, lambda takeover: self.activation.start(uploaded, takeover))
         record.generation = self._remember(uploaded)
 
     def _activate(self, instance: InstanceLayout, record: Record) -> Outcome:
@@ -366,17 +368,20 @@ class Instances:
         revisions = Revisions.of(instance)
         if not revisions.directory.exists() or instance.prefix or revisions.committed is not None:
             return
-        # Certificates for a declared one may be put before there is one.
-        if instance.declared or not (instance.directory / "certificates").exists():
+        # Certificates for a rendered one may be put before there is one.
+        if (
+            instance.kind == RenderedLayout.kind
+            or not (instance.directory / "certificates").exists()
+        ):
             self._remove_files(instance)
 
     def _put_in_order(self, instance: InstanceLayout) -> None:
         """See that files are what this agent makes of them, and as they are committed."""
         manifest = reading.committed(instance) or {}
-        if not instance.declared and CONFIGURATION in manifest:
+        if isinstance(instance, UploadedLayout) and CONFIGURATION in manifest:
             text = reading.read(instance, CONFIGURATION).decode(errors="replace")
             limits = self._limits(text)
-            new = {instance.addition.name: self._addition(text, limits)}
+            new = {ADDITION: self._addition(text, limits)}
             if instance.id in self._taken_over:
                 new |= self.certificates.renewed(instance)
             self._report_limits(instance.id, limits)
@@ -402,7 +407,7 @@ class Instances:
                 if self.activation.runs(instance):
                     self._activate(instance, record)
         elif (
-            not instance.declared
+            instance.goes_back_alone
             and reading.loaded_digest(instance) not in (None, reading.committed_digest(instance))
             and not self.activation.runs(instance)
             and self.supervisor.state(instance.process) is ProcessState.FAILED
@@ -425,7 +430,7 @@ class Instances:
                     yield record
             finally:
                 emptied = not was_there or operation is Operation.CERTIFICATE_DELETE
-                if emptied and not instance.declared and not self._is_known(instance):
+                if emptied and not self._is_known(instance):
                     files.remove_tree(instance.directory)
                 elif self._later is None:
                     self._tidy(instance)
@@ -440,10 +445,11 @@ class Instances:
                 restarts.prepare(instance)
 
     def _is_known(self, instance: InstanceLayout) -> bool:
-        """Whether anything is there of an uploaded instance, or of a declared one of this id."""
+        """Whether anything is there of an instance, or of a rendered one of this id."""
         return (
             Revisions.of(instance).committed is not None
-            or self._layout.instance(instance.id).declared
+            or isinstance(instance, RenderedLayout)
+            or isinstance(self._layout.instance(instance.id), RenderedLayout)
             or (instance.directory / "certificates").exists()
         )
 

@@ -25,7 +25,7 @@ from amphora_agent.model.status import (
     Silence,
     Worker,
 )
-from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
 from amphora_agent.revisions import reading
 from amphora_agent.supervisor.contract import ProcessState, Supervisor
 
@@ -69,9 +69,9 @@ class Inventory:
         """How many instances run."""
         return sum(master_of(instance).listening() for instance in reading.instances(self._layout))
 
-    def is_declared(self, instance_id: ObjectId) -> bool:
+    def is_rendered(self, instance_id: ObjectId) -> bool:
         """Whether the agent writes the configuration of this instance."""
-        return self._layout.instance(instance_id).declared
+        return isinstance(self._layout.instance(instance_id), RenderedLayout)
 
     def configuration(self, instance_id: ObjectId) -> bytes:
         """The configuration as it was sent.
@@ -194,8 +194,9 @@ class Inventory:
 
 
 def waits_to_replace(layout: Layout, instance: InstanceLayout) -> bool:
-    """Whether a text was uploaded that is to take the place of an instance, which is declared."""
-    return instance.declared and reading.exists(layout.uploaded(instance.id))
+    """Whether a text was uploaded that is to take the place of a rendered instance."""
+    uploaded = layout.uploaded(instance.id)
+    return isinstance(instance, RenderedLayout) and reading.exists(uploaded)
 
 
 def require(instance: InstanceLayout) -> None:

@@ -1,4 +1,4 @@
-"""From a staged state of a declared load balancer to a committed one, and processes that agree with
+"""From a staged state of a rendered load balancer to a committed one, and processes that agree with
 it; when they do not come up, back to the state before.
 """
 
@@ -27,7 +27,7 @@ from amphora_agent.loadbalancer.store import Record, State, Store
 from amphora_agent.model.loadbalancer.results import ProcessPlan
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
-from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import (
     CERTIFICATES,
@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
     """A process of a staged state that may be committed. `files` are its own, `read` are first its
     texts, then those that are committed until then, if there are any."""
 
-    instance: InstanceLayout
+    instance: RenderedLayout
     files: Manifest
     read: tuple[Directory, ...]
     verdict: Verdict
@@ -80,7 +80,7 @@ class Commitment:
             return False
         if reading.exists(self._layout.uploaded(lb_id)) or self._uploaded(lb_id):
             return False
-        instances = [self._layout.declared(ObjectId(each)) for each in state.record.processes]
+        instances = [self._layout.rendered(ObjectId(each)) for each in state.record.processes]
         return all(
             loaded_state.is_remembered(each) and master_of(each).listening() for each in instances
         ) and all(self._serves(ObjectId(each)) for each in state.record.layer4)
@@ -104,13 +104,13 @@ class Commitment:
         revisions = self._store.revisions(lb_id)
         replaced = loaded_state.loaded_texts(self._uploaded(lb_id))
         for process in processes:
-            instance = self._layout.declared(ObjectId(process))
+            instance = self._layout.rendered(ObjectId(process))
             own = part(state, _prefix(process, state))
             before = self._committed(instance)
             now = config_dir.read(revisions, own, before)
 
             def check(
-                some: Texts, own: Manifest = own, instance: InstanceLayout = instance
+                some: Texts, own: Manifest = own, instance: RenderedLayout = instance
             ) -> Completed:
                 named = {
                     name: revisions.path(entry.digest)
@@ -120,7 +120,9 @@ class Commitment:
                 return self._instances.haproxy.check_directory(some, named, instance.current)
 
             were = before.texts if before else {}
-            candidate = Candidate(now.texts, now.texts.keys(), check, were, replaced)
+            candidate = Candidate(
+                now.texts, now.texts.keys(), check, were, replaced, has_files=False
+            )
             verdict = self._instances.acceptance.require(instance, candidate)
             read = (now, before) if before else (now,)
             found.append(Prepared(instance, own, read, verdict))
@@ -166,9 +168,9 @@ class Commitment:
         """
         old = self._uploaded(lb_id)
         if old is not None:
-            self._takeovers.tell_apart(self._layout.declared(lb_id))
+            self._takeovers.tell_apart(self._layout.rendered(lb_id))
             prepared = [
-                each._replace(instance=self._layout.declared(each.instance.id)) for each in prepared
+                each._replace(instance=self._layout.rendered(each.instance.id)) for each in prepared
             ]
         state = self._store.commit(lb_id, staged)
         others = old is not None or before is not None
@@ -225,7 +227,7 @@ class Commitment:
         by and by."""
         processes, layer4 = self._left_over(lb_id, state.record)
         processes = [*state.record.processes, *processes]
-        old = [self._layout.declared(ObjectId(each)) for each in processes]
+        old = [self._layout.rendered(ObjectId(each)) for each in processes]
         self._hand_over()
         with self._takeovers.taking_over(lb_id, old) as takeover:
             start(takeover)
@@ -238,7 +240,7 @@ class Commitment:
 
     def _uploaded(self, lb_id: ObjectId) -> InstanceLayout | None:
         """The instance of an uploaded text of this id, if its haproxy is there."""
-        return self._takeovers.predecessor(self._layout.declared(lb_id))
+        return self._takeovers.predecessor(self._layout.rendered(lb_id))
 
     def _foreseen(self, prepared: Prepared, uploaded: InstanceLayout | None) -> Plan:
         activation, texts = self._instances.activation, prepared.read[0].texts
@@ -263,7 +265,7 @@ class Commitment:
             return
         for process in before.record.processes:
             try:
-                self._instances.activation.activate(self._layout.declared(ObjectId(process)))
+                self._instances.activation.activate(self._layout.rendered(ObjectId(process)))
             except OperationFailed:
                 logger.exception("instance=%s cannot go back", process)
         with contextlib.suppress(OperationFailed):
@@ -294,7 +296,7 @@ class Commitment:
         """Processes of haproxy and listeners of keepalived that a load balancer has had and has no
         more; after a change, and after one that a kill or the disk cut off."""
         found = self._store.processes(lb_id) - {*record.processes}
-        own = self._layout.declared(lb_id)
+        own = self._layout.rendered(lb_id)
         if lb_id not in record.processes and (
             self._instances.supervisor.state(own.process) is not ProcessState.STOPPED
             or own.last_good.exists()
@@ -320,7 +322,7 @@ class Commitment:
         `by_and_by`: let haproxy serve the connections that it has."""
         supervisor = self._instances.supervisor
         for process in processes:
-            instance = self._layout.declared(ObjectId(process))
+            instance = self._layout.rendered(ObjectId(process))
             if by_and_by:
                 supervisor.retire(instance.process)
             else:

@@ -114,7 +114,7 @@ class Drafts:
         return Files(made, tuple(kept), msgspec.structs.replace(draft.record, marks=marked))
 
     def _places(self, balancer: LoadBalancer, process: str) -> Places:
-        instance = self._layout.declared(object_id(process))
+        instance = self._layout.rendered(object_id(process))
         return Places(
             loadbalancer_id=balancer.loadbalancer_id,
             project_id=balancer.project_id or "",

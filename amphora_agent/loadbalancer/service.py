@@ -1,4 +1,4 @@
-"""Declared load balancers: what is wanted of one is put, and the agent makes it so.
+"""Load balancers of API 2.0: what is wanted of one is put, and the agent makes it so.
 
 Everything about one is done under its lock, which the uploads of API 1.0 hold, too.
 """
@@ -73,7 +73,7 @@ class _Answered(NamedTuple):
 
 
 class Declared:
-    """The declared load balancers of an amphora.
+    """The rendered load balancers of an amphora.
 
     `readings` are those of UDP and SCTP listeners. `process_model` is the amphora's, for load
     balancers for which none was chosen.
@@ -120,7 +120,7 @@ class Declared:
         return state.model(), state.record.etag
 
     def holds(self, lb_id: ObjectId) -> bool:
-        """Whether there is a declared load balancer of this id."""
+        """Whether there is a rendered load balancer of this id."""
         return self._store.state(lb_id) is not None
 
     def status(self, lb_id: ObjectId) -> LoadBalancerStatus:
@@ -133,7 +133,7 @@ class Declared:
         balancer = decode(state.model(), LoadBalancer)
         said: dict[str, str | None] = {}
         for process in state.record.processes:
-            socket = master_of(self._layout.declared(ObjectId(process)))
+            socket = master_of(self._layout.rendered(ObjectId(process)))
             try:
                 said[process] = socket.command("@1 show stat", timeout=_ANSWER)
             except OperationFailed as error:
@@ -399,15 +399,15 @@ class Declared:
         return self._instances.addresses.claiming(
             lb_id,
             lambda: claims.of_balancer(balancer),
-            declared=True,
-            more=lambda: self._layer4.claims(declared_only=False),
+            alone=True,
+            more=lambda: self._layer4.claims(rendered_only=False),
         )
 
     @contextlib.contextmanager
     def _changing(
         self, lb_id: ObjectId, by: Caller, operation: Operation, *, kept: bool = True
     ) -> Iterator[journal.Record]:
-        instance = self._layout.declared(lb_id)
+        instance = self._layout.rendered(lb_id)
         with self._instances.changing(instance, by, operation) as record:
             record.kept = kept
             try:

@@ -1,4 +1,4 @@
-"""The states of declared load balancers on disk.
+"""The states of rendered load balancers on disk.
 
 A state is a revision (`amphora_agent.revisions`) with everything: what haproxy and keepalived read,
 the certificates, and the load balancer itself. It becomes the committed one by one rename. A kill
@@ -18,7 +18,7 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import NotFound
 from amphora_agent.model.loadbalancer.results import About
-from amphora_agent.paths import Layout, ObjectId, object_id
+from amphora_agent.paths import RENDERED_REFERENCES, Layout, ObjectId, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import COMMITTED, Manifest, Revisions
 from amphora_agent.revisions.live import LiveFiles
@@ -89,7 +89,7 @@ class State:
 
 
 class Store:
-    """The declared load balancers of a layout. What changes one must hold its lock."""
+    """The rendered load balancers of a layout. What changes one must hold its lock."""
 
     def __init__(self, layout: Layout, live: LiveFiles) -> None:
         self._layout = layout
@@ -97,7 +97,11 @@ class Store:
 
     def ids(self) -> list[ObjectId]:
         """The load balancers that there are, sorted."""
-        found = [each.id for each in reading.directories(self._layout) if each.declared]
+        found = [
+            each.id
+            for each in reading.directories(self._layout)
+            if isinstance(each, RenderedLayout)
+        ]
         return [each for each in found if self.signature(each) is not None]
 
     def state(self, lb_id: ObjectId) -> State | None:
@@ -117,7 +121,7 @@ class Store:
         return self.revisions(lb_id).reference(COMMITTED)
 
     def revisions(self, lb_id: ObjectId) -> Revisions:
-        return Revisions(self._directory(lb_id) / "revisions", declared=True)
+        return Revisions(self._directory(lb_id) / "revisions", RENDERED_REFERENCES)
 
     def processes(self, lb_id: ObjectId) -> set[str]:
         """The processes that have directories of their own in this load balancer, or had."""
@@ -187,7 +191,7 @@ class Store:
 
     def commit(self, lb_id: ObjectId, state: Manifest) -> State:
         """Make a staged state the load balancer's."""
-        revisions, instance = self.revisions(lb_id), self._layout.declared(lb_id)
+        revisions, instance = self.revisions(lb_id), self._layout.rendered(lb_id)
         number = max(revisions.numbers(), default=0) + 1
         digest = revisions.keep_manifest(state)
         new = State(revisions, number, digest)
@@ -207,13 +211,13 @@ class Store:
         if before is None:
             self.forget(lb_id)
             return
-        self._live.commit(self._layout.declared(lb_id), before.files, {})
+        self._live.commit(self._layout.rendered(lb_id), before.files, {})
         if failed is not None and failed.number != before.number:
             self.revisions(lb_id).drop(str(failed.number))
 
     def forget(self, lb_id: ObjectId) -> None:
         """Forget a load balancer and its states."""
-        instance = self._layout.declared(lb_id)
+        instance = self._layout.rendered(lb_id)
         live = instance.live
         files.remove(instance.current)
         self.revisions(lb_id).drop_all()

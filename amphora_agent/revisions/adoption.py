@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amphora_agent import files
-from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
 from amphora_agent.revisions.contents import (
+    ADDITION,
     CERTIFICATES,
     COMMITTED,
     CONFIGURATION,
     LOADED,
+    PEER,
     WAITING,
     Revisions,
 )
@@ -22,7 +24,7 @@ from amphora_agent.revisions.contents import (
 #: What the older agent kept, below the directory of an instance.
 _LAST_GOOD, _GENERATIONS = "last-good", "generations"
 _LIVE = "live"
-_UPLOADED = (CONFIGURATION, "agent.cfg", "peer")
+_UPLOADED = (CONFIGURATION, ADDITION, PEER)
 
 
 def adopt(layout: Layout, instance: InstanceLayout) -> bool:
@@ -32,19 +34,20 @@ def adopt(layout: Layout, instance: InstanceLayout) -> bool:
     Raises:
         OSError: not all of it could be done; nothing of it counts then.
     """
-    if instance.declared:
-        _adopt_declared(layout, instance)
+    if isinstance(instance, RenderedLayout):
+        _adopt_rendered(layout, instance)
         return False
     had_uploaded = _adopt_uploaded(instance)
-    declared = Revisions(instance.revisions, declared=True)
-    if declared.committed is None:
+    rendered = layout.rendered(instance.id)
+    revisions = Revisions.of(rendered)
+    if revisions.committed is None:
         return had_uploaded
-    if declared.has_loaded():
+    if revisions.has_loaded():
         # The link was removed by hand: without it nobody would find the load balancer.
-        files.point(instance.current, _LIVE)
+        files.point(rendered.current, _LIVE)
     else:  # its first state was being committed
-        declared.drop_all()
-        files.remove_tree(instance.live)
+        revisions.drop_all()
+        files.remove_tree(rendered.live)
     return had_uploaded
 
 
@@ -61,19 +64,19 @@ def _adopt_uploaded(instance: InstanceLayout) -> bool:
             then = _uploaded_files(path, path / "certificates")
             revisions.refer(str(number), _keep(revisions, then))
     if (good / CONFIGURATION).exists():
-        loaded = {"peer": now["peer"]} if "peer" in now else {}
+        loaded = {PEER: now[PEER]} if PEER in now else {}
         loaded |= _uploaded_files(good, good / "certificates")
         revisions.refer(f"{LOADED}{instance.id}", _keep(revisions, loaded), sync=False)
     name = COMMITTED if CONFIGURATION in now else WAITING
     revisions.refer(name, _keep(revisions, now))
     files.remove_tree(instance.directory / _GENERATIONS)
     files.remove_tree(good / "certificates")
-    for name in ("agent.cfg", CONFIGURATION):
+    for name in (ADDITION, CONFIGURATION):
         files.remove(good / name)
     return True
 
 
-def _adopt_declared(layout: Layout, instance: InstanceLayout) -> None:
+def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
     old = instance.directory / _GENERATIONS
     try:
         target = instance.current.readlink()
@@ -83,7 +86,7 @@ def _adopt_declared(layout: Layout, instance: InstanceLayout) -> None:
         return  # it is adopted, or one of several processes of a load balancer
     revisions = Revisions.of(instance)
     for number, path in _numbered(old):
-        revisions.refer(str(number), _keep(revisions, _declared_files(path)))
+        revisions.refer(str(number), _keep(revisions, _rendered_files(path)))
     digest = revisions.reference(target.name)
     if digest is None:
         return
@@ -113,7 +116,7 @@ def _processes(layout: Layout, instance: InstanceLayout) -> list[InstanceLayout]
         with contextlib.suppress(OSError):
             parts = (path / "current").readlink().parts
             if parts[:2] == ("..", instance.id):
-                found.append(layout.declared(ObjectId(path.name)))
+                found.append(layout.rendered(ObjectId(path.name)))
     return found
 
 
@@ -131,7 +134,7 @@ def _uploaded_files(directory: Path, certificates: Path) -> dict[str, bytes]:
     return found
 
 
-def _declared_files(directory: Path) -> dict[str, bytes]:
+def _rendered_files(directory: Path) -> dict[str, bytes]:
     return {name: (directory / name).read_bytes() for name in files.inodes_below(directory)}
 
 

@@ -20,17 +20,18 @@ import msgspec
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.paths import InstanceLayout
+from amphora_agent.paths import RENDERED_REFERENCES, InstanceLayout
 
 #: The file that every load balancer has, and the directory of certificates, in a manifest.
 CONFIGURATION, CERTIFICATES = "haproxy.cfg", "certificates/"
+#: What the agent adds to an uploaded text, and the name of the peer.
+ADDITION, PEER = "agent.cfg", "peer"
 #: What is committed; before there is a configuration, which certificates wait for one.
 COMMITTED, WAITING = "committed", "waiting"
 #: What live files may still be, after a kill between a commit and the end of writing them.
 PLACING = "placing"
 #: Before the name of a process: what it loaded when it last came up.
 LOADED = "loaded-"
-_DECLARED = "declared-"
 
 #: Hexadecimal digits of a SHA-256.
 _DIGITS = 64
@@ -73,13 +74,14 @@ class Revisions:
     `directory` is made with the first content.
     """
 
-    def __init__(self, directory: Path, *, declared: bool = False) -> None:
+    def __init__(self, directory: Path, kind: str = "") -> None:
         self.directory = directory
-        self._kind = _DECLARED if declared else ""
+        #: Before the names of references.
+        self._kind = kind
 
     @classmethod
     def of(cls, instance: InstanceLayout) -> "Revisions":
-        return cls(instance.revisions, declared=instance.declared)
+        return cls(instance.revisions, instance.reference_prefix)
 
     # Contents
 
@@ -197,14 +199,11 @@ class Revisions:
 
     def _references(self) -> dict[str, str]:
         """Return the references of this kind with the digests that they name."""
-        found = _links(self.directory)
-        if self._kind:
-            return {
-                name.removeprefix(self._kind): digest
-                for name, digest in found.items()
-                if name.startswith(self._kind)
-            }
-        return {name: digest for name, digest in found.items() if not name.startswith(_DECLARED)}
+        return {
+            name.removeprefix(self._kind): digest
+            for name, digest in _links(self.directory).items()
+            if name.startswith(RENDERED_REFERENCES) == bool(self._kind)
+        }
 
     # What is of no use any more
 

@@ -65,11 +65,12 @@ class Place(NamedTuple):
     @classmethod
     def of(cls, instance: InstanceLayout, prefix: str = "") -> "Place":
         """Return that of the load balancer of an instance, or of its directory `prefix`."""
-        if not instance.declared:
-            directory, certificates = str(instance.directory), str(instance.certificates)
-            return cls(directory, certificates, False, instance.directory)
-        directory = f"{instance.live}/{prefix}".removesuffix("/")
-        return cls(directory, f"{directory}/certificates", True, instance.directory)
+        return cls(
+            str(instance.live / prefix),
+            str(instance.live_certificates(prefix)),
+            instance.owns_live,
+            instance.directory,
+        )
 
     def make_directory(self, name: str) -> None:
         """Make the directory of a file."""
@@ -132,7 +133,7 @@ class LiveFiles:
         with contextlib.suppress(ContentLost):  # what is committed now may replace it
             self.finish(instance)
         digest = revisions.keep_manifest(manifest)
-        name = COMMITTED if CONFIGURATION in manifest or instance.declared else WAITING
+        name = COMMITTED if instance.landmark in manifest else WAITING
         was = revisions.committed
         if was == digest:
             return
@@ -172,12 +173,12 @@ class LiveFiles:
 
     def go_back(self, instance: InstanceLayout) -> bool:
         """Commit the last good files again; without any, the instance has no configuration again.
-        Return whether there are some. Those of a declared instance whoever committed others puts
-        back: there may be other processes with it.
+        Return whether there are some. A process of a rendered load balancer does not go back alone:
+        whoever committed its files puts back those of all processes.
 
         What was committed is kept for a person to read.
         """
-        if instance.declared:
+        if not instance.goes_back_alone:
             return False
         self.keep_rejected(instance)
         good = reading.loaded(instance)

@@ -111,13 +111,6 @@ def live_path(instance: InstanceLayout, name: str) -> Path:
     return instance.configuration.parent / name
 
 
-def texts_of(instance: InstanceLayout, manifest: Manifest) -> list[str]:
-    """Return the names of the files that haproxy loads, in the order in which it does."""
-    if not instance.declared:
-        return [path.name for path in instance.loads if path.name in manifest]
-    return sorted(name for name in manifest if name.endswith(".cfg") and "/" not in name)
-
-
 def _files(
     instance: InstanceLayout, digest_of: Callable[[InstanceLayout], str | None]
 ) -> Manifest | None:

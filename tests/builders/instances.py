@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.paths import InstanceLayout, ObjectId
+from amphora_agent.paths import InstanceLayout, ObjectId, UploadedLayout
 from amphora_agent.revisions.contents import CERTIFICATES, Manifest, Revisions
 from amphora_agent.revisions.live import LiveFiles
 
 
-def layout(top: Path) -> InstanceLayout:
-    return InstanceLayout(
+def layout(top: Path) -> UploadedLayout:
+    return UploadedLayout(
         id=ObjectId("lb"),
         directory=top / "lb",
         certificates=top / "certs/lb",

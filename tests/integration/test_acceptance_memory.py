@@ -14,7 +14,7 @@ from amphora_agent.haproxy.policy.engine import Bounds
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.validate.resource_limits import Headroom
 from amphora_agent.haproxy.validate.validator import Acceptance, Candidate, Proof
-from amphora_agent.paths import InstanceLayout, Layout, object_id
+from amphora_agent.paths import Layout, UploadedLayout, object_id
 from amphora_agent.revisions.contents import Revisions
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.command import Completed
@@ -27,12 +27,12 @@ BLOCKS, TAKEN = 1_000_000, 236
 
 
 @pytest.fixture
-def instance(tmp_path: Path) -> InstanceLayout:
+def instance(tmp_path: Path) -> UploadedLayout:
     settings = Settings(
         amphora_id="amphora", base_path=str(tmp_path), base_cert_dir=str(tmp_path / "certs")
     )
     layout = Layout.of(settings, run=tmp_path / "run", namespace="none")
-    instance = layout.instance(object_id(str(uuid.uuid4())))
+    instance = layout.uploaded(object_id(str(uuid.uuid4())))
     for directory in (instance.directory, instance.certificates, layout.run):
         directory.mkdir(parents=True)
     issued = Authority.create("CA", key="ec").issue("site", dns=["site"])
@@ -41,7 +41,7 @@ def instance(tmp_path: Path) -> InstanceLayout:
     return instance
 
 
-def acceptance(instance: InstanceLayout, tmp_path: Path, megabytes: int) -> Acceptance:
+def acceptance(instance: UploadedLayout, tmp_path: Path, megabytes: int) -> Acceptance:
     """Of a machine that has so much memory left."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {megabytes << 10} kB\n")
@@ -61,7 +61,7 @@ def acceptance(instance: InstanceLayout, tmp_path: Path, megabytes: int) -> Acce
     return Acceptance(haproxy, Headroom("self", tmp_path), lambda _: bounds)
 
 
-def candidate(instance: InstanceLayout, weight: int = 1) -> Candidate:
+def candidate(instance: UploadedLayout, weight: int = 1) -> Candidate:
     text = f"""
 global
     tune.ssl.cachesize {BLOCKS}
@@ -86,7 +86,7 @@ backend b
     return Candidate(texts, ("haproxy.cfg",), check)
 
 
-def test_what_does_not_fit_is_refused(instance: InstanceLayout, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(instance: UploadedLayout, tmp_path: Path) -> None:
     machine = acceptance(instance, tmp_path, TAKEN - 1)
 
     with pytest.raises(InvalidRequest) as refusal:
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused(instance: InstanceLayout, tmp_path: Path) 
 
 @pytest.mark.parametrize(("megabytes", "warned"), [(TAKEN + 30, True), (2 * TAKEN + 30, False)])
 def test_what_fits_once_and_not_twice_is_a_warning(
-    instance: InstanceLayout,
+    instance: UploadedLayout,
     tmp_path: Path,
     megabytes: int,
     warned: bool,
@@ -113,7 +113,7 @@ def test_what_fits_once_and_not_twice_is_a_warning(
     assert (f"takes {TAKEN} MiB, and a reload as much again" in caplog.text) is warned
 
 
-def test_what_needs_no_new_worker_needs_no_memory(instance: InstanceLayout, tmp_path: Path) -> None:
+def test_what_needs_no_new_worker_needs_no_memory(instance: UploadedLayout, tmp_path: Path) -> None:
     texts = {name: content.encode() for name, content in candidate(instance).texts.items()}
     live_files(instance).commit(instance, Revisions.of(instance).keep(texts), {})
     machine = acceptance(instance, tmp_path, 1)
@@ -122,7 +122,7 @@ def test_what_needs_no_new_worker_needs_no_memory(instance: InstanceLayout, tmp_
 
 
 def test_d2_more_listeners_than_the_machine_holds_are_refused(
-    instance: InstanceLayout, tmp_path: Path
+    instance: UploadedLayout, tmp_path: Path
 ) -> None:
     few = candidate(instance)
     many = "".join(
@@ -139,7 +139,7 @@ def test_d2_more_listeners_than_the_machine_holds_are_refused(
 
 
 def test_d2_what_fits_once_and_not_beside_the_worker_of_a_reload_is_refused(
-    instance: InstanceLayout, tmp_path: Path
+    instance: UploadedLayout, tmp_path: Path
 ) -> None:
     few = candidate(instance)
     many = "".join(
@@ -158,7 +158,7 @@ def test_d2_what_fits_once_and_not_beside_the_worker_of_a_reload_is_refused(
 
 
 def test_d2_what_takes_the_place_of_another_haproxy_gets_its_memory(
-    instance: InstanceLayout, tmp_path: Path
+    instance: UploadedLayout, tmp_path: Path
 ) -> None:
     many = "".join(
         f"frontend f{number}\n    bind 192.0.2.1:{number + 1}\nbackend b{number}\n"
@@ -173,7 +173,7 @@ def test_d2_what_takes_the_place_of_another_haproxy_gets_its_memory(
     assert machine.require(instance, wanted._replace(replaced=wanted.texts)).proof is Proof.WHOLE
 
 
-def test_d2_what_there_is_may_always_become_less(instance: InstanceLayout, tmp_path: Path) -> None:
+def test_d2_what_there_is_may_always_become_less(instance: UploadedLayout, tmp_path: Path) -> None:
     """Where others have taken the memory meanwhile."""
     texts = {name: content.encode() for name, content in candidate(instance).texts.items()}
     live_files(instance).commit(instance, Revisions.of(instance).keep(texts), {})

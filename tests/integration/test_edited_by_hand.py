@@ -10,7 +10,7 @@ import pytest
 
 from amphora_agent.client.v2 import AmphoraError
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.paths import InstanceLayout, ObjectId
+from amphora_agent.paths import ObjectId, UploadedLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import Entry, Revisions
 from amphora_agent.revisions.live import LiveFiles
@@ -207,7 +207,7 @@ def test_c2_a_start_goes_back_to_the_last_good_files(site: Site) -> None:
 
 def spoil_committed(balancer: LoadBalancer) -> None:
     """Commit a certificate without its key, as an agent before this one would have."""
-    instance = InstanceLayout(
+    instance = UploadedLayout(
         id=ObjectId(balancer.id),
         directory=balancer.directory,
         certificates=balancer.directory.parent / "certs" / balancer.id,

@@ -25,8 +25,8 @@ def udp(services: Services) -> Blueprint:
             addresses.claiming(
                 listener,
                 lambda: lvs.claims_of(data),
-                declared=False,
-                more=lambda: lvs.claims(declared_only=True),
+                alone=False,
+                more=lambda: lvs.claims(rendered_only=True),
             ),
         ):
             record.words = [f"{len(data)} bytes"]

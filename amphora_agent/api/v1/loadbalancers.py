@@ -56,8 +56,8 @@ def loadbalancers(services: Services) -> Blueprint:
         data = services.inventory.configuration(object_id(lb_id))
         return Response(data, mimetype="text/plain", headers=etag(data))
 
-    def give_way(declared: ObjectId, start: Callable[[Takeover], None]) -> None:
-        services.declared().give_way(declared, start)
+    def give_way(lb_id: ObjectId, start: Callable[[Takeover], None]) -> None:
+        services.declared().give_way(lb_id, start)
 
     def recorded(name: str, act: Callable[[ObjectId], str], listener: ObjectId) -> str:
         with services.journal.change(Part.INSTANCE, listener, caller(), Operation(name)) as record:
@@ -91,7 +91,7 @@ def loadbalancers(services: Services) -> Blueprint:
         if lvs.holds(which):
             with services.journal.change(Part.INSTANCE, which, caller(), Operation.DELETE):
                 lvs.delete(which)
-        elif services.inventory.is_declared(which):
+        elif services.inventory.is_rendered(which):
             services.declared().delete(which, caller())
         else:
             instances.delete(which, by=caller())

@@ -42,7 +42,7 @@ from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import InstanceLayout, Layout
 from amphora_agent.revisions import reading
-from amphora_agent.revisions.contents import ContentLost, Manifest
+from amphora_agent.revisions.contents import PEER, ContentLost, Manifest
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
 from amphora_agent.supervisor.identity import kill, start_time
@@ -156,8 +156,8 @@ class Activation:
         manifest: Manifest,
         read: Collection[Directory] = (),
     ) -> Plan:
-        """What `activate` would do, were these texts, of a manifest, committed for a declared
-        instance. Nothing changes.
+        """What `activate` would do, were these texts, of a manifest, committed. Nothing
+        changes.
 
         Raises:
             OperationFailed: haproxy does not answer.
@@ -514,7 +514,8 @@ class Activation:
         raise OperationFailed("haproxy did not come up", f"no new worker in {_PATIENCE:g} s")
 
     def _spec(self, instance: InstanceLayout) -> ProcessSpec:
-        peer = "" if instance.declared else reading.read(instance, "peer").decode()
+        manifest = reading.committed(instance) or {}
+        peer = reading.read(instance, PEER).decode() if PEER in manifest else ""
         return ProcessSpec(
             name=instance.process,
             description=f"HAProxy of load balancer {instance.id}",
@@ -538,7 +539,9 @@ class Activation:
 
     def _located(self, instance: InstanceLayout, words: str) -> str:
         """haproxy's words, about the files that were rendered."""
-        return config_dir.located(instance.current, loaded_state.unread(instance), words)
+        return config_dir.located(
+            instance.configuration.parent, loaded_state.unread(instance), words
+        )
 
     def _restore(self, instance: InstanceLayout) -> bool:
         restored = self._live.go_back(instance)

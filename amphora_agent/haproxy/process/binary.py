@@ -11,7 +11,7 @@ from amphora_agent.errors import OperationFailed, Unavailable
 from amphora_agent.haproxy.replies import capabilities
 from amphora_agent.haproxy.replies.capabilities import Capabilities
 from amphora_agent.paths import InstanceLayout
-from amphora_agent.revisions.contents import CONFIGURATION, Manifest, Revisions
+from amphora_agent.revisions.contents import ADDITION, CONFIGURATION, PEER, Manifest, Revisions
 from amphora_agent.supervisor.command import Completed, run
 
 #: Seconds for `haproxy -c`; the controller waits 60 for its answer.
@@ -83,8 +83,8 @@ class Haproxy:
         return self.check(
             configuration,
             instance.configuration,
-            revisions.path(manifest[instance.addition.name].digest),
-            revisions.read(manifest[instance.peer.name].digest).decode(),
+            revisions.path(manifest[ADDITION].digest),
+            revisions.read(manifest[PEER].digest).decode(),
         )
 
     def check_directory(

@@ -21,7 +21,7 @@ from amphora_agent.haproxy.replies.statistics import read_information
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.final_counters import keeping_final_counters
 from amphora_agent.haproxy.runtime.socket import MasterSocket
-from amphora_agent.paths import InstanceLayout, Layout, ObjectId
+from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import LOADED, ContentLost, Revisions
 from amphora_agent.supervisor.contract import ProcessState, Supervisor
@@ -61,19 +61,16 @@ class Takeovers:
 
     def predecessor(self, new: InstanceLayout) -> InstanceLayout | None:
         """The instance of the other kind with the same id, if its process is there."""
-        other = self._layout.uploaded(new.id) if new.declared else self._layout.declared(new.id)
-        if other.process == new.process and (
-            self._layout.instance(new.id).declared is new.declared
-        ):
+        other = self._layout.other_kind(new)
+        if other.process == new.process and self._layout.instance(new.id).kind == new.kind:
             return None  # the name is that of the new one's own process
         stopped = self._supervisor.state(other.process) is ProcessState.STOPPED
         return None if stopped else other
 
     def tell_apart(self, new: InstanceLayout) -> None:
         """Give the process of an instance another name than that of the other kind has."""
-        uploaded, declared = self._layout.uploaded(new.id), self._layout.declared(new.id)
-        if uploaded.process == declared.process:
-            files.point(new.second, "declared" if new.declared else "uploaded")
+        if new.process == self._layout.other_kind(new).process:
+            files.point(new.second, new.kind)
 
     @contextlib.contextmanager
     def taking_over(self, lb_id: ObjectId, old: Sequence[InstanceLayout]) -> Iterator[Takeover]:
@@ -118,10 +115,11 @@ class Takeovers:
     def settle(self, instance: InstanceLayout) -> None:
         """End a takeover that a kill has interrupted: the rendered load balancer serves if all of
         it has come up, or the uploaded text has not; else the text goes on."""
-        declared, uploaded = self._layout.declared(instance.id), self._layout.uploaded(instance.id)
-        if not instance.declared or self.predecessor(declared) is None:
+        if not isinstance(instance, RenderedLayout) or self.predecessor(instance) is None:
             return
-        processes = self._processes(declared)
+        uploaded = self._layout.uploaded(instance.id)
+        winner: InstanceLayout
+        processes = self._processes(instance)
         try:
             text_came_up = reading.loaded_digest(uploaded) is not None
             text_came_up = text_came_up and loaded_state.is_remembered(uploaded)
@@ -132,30 +130,30 @@ class Takeovers:
             logger.warning("instance=%s the uploaded text's haproxy ends", instance.id)
             self._supervisor.retire(uploaded.process)
             uploaded.master_socket.unlink(missing_ok=True)
-            winner = declared
+            winner = instance
         else:
             logger.warning("instance=%s goes on with the uploaded text", instance.id)
             for each in processes:
                 self._supervisor.forget(each.process)
                 each.master_socket.unlink(missing_ok=True)
-                Revisions.of(declared).drop(f"{LOADED}{each.id}")
+                Revisions.of(instance).drop(f"{LOADED}{each.id}")
                 if each.id != instance.id:
                     files.remove_tree(each.directory)
-            files.remove(declared.current)
+            files.remove(instance.current)
             winner = uploaded
         socket = instance.stats_socket
         if not _answers(winner):
             _give_back(socket)
         _before(socket).unlink(missing_ok=True)
 
-    def _processes(self, declared: InstanceLayout) -> list[InstanceLayout]:
-        """The processes of a declared load balancer."""
+    def _processes(self, instance: RenderedLayout) -> list[RenderedLayout]:
+        """The processes of a rendered load balancer."""
         found = []
         for path in self._layout.base.iterdir():
             with contextlib.suppress(OSError):
-                if (path / "current").readlink().parts[:2] == ("..", declared.id):
-                    found.append(self._layout.declared(ObjectId(path.name)))
-        return found or [declared]
+                if (path / "current").readlink().parts[:2] == ("..", instance.id):
+                    found.append(self._layout.rendered(ObjectId(path.name)))
+        return found or [instance]
 
 
 def _before(socket: Path) -> Path:

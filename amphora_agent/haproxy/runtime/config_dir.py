@@ -1,4 +1,4 @@
-"""The files and texts of a declared instance.
+"""The files and texts of a rendered instance.
 
 What is rendered is one file for each listener and pool. haproxy names every file that it loads in
 one environment variable, which holds 128 KiB: the names of some 1,200 files. So it is given at most

@@ -9,7 +9,7 @@ no harm.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -29,8 +29,6 @@ from amphora_agent.supervisor.identity import start_time
 _RECORD = "activation.json"
 #: Digests of texts by the names of their files.
 Digests = Mapping[str, str]
-#: What haproxy is told to load, and what it never sees.
-_NOT_NAMED = frozenset({".cfg", ".json"})
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -84,27 +82,6 @@ class _Unread(Mapping[str, str]):
         return len(self._readers)
 
 
-class _UnreadDirectory(Mapping[str, str]):
-    """The texts of a declared instance, all read when one of them is looked at first."""
-
-    def __init__(self, revisions: Revisions, manifest: Manifest) -> None:
-        self._revisions = revisions
-        self._manifest = manifest
-
-    @cached_property
-    def _texts(self) -> Texts:
-        return config_dir.read(self._revisions, self._manifest).texts
-
-    def __getitem__(self, name: str) -> str:
-        return self._texts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-
 def identity(pid: int) -> str:
     """What tells a worker from every other process there was or will be."""
     return f"{pid} {start_time(pid)}"
@@ -116,7 +93,7 @@ def committed(instance: InstanceLayout) -> Texts:
     Raises:
         FileNotFoundError
     """
-    return _texts(instance, reading.committed(instance), _old_texts(instance, instance.directory))
+    return _texts(instance, reading.committed(instance), instance.directory)
 
 
 def came_up(instance: InstanceLayout) -> Texts:
@@ -125,7 +102,7 @@ def came_up(instance: InstanceLayout) -> Texts:
     Raises:
         FileNotFoundError: it never did.
     """
-    return _texts(instance, reading.loaded(instance), _old_texts(instance, instance.last_good))
+    return _texts(instance, reading.loaded(instance), instance.last_good)
 
 
 def loaded_texts(instance: InstanceLayout | None) -> Texts:
@@ -135,8 +112,9 @@ def loaded_texts(instance: InstanceLayout | None) -> Texts:
     return {}
 
 
-def _texts(instance: InstanceLayout, manifest: Manifest | None, old: Iterable[Path]) -> Texts:
-    """The texts of a manifest; those of an `old` agent's files, until this one has adopted them.
+def _texts(instance: InstanceLayout, manifest: Manifest | None, old: Path) -> Texts:
+    """The texts of a manifest; those of an older agent's files in the directory `old`, until this
+    one has adopted them.
 
     Raises:
         FileNotFoundError
@@ -144,10 +122,11 @@ def _texts(instance: InstanceLayout, manifest: Manifest | None, old: Iterable[Pa
     found: Texts = {}
     if manifest is not None:
         read = Revisions.of(instance).read
-        names = reading.texts_of(instance, manifest)
-        found = {name: _decoded(read(manifest[name].digest)) for name in names}
+        found = {
+            name: _decoded(read(manifest[name].digest)) for name in instance.texts_in(manifest)
+        }
     elif not instance.revisions.exists():
-        found = {path.name: files.text(path) for path in old}
+        found = {path.name: files.text(path) for path in instance.texts_below(old)}
     if not found:
         raise FileNotFoundError(str(instance.configuration))
     return found
@@ -155,7 +134,7 @@ def _texts(instance: InstanceLayout, manifest: Manifest | None, old: Iterable[Pa
 
 def unread(instance: InstanceLayout, read: Iterable[Directory] = ()) -> Texts:
     """The same, as long as it stays committed: each text is read when it is looked at, if it is.
-    That of a declared instance may be among those `read`."""
+    They may be among those `read`."""
     return _unread(instance, reading.committed(instance) or {}, read)
 
 
@@ -166,7 +145,7 @@ def committed_digests(instance: InstanceLayout) -> Digests:
 
 def digests(instance: InstanceLayout, manifest: Manifest) -> Digests:
     """The digests of the texts in a manifest."""
-    return {name: manifest[name].digest for name in reading.texts_of(instance, manifest)}
+    return {name: manifest[name].digest for name in instance.texts_in(manifest)}
 
 
 def loaded(
@@ -200,8 +179,8 @@ def good_digests(instance: InstanceLayout) -> Digests:
 
 
 def file_changes(instance: InstanceLayout, wanted: Manifest | None = None) -> list[FileChange]:
-    """Return the files that texts may name, and whose content differs from what the worker loaded:
-    certificates, and of a declared instance whatever else is there. `wanted` is what is to be
+    """Return the files that texts may name, and whose content differs from what the worker loaded.
+    `wanted` is what is to be
     committed, if that is not committed yet."""
     before = reading.loaded(instance) or {}
     after = wanted if wanted is not None else reading.committed(instance) or {}
@@ -215,15 +194,9 @@ def file_changes(instance: InstanceLayout, wanted: Manifest | None = None) -> li
             str(reading.live_path(instance, name)), content(before, name), content(after, name)
         )
         for name in sorted(before.keys() | after.keys())
-        if _may_be_named(instance, name) and before.get(name) != after.get(name)
+        if (name.startswith(CERTIFICATES) or instance.may_be_named(name))
+        and before.get(name) != after.get(name)
     ]
-
-
-def _may_be_named(instance: InstanceLayout, name: str) -> bool:
-    """Whether a text may name a file: not a text itself, nor what only the agent reads."""
-    if name.startswith(CERTIFICATES):
-        return True
-    return instance.declared and "/" not in name and Path(name).suffix not in _NOT_NAMED
 
 
 def interrupted(instance: InstanceLayout) -> bool:
@@ -259,7 +232,7 @@ def _good_texts(instance: InstanceLayout, wanted: Texts, read: Iterable[Director
     same = {
         name for name, digest in committed_digests(instance).items() if good.get(name) == digest
     }
-    if instance.declared and len(same) == len(good) == len(wanted):
+    if len(same) == len(good) == len(wanted):
         return wanted
     return _unread(instance, manifest, read, {name: wanted for name in same if name in wanted})
 
@@ -270,27 +243,22 @@ def _unread(
     read: Iterable[Directory],
     known: Mapping[str, Texts] = MappingProxyType({}),
 ) -> Texts:
-    """The texts of a manifest. Of an uploaded instance, those `known` are taken from there."""
-    revisions = Revisions.of(instance)
-    if instance.declared:
-        found = config_dir.one_with(config_dir.digests(manifest), read)
-        return _UnreadDirectory(revisions, manifest) if found is None else found.texts
+    """The texts of a manifest, if they are not all among those `read`; those `known` are taken from
+    there."""
+    revisions, wanted = Revisions.of(instance), digests(instance, manifest)
+    found = config_dir.one_with(wanted, read)
+    if found is not None:
+        return found.texts
 
     def read_text(name: str) -> str:
-        return _decoded(revisions.read(manifest[name].digest))
+        return _decoded(revisions.read(wanted[name]))
 
     return _Unread(
         {
             name: partial(known[name].__getitem__ if name in known else read_text, name)
-            for name in reading.texts_of(instance, manifest)
+            for name in wanted
         }
     )
-
-
-def _old_texts(instance: InstanceLayout, directory: Path) -> Iterable[Path]:
-    if instance.declared:
-        return sorted((directory / instance.current.name).glob("*.cfg"))
-    return [directory / path.name for path in instance.loads]
 
 
 def _decoded(data: bytes) -> str:

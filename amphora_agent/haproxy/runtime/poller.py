@@ -92,9 +92,8 @@ class Index(Generic[T]):
 
 def _live_text(instance: InstanceLayout) -> str:
     """Return what the live files of an instance say, whoever wrote it."""
-    paths = sorted(instance.current.glob("*.cfg")) if instance.declared else instance.loads
     found = []
-    for path in paths:
+    for path in instance.texts_below(instance.directory):
         with contextlib.suppress(FileNotFoundError):
             found.append(files.text(path))
     return "\n".join(found).encode(errors="surrogateescape").decode(errors="replace")

@@ -25,15 +25,14 @@ Claims = Iterable[tuple[str, frozenset[Claim]]]
 
 
 class ClaimedAddresses:
-    """The claims of the instances of a layout. A declared load balancer owns all of its processes;
-    every other instance owns itself."""
+    """The claims of the instances of a layout. A load balancer owns all of its processes."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._lock = threading.Lock()
         #: What an instance claims, and the signatures of the files that say so.
         self._known: dict[str, tuple[object, frozenset[Claim]]] = {}
-        #: What changes that are under way claim, by their owners; True: for a declared one.
+        #: What changes that are under way claim, by their owners; True: alone.
         self._under_way: dict[str, tuple[bool, frozenset[Claim]]] = {}
 
     @contextlib.contextmanager
@@ -42,23 +41,23 @@ class ClaimedAddresses:
         owner: str,
         wanted: Callable[[], frozenset[Claim]],
         *,
-        declared: bool,
+        alone: bool,
         more: Callable[[], Claims] = tuple,
     ) -> Iterator[None]:
         """Claim what is `wanted` while a change of `owner` is under way. `more` are claims beside
-        those of haproxy. An owner that is not declared may meet others of its kind: a controller
-        that begins to speak API 1.0 sends one text in the place of many.
+        those of haproxy. Two owners may meet if neither claims `alone`: a controller that begins to
+        speak API 1.0 sends one text in the place of many.
 
         Raises:
             Conflict: another owner has it.
         """
         with self._lock:
-            others = [*self._others(owner, all_=declared), *more()]
-            claims = wanted() if others or declared else frozenset()
+            others = [*self._others(owner, all_=alone), *more()]
+            claims = wanted() if others or alone else frozenset()
             for other, theirs in others:
                 if other != owner and (met := first_meeting(claims, theirs)):
                     raise Conflict("Address is taken", f"{met} is that of load balancer {other}")
-            self._under_way[owner] = declared, claims
+            self._under_way[owner] = alone, claims
         try:
             yield
         finally:
@@ -70,7 +69,7 @@ class ClaimedAddresses:
         known: dict[str, tuple[object, frozenset[Claim]]] = {}
         for instance in instances:
             other = owner_of(instance)
-            if other != owner and (all_ or instance.declared):
+            if other != owner and (all_ or instance.claims_alone):
                 before = self._known.get(instance.id)
                 with contextlib.suppress(ContentLost):  # as far as is known: it hinders no other
                     signature = loaded_state.committed_digests(instance)
@@ -83,8 +82,8 @@ class ClaimedAddresses:
                     known[instance.id] = before
                     yield other, before[1]
         self._known = known
-        for other, (declared, claims) in self._under_way.items():
-            if other != owner and (all_ or declared):
+        for other, (claims_alone, claims) in self._under_way.items():
+            if other != owner and (all_ or claims_alone):
                 yield other, claims
 
 

@@ -53,13 +53,15 @@ class Candidate(NamedTuple):
     """What is to be accepted: texts by the names of their files, of which `theirs` are the
     controller's, or made of what it says. `check` lets haproxy check these texts, or as much of
     them as proves what is new. `committed` are those that are committed, as far as they have been
-    read; of a declared instance all. `replaced` are those of a haproxy whose place it takes."""
+    read. `replaced` are those of a haproxy whose place it takes. `has_files`: the files that the
+    texts name are in their places already."""
 
     texts: Texts
     theirs: Collection[str]
     check: Callable[[Texts], Completed]
     committed: Texts = MappingProxyType({})
     replaced: Texts = MappingProxyType({})
+    has_files: bool = True
 
 
 class Verdict(NamedTuple):
@@ -193,7 +195,7 @@ class Acceptance:
             f"[{directory / each.file}:{each.line}] : {each.reason}"
             for each in violations(new, bounds)
         ]
-        if not lines and not instance.declared:  # what may not be named is not read
+        if not lines and candidate.has_files:  # what may not be named is not read
             lines += _violations_in_lists(new, bounds)
         if lines:
             raise _refusal("\n".join(lines))
@@ -245,8 +247,6 @@ class Acceptance:
 
 
 def _committed(instance: InstanceLayout, read: Texts) -> Texts | None:
-    if instance.declared:
-        return read or None
     try:
         texts = loaded_state.unread(instance)
         return {name: read[name] if name in read else texts[name] for name in texts} or None

@@ -18,14 +18,14 @@ from amphora_agent.paths import Layout, LvsLayout, ObjectId
 
 logger = logging.getLogger(__name__)
 
-#: How the first line begins of what keepalived is told of a listener of a load balancer that was
-#: declared; its id follows.
+#: How the first line begins of what keepalived is told of a listener of a rendered load balancer;
+#: its id follows.
 MARK = "# Written by amphora-agent for {}."
 _MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "([0-9A-Za-z_-]+)").encode())
 
 
 def owner(configuration: bytes) -> str | None:
-    """The declared load balancer that a configuration is of; None for a controller's text."""
+    """The rendered load balancer that a configuration is of; None for a controller's text."""
     found = _MARKED.match(configuration)
     return found[1].decode() if found else None
 
@@ -43,13 +43,13 @@ def claims(configuration: bytes) -> frozenset[Claim]:
     )
 
 
-def all_claims(layout: Layout, *, declared_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
+def all_claims(layout: Layout, *, rendered_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
     """What the listeners of this amphora claim, each with the load balancer that owns it; a
     listener of a controller's text owns itself."""
     for listener in layout.lvs_listeners():
         configuration = listener.configuration.read_bytes()
         of_balancer = owner(configuration)
-        if of_balancer or not declared_only:
+        if of_balancer or not rendered_only:
             yield of_balancer or listener.id, claims(configuration)
 
 

@@ -112,9 +112,9 @@ class LvsListeners:
         self._alarms.clear_alarm(AlarmKind.KEEPALIVED_TEXT_REFUSED, listener_id)
         logger.info("listener=%s change=upload bytes=%d", listener_id, len(configuration))
 
-    def claims(self, *, declared_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
-        """What the listeners claim, each with its owner: a declared load balancer, or itself."""
-        return poller.all_claims(self._layout, declared_only=declared_only)
+    def claims(self, *, rendered_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
+        """What the listeners claim, each with its owner: a rendered load balancer, or itself."""
+        return poller.all_claims(self._layout, rendered_only=rendered_only)
 
     def claims_of(self, configuration: bytes) -> frozenset[Claim]:
         """What a configuration claims."""

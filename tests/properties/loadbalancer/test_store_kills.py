@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def instance(tmp_path: Path) -> InstanceLayout:
     settings = Settings(amphora_id="amphora", base_path=str(tmp_path / "base"))
-    return Layout.of(settings, run=tmp_path / "run", namespace="none").declared(LB)
+    return Layout.of(settings, run=tmp_path / "run", namespace="none").rendered(LB)
 
 
 def live_files(instance: InstanceLayout) -> LiveFiles:

@@ -10,7 +10,7 @@ from tests.unit.haproxy.config.test_parts import NAMES
 
 def test_d2_a_line_of_a_part_is_one_of_a_file(tmp_path: Path) -> None:
     texts = {name: f"# {name}\nbackend b{n}\n" + "\n" * (n % 3) for n, name in enumerate(NAMES)}
-    revisions = Revisions(tmp_path / "revisions", declared=True)
+    revisions = Revisions(tmp_path / "revisions")
     rendered = revisions.keep({name: text.encode() for name, text in texts.items()})
     given = config_dir.with_parts(revisions, rendered)
     for part, inside in config_dir.parts(texts).items():

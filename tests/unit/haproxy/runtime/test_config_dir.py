@@ -11,7 +11,7 @@ from amphora_agent.revisions.contents import Manifest, Revisions
 
 @pytest.fixture
 def revisions(tmp_path: Path) -> Revisions:
-    return Revisions(tmp_path / "revisions", declared=True)
+    return Revisions(tmp_path / "revisions")
 
 
 def made(revisions: Revisions, **texts: str) -> Manifest:

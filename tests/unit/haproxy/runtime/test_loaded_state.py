@@ -9,7 +9,7 @@ from amphora_agent import files
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
 from amphora_agent.haproxy.runtime.loaded_state import Record
 from amphora_agent.haproxy.update.planner import FileChange
-from amphora_agent.paths import InstanceLayout, object_id
+from amphora_agent.paths import InstanceLayout, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import LOADED, Revisions
 from tests.builders.instances import commit, layout, live_files
@@ -115,16 +115,15 @@ def test_certificate_files_that_differ_are_found(instance: InstanceLayout) -> No
 
 
 @pytest.fixture
-def declared(tmp_path: Path) -> InstanceLayout:
+def declared(tmp_path: Path) -> RenderedLayout:
     """One that has come up with its first state, and has a second one committed."""
     directory = tmp_path / "lb"
-    made = InstanceLayout(
+    made = RenderedLayout(
         id=object_id("lb"),
         directory=directory,
         certificates=directory / "current" / "certificates",
         stats_socket=tmp_path / "s",
         master_socket=tmp_path / "m",
-        declared=True,
     )
     directory.mkdir()
     files.point(made.current, "live")
@@ -142,7 +141,7 @@ def declared(tmp_path: Path) -> InstanceLayout:
     return made
 
 
-def test_what_a_declared_instance_has_loaded(declared: InstanceLayout) -> None:
+def test_what_a_declared_instance_has_loaded(declared: RenderedLayout) -> None:
     wanted = loaded_state.unread(declared)
     found = loaded_state.loaded(declared, PID, "3.0", wanted)
     assert found is not None
@@ -154,7 +153,7 @@ def test_what_a_declared_instance_has_loaded(declared: InstanceLayout) -> None:
     assert not loaded_state.is_remembered(declared)
 
 
-def test_texts_that_have_been_read_are_not_read_again(declared: InstanceLayout) -> None:
+def test_texts_that_have_been_read_are_not_read_again(declared: RenderedLayout) -> None:
     committed, loaded_files = reading.committed(declared), reading.loaded(declared)
     assert committed is not None
     assert loaded_files is not None
@@ -168,7 +167,7 @@ def test_texts_that_have_been_read_are_not_read_again(declared: InstanceLayout) 
 
 
 def test_what_was_committed_has_the_same_digests_when_it_is_loaded(
-    declared: InstanceLayout,
+    declared: RenderedLayout,
 ) -> None:
     committed = loaded_state.committed_digests(declared)
     assert loaded_state.good_digests(declared) != committed
@@ -182,7 +181,7 @@ def test_what_was_committed_has_the_same_digests_when_it_is_loaded(
 
 
 def test_nothing_is_known_of_a_declared_instance_without_good_files(
-    declared: InstanceLayout,
+    declared: RenderedLayout,
 ) -> None:
     Revisions.of(declared).drop(f"{LOADED}{declared.id}")
     assert loaded_state.loaded(declared, PID, "3.0", loaded_state.unread(declared)) is None
