@@ -81,7 +81,7 @@ oldest: .venv-oldest/ready  ## The same with the oldest libraries that pyproject
 .PHONY: integration
 integration: $(VENV)/test  ## The agent with real haproxy, namespaces, TLS
 	@# Much of their time is waiting: two processes at once, which take file after file.
-	FAULTS_SEED=$${FAULTS_SEED:-1} $(RUN_TESTS) integration $(BIN)/python \
+	FAULTS_SEED=$${FAULTS_SEED:-1} CHAOS_SEED=$${CHAOS_SEED:-1} $(RUN_TESTS) integration $(BIN)/python \
 	    -n 2 --dist loadfile --no-loadscope-reorder tests/lab tests/integration
 
 .PHONY: fuzz

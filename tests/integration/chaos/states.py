@@ -63,6 +63,8 @@ class State(NamedTuple):
     """With what it last came up."""
     first: Disk | None = None
     """With what it came up first."""
+    wanted: bool = False
+    """Whether an interrupted start has made it one that is to run."""
 
 
 class View(NamedTuple):
@@ -191,7 +193,7 @@ class Place:
             case "delete", _:
                 return State()
             case "stop", _:
-                return state if disk.text == "" else state._replace(running=None)
+                return state if disk.text == "" else state._replace(running=None, wanted=False)
             case "start", _:
                 return state if state.running else self._load(state)
             case "reload", _:
@@ -205,14 +207,20 @@ class Place:
                 return state._replace(running=state.running and disk)
         raise ValueError(call)
 
+    def begun(self, state: State) -> State:
+        """When an agent begins: it starts what is to run."""
+        return self._load(state) if state.wanted and state.running is None else state
+
     def _load(self, state: State) -> State:
         if state.disk.text == "":
             return state
         if self.loads(state.disk):
             return State(state.disk, state.disk, state.disk, state.first or state.disk)
         if state.good is None:
-            return state._replace(disk=state.disk._replace(text=""))
-        return state._replace(disk=state.good)
+            return state._replace(disk=state.disk._replace(text=""), wanted=False)
+        # What is to run goes on with what it last came up with.
+        running = state.good if state.wanted else state.running
+        return state._replace(disk=state.good, running=running)
 
     def interrupted(self, call: Call, state: State, victim: str) -> set[State]:
         """Before or after it; and what was last good may be that of the other."""
@@ -230,6 +238,8 @@ class Place:
             ends += [end for end in runs if end.disk.text and self.loads(end.disk)]
         else:
             ends = [state, after]
+            if call[0] in ("start", "reload") and state.running is None:
+                ends.append(state._replace(wanted=True))
         if call[0] == "rollback":
             ends += [state._replace(disk=disk) for disk in _on_the_way(state.disk, after.disk)]
         return {end._replace(good=good, first=first) for end in ends for good, first in kept}

@@ -106,6 +106,10 @@ class Trial:
         step, said = self._agents.live(life, before=before)
         if step:
             until(_all_execute, "what it has started is what it is to be")
+        begun = {self.place.begun(state) for state in self.possible}
+        if step and counted_from == -1:
+            begun |= self.possible  # it may have died before
+        self.possible = begun
         answered = [(0, -1)]
         for number, position, error in (each for each in said if isinstance(each, list)):
             call = operations[number][position]
