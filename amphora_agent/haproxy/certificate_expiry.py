@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from amphora_agent import files
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.named_files import crt_list, references
-from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
 from amphora_agent.haproxy.named_files.references import Role
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
@@ -153,12 +153,12 @@ class ExpiryWatch:
 
 def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
     """The files below the directory of certificates that a configuration names."""
-    found = references.files_below({"": files.text(configuration)}, str(certificates))
+    found = references.find_files_below({"": files.text(configuration)}, str(certificates))
     return {Path(path): roles for path, roles in found.items()}
 
 
-def _entries(path: Path) -> tuple[Entry, ...]:
-    return crt_list.entries(path.read_bytes())
+def _entries(path: Path) -> tuple[CrtListEntry, ...]:
+    return crt_list.read_entries(path.read_bytes())
 
 
 def _expires(path: Path) -> float | None:

@@ -15,9 +15,9 @@ from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.events.journal import Record
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
-from amphora_agent.haproxy.named_files.certificate_content import Content, Kind, Unfit
+from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind, UnusableFile
 from amphora_agent.haproxy.named_files.references import Role
-from amphora_agent.haproxy.policy.engine import Bounds
+from amphora_agent.haproxy.policy.words import Bounds
 from amphora_agent.haproxy.validate import openssl
 from amphora_agent.model.events.changes import AGENT, Caller, Operation
 from amphora_agent.paths import CertificateName, InstanceLayout, Layout, ObjectId
@@ -69,9 +69,9 @@ class CertificateFiles:
             try:
                 content = self._content(instance, data)
                 trial = self._require_fit(instance, path, content)
-            except Unfit as reason:
+            except UnusableFile as reason:
                 raise InvalidRequest("Invalid request", f"{name}: {reason}") from None
-            kept = {f"{CERTIFICATES}{name}": certificate_content.kept(content, data)}
+            kept = {f"{CERTIFICATES}{name}": certificate_content.render_kept_file(content, data)}
             revisions = Revisions.of(instance)
             changed = revisions.keep(kept)
             if trial:
@@ -93,7 +93,7 @@ class CertificateFiles:
             raise NotFound(
                 "Certificate Not Found", f"No certificate with filename: {name}"
             ) from None
-        return certificate_content.md5_as_sent(data)
+        return certificate_content.read_sent_md5(data)
 
     def delete(self, instance_id: ObjectId, name: CertificateName, by: Caller = AGENT) -> None:
         """Remove a file; nothing happens when there is none."""
@@ -118,8 +118,8 @@ class CertificateFiles:
                 data = reading.read(instance, name)
                 if certificate_content.is_kept_form(data):
                     continue
-                kept = certificate_content.kept(self._content(instance, data), data)
-            except (ContentLost, Unfit) as reason:
+                kept = certificate_content.render_kept_file(self._content(instance, data), data)
+            except (ContentLost, UnusableFile) as reason:
                 logger.warning(
                     "instance=%s file=%s is left as it is: %s", instance.id, name, reason
                 )
@@ -131,8 +131,8 @@ class CertificateFiles:
 
     def _content(self, instance: InstanceLayout, data: bytes) -> Content:
         """Raises Unfit."""
-        check_entry = partial(crt_list.check, bounds=self._bounds(instance))
-        return openssl.usable(certificate_content.read(data, check_entry))
+        check_entry = partial(crt_list.check_entry, bounds=self._bounds(instance))
+        return openssl.require_usable(certificate_content.parse_file(data, check_entry))
 
     def _require_fit(self, instance: InstanceLayout, path: Path, content: Content) -> bool:
         """See that content fits what the committed configuration names the file for. True when
@@ -146,14 +146,14 @@ class CertificateFiles:
             texts = {CONFIGURATION: committed.decode(errors="surrogateescape")}
         except (FileNotFoundError, ContentLost):  # one that is sent is judged with its files
             return False
-        roles = set(references.roles(texts, str(path)))
+        roles = set(references.find_roles(texts, str(path)))
         if references.names_directory(texts, str(path.parent)):
             roles.add(Role.CERTIFICATE)
-        if content.kind is not Kind.CERTIFICATE:
+        if content.kind is not FileKind.CERTIFICATE:
             roles.update(_roles_in_lists(instance, texts, str(path)))
         for role in roles - {Role.OTHER}:
             if not _fits(role, content):
-                raise Unfit(f"it is {content.kind.value}, and is named as a {role.value}")
+                raise UnusableFile(f"it is {content.kind.value}, and is named as a {role.value}")
         if Role.CRT_LIST in roles:
             _require_listed(instance, content)
         return Role.OTHER in roles or any(not entry.is_plain for entry in content.entries)
@@ -170,9 +170,9 @@ class CertificateFiles:
 def _fits(role: Role, content: Content) -> bool:
     match role:
         case Role.CERTIFICATE:
-            return content.kind is Kind.CERTIFICATE
+            return content.kind is FileKind.CERTIFICATE
         case Role.CRT_LIST:
-            return content.kind is Kind.CRT_LIST
+            return content.kind is FileKind.CRT_LIST
         case Role.AUTHORITIES:
             return bool(content.certificates)
         case Role.REVOCATIONS:
@@ -183,7 +183,7 @@ def _fits(role: Role, content: Content) -> bool:
 
 def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterator[Role]:
     """As what the crt-lists that these texts name have a file."""
-    for listed in references.crt_lists(texts):
+    for listed in references.find_crt_lists(texts):
         for entry in _entries(instance, listed):
             if entry.path == path:
                 yield Role.CERTIFICATE
@@ -191,9 +191,9 @@ def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterat
                 yield Role.OTHER
 
 
-def _entries(instance: InstanceLayout, path: str) -> Iterable[crt_list.Entry]:
+def _entries(instance: InstanceLayout, path: str) -> Iterable[crt_list.CrtListEntry]:
     try:
-        return crt_list.entries(_committed(instance, path))
+        return crt_list.read_entries(_committed(instance, path))
     except (OSError, ContentLost):
         return ()
 
@@ -216,6 +216,6 @@ def _require_listed(instance: InstanceLayout, content: Content) -> None:
             try:
                 data = _committed(instance, path)
             except (FileNotFoundError, ContentLost):
-                raise Unfit(f"{path} is not there; send it first") from None
+                raise UnusableFile(f"{path} is not there; send it first") from None
             if path == entry.path and not certificate_content.holds_key(data):
-                raise Unfit(f"{path} is no certificate with its key")
+                raise UnusableFile(f"{path} is no certificate with its key")

@@ -7,7 +7,7 @@ declared instance, the generations are those of its load balancer, and what is c
 import contextlib
 
 from amphora_agent.errors import NotFound
-from amphora_agent.haproxy.config.diff import difference
+from amphora_agent.haproxy.config.diff import compare_configs
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.update import value_diff
 from amphora_agent.model.events import changes
@@ -115,5 +115,5 @@ def differences(
             {name: revisions.read(each[CONFIGURATION].digest).decode(errors="surrogateescape")}
             for each in (before, after)
         )
-        return value_diff.differences(difference(old, new), (name,))
+        return value_diff.compare_values(compare_configs(old, new), (name,))
     return ()

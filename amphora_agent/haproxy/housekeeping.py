@@ -120,7 +120,9 @@ def hard_stop_after(instance: InstanceLayout) -> float:
     """Seconds that an instance gives its replaced workers."""
     said = render.HARD_STOP_AFTER
     try:
-        config = parser.parse(parser.whole(loaded_state.came_up(instance)), {_KEYWORD})
+        config = parser.parse_config(
+            parser.join_texts(loaded_state.read_loaded(instance)), {_KEYWORD}
+        )
     except FileNotFoundError:
         return seconds(said)
     for section in config.of_kind("global"):

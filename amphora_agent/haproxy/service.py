@@ -24,10 +24,10 @@ from amphora_agent.haproxy.certificate_files import CertificateFiles
 from amphora_agent.haproxy.config import preflight, queries, word_counts
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.config.preflight import Limits
-from amphora_agent.haproxy.config.word_counts import Counted
+from amphora_agent.haproxy.config.word_counts import CountedText
 from amphora_agent.haproxy.generations import Generations, differences
 from amphora_agent.haproxy.policy import compat
-from amphora_agent.haproxy.policy.engine import Bounds
+from amphora_agent.haproxy.policy.words import Bounds
 from amphora_agent.haproxy.process import render
 from amphora_agent.haproxy.process.activator import Activation, Outcome
 from amphora_agent.haproxy.process.binary import Haproxy
@@ -38,8 +38,8 @@ from amphora_agent.haproxy.status import require
 from amphora_agent.haproxy.update.planner import Step
 from amphora_agent.haproxy.validate import claims
 from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCount
-from amphora_agent.haproxy.validate.resource_limits import Headroom
-from amphora_agent.haproxy.validate.validator import Acceptance, Candidate
+from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
+from amphora_agent.haproxy.validate.validator import Candidate, Validator
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.model.events.changes import AGENT, Caller, Operation, Part
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
@@ -99,8 +99,8 @@ class Instances:
         self.takeovers = Takeovers(layout, supervisor)
         self.activation = Activation(layout, haproxy, supervisor, self.live, alarms, clock)
         # systemd is the one who starts haproxy, or a thread of this process.
-        self.headroom = Headroom("1" if supervisor.notified else "self")
-        self.acceptance = Acceptance(haproxy, self.headroom, self._bounds)
+        self.headroom = ResourceLimits("1" if supervisor.notified else "self")
+        self.acceptance = Validator(haproxy, self.headroom, self._bounds)
         self.addresses = ClaimedAddresses(layout)
         self.listeners = ListenerCount(layout, most_listeners, has_controllers)
         restarts = Restarts(layout, haproxy, self.live, alarms)
@@ -137,17 +137,17 @@ class Instances:
             stages.enter_context(
                 self.listeners.counting(
                     instance_id,
-                    claims.bound(content),
-                    partial(claims.count, content),
+                    claims.estimate_listeners(content),
+                    partial(claims.count_listeners, content),
                 )
             )
-            mended = compat.configuration(configuration, content)
+            mended = compat.adapt_config(configuration, content)
             limits = self._limits(content)
             if limits.maxconn is not None:
-                mended = mended._replace(content=compat.without_connections(mended.content))
+                mended = mended._replace(content=compat.take_out_maxconn(mended.content))
             if mended.content is not configuration:
                 content = _counted(mended.content, before)
-            wanted = partial(queries.claims, content)
+            wanted = partial(queries.find_claims, content)
             stages.enter_context(self.addresses.claiming(instance_id, wanted, alone=False))
             addition = self._addition(content, limits)
             record.words = [f"{len(configuration)} bytes"]
@@ -170,7 +170,7 @@ class Instances:
                 (name,),
                 check,
                 {} if before is None else {name: before},
-                loaded_state.loaded_texts(self.takeovers.predecessor(instance)),
+                loaded_state.find_loaded_texts(self.takeovers.predecessor(instance)),
             )
             try:
                 verdict = self.acceptance.require(instance, candidate)
@@ -402,7 +402,7 @@ class Instances:
                 self._resume(instance)
 
     def _resume(self, instance: InstanceLayout) -> None:
-        if loaded_state.interrupted(instance):
+        if loaded_state.is_interrupted(instance):
             with self.changing(instance, AGENT, Operation.RELOAD) as record:
                 if self.activation.runs(instance):
                     self._activate(instance, record)
@@ -512,8 +512,8 @@ class Instances:
         return render.addition(configuration, self.group, limits).encode()
 
     def _limits(self, configuration: str) -> Limits:
-        asked = compat.asked_connections(configuration)
-        return preflight.limits(configuration, self.headroom.descriptors(), asked)
+        asked = compat.read_taken_out_maxconn(configuration)
+        return preflight.choose_limits(configuration, self.headroom.descriptors(), asked)
 
     def _bounds(self, instance: InstanceLayout) -> Bounds:
         return Bounds(
@@ -529,5 +529,5 @@ class Instances:
         )
 
 
-def _counted(configuration: bytes, before: Counted | None) -> Counted:
-    return word_counts.counted(configuration.decode(errors="surrogateescape"), before)
+def _counted(configuration: bytes, before: CountedText | None) -> CountedText:
+    return word_counts.count_words(configuration.decode(errors="surrogateescape"), before)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from amphora_agent.errors import NotFound, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import MOST_ENTRIES, Journal
-from amphora_agent.haproxy.config.queries import Listener
+from amphora_agent.haproxy.config.queries import ListenerType
 from amphora_agent.haproxy.generations import Generations
 from amphora_agent.haproxy.policy import compat
 from amphora_agent.haproxy.process.activator import master_of
@@ -83,7 +83,7 @@ class Inventory:
         if waits_to_replace(self._layout, instance):
             instance = self._layout.uploaded(instance_id)
         require(instance)
-        return compat.configuration_as_sent(reading.read(instance, instance.configuration.name))
+        return compat.restore_config(reading.read(instance, instance.configuration.name))
 
     # Listeners
 
@@ -106,7 +106,7 @@ class Inventory:
             NotFound
         """
         instance = self._existing(listener_id)
-        (known,) = self._index.of(instance)[:1] or (Listener(listener_id, ""),)
+        (known,) = self._index.of(instance)[:1] or (ListenerType(listener_id, ""),)
         status = ListenerStatus(self._status(instance), known.id, known.type)
         try:
             pools = self._observer.pools(instance, timeout=_ANSWER)

@@ -16,7 +16,7 @@ from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.process.activator import Outcome, master_of
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
-from amphora_agent.haproxy.runtime.config_dir import Directory
+from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.haproxy.update.planner import Plan
 from amphora_agent.haproxy.validate.validator import Candidate, Verdict
@@ -53,7 +53,7 @@ class Prepared(NamedTuple):
 
     instance: RenderedLayout
     files: Manifest
-    read: tuple[Directory, ...]
+    read: tuple[ConfigDirectory, ...]
     verdict: Verdict
 
 
@@ -69,7 +69,7 @@ class Commitment:
         self._layer4 = layer4
         self._takeovers = instances.takeovers
         #: What processes have loaded, as far as it is worth its room.
-        self._read: dict[ObjectId, Directory] = {}
+        self._read: dict[ObjectId, ConfigDirectory] = {}
 
     # Before
 
@@ -90,7 +90,7 @@ class Commitment:
         revisions, whole = self._store.revisions(lb_id), {**state}
         for process in processes:
             prefix = _prefix(process, state)
-            own = config_dir.with_parts(revisions, part(state, prefix))
+            own = config_dir.add_parts(revisions, part(state, prefix))
             whole |= {f"{prefix}{name}": entry for name, entry in own.items()}
         return whole
 
@@ -102,12 +102,12 @@ class Commitment:
         """
         found = []
         revisions = self._store.revisions(lb_id)
-        replaced = loaded_state.loaded_texts(self._uploaded(lb_id))
+        replaced = loaded_state.find_loaded_texts(self._uploaded(lb_id))
         for process in processes:
             instance = self._layout.rendered(ObjectId(process))
             own = part(state, _prefix(process, state))
             before = self._committed(instance)
-            now = config_dir.read(revisions, own, before)
+            now = config_dir.read_directory(revisions, own, before)
 
             def check(
                 some: Texts, own: Manifest = own, instance: RenderedLayout = instance
@@ -363,15 +363,15 @@ class Commitment:
 
     # What has been read
 
-    def _committed(self, instance: InstanceLayout) -> Directory | None:
+    def _committed(self, instance: InstanceLayout) -> ConfigDirectory | None:
         """The texts of a process that are committed, if there are any."""
         manifest = reading.committed(instance)
         if not manifest:
             return None
         known = self._read.get(instance.id)
-        if known is not None and known.digests == config_dir.digests(manifest):
+        if known is not None and known.digests == config_dir.digest_texts(manifest):
             return known
-        return config_dir.read(Revisions.of(instance), manifest)
+        return config_dir.read_directory(Revisions.of(instance), manifest)
 
     def _remember(self, prepared: Sequence[Prepared]) -> None:
         """Keep the texts that are committed now, unless they take too much room."""

@@ -86,7 +86,7 @@ def _within(descriptors: int, process: Process) -> Process:
     limit = max(1, min(process.connection_limit, most))
     return process._replace(
         connection_limit=limit,
-        spare_pipes=preflight.spare_pipes(limit, sockets, descriptors),
+        spare_pipes=preflight.choose_spare_pipes(limit, sockets, descriptors),
     )
 
 
@@ -107,7 +107,7 @@ def texts(processes: tuple[Wanted, ...], descriptors: int) -> dict[str, Text]:
     for each in processes:
         own = dict(_texts_of(_within(descriptors, _process(each)), each.places))
         configuration = [name for name in own if name.endswith(".cfg")]
-        for part, inside in config_dir.parts(configuration).items():
+        for part, inside in config_dir.group_into_parts(configuration).items():
             own[f"{PARTS}/{part}"] = _joined([own[name] for name in inside])
         found.update({f"{each.prefix}{name}": text for name, text in own.items()})
     return found

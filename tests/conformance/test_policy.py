@@ -9,8 +9,9 @@ import pytest
 from controller import loadbalancers, texts
 from octavia.common import data_models
 
-from amphora_agent.haproxy.config.parser import blocks
-from amphora_agent.haproxy.policy.engine import Bounds, Violation, violations
+from amphora_agent.haproxy.config.parser import split_sections
+from amphora_agent.haproxy.policy.engine import Violation, find_violations
+from amphora_agent.haproxy.policy.words import Bounds
 
 _STATS_SOCKET = re.compile(r"^ *stats socket \S*/([^/\s]+)\.sock ", re.MULTILINE)
 
@@ -31,7 +32,7 @@ def found(text: str) -> list[Violation]:
         group="nogroup",
         agent_port=9443,
     )
-    return violations(blocks({"haproxy.cfg": text}), bounds)
+    return find_violations(split_sections({"haproxy.cfg": text}), bounds)
 
 
 def test_everything_that_the_templates_render_is_within_the_policy() -> None:
@@ -169,6 +170,8 @@ def test_options_within_ciphers_are_refused(field, value: str) -> None:
 @pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029"], ids=ascii)
 def test_what_only_unicode_takes_for_the_end_of_a_line_ends_none(field, end: str) -> None:
     for text in rendered(field(f"x{end}lua-load")):
-        words = {word for block in blocks({"": text}) for d in block.lines() for word in d.words}
+        words = {
+            word for block in split_sections({"": text}) for d in block.lines() for word in d.words
+        }
         assert (f"x{end}lua-load" in words) == (end in text)
         assert "lua-load" not in words

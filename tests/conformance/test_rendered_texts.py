@@ -8,8 +8,8 @@ import pytest
 from controller import texts
 from controller.release import MAJOR
 
-from amphora_agent.haproxy.config.diff import Difference, defaults_of, difference
-from amphora_agent.haproxy.config.parser import Section, blocks, parse
+from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs, find_defaults
+from amphora_agent.haproxy.config.parser import Section, parse_config, split_sections
 
 #: What the templates write in sections; what a release does not know yet it need not have.
 KINDS = {"backend", "defaults", "frontend", "global", "peers"}
@@ -33,7 +33,7 @@ def rendered() -> dict[str, str]:
 def test_the_texts_come_back_from_their_blocks_and_lines(rendered: dict[str, str]) -> None:
     assert len(rendered) >= 300
     for name, text in rendered.items():
-        found = blocks({"f": text})
+        found = split_sections({"f": text})
         assert "".join(block.text for block in found) == text, name
         for block in found:
             assert "".join(line.written for line in block.lines()) == block.text, name
@@ -41,8 +41,8 @@ def test_the_texts_come_back_from_their_blocks_and_lines(rendered: dict[str, str
 
 def test_the_sections_of_blocks_are_those_of_the_text(rendered: dict[str, str]) -> None:
     for name, text in rendered.items():
-        sections = [block.section() for block in blocks({"f": text})]
-        assert tuple(each for each in sections if each.kind) == parse(text).sections, name
+        sections = [block.section() for block in split_sections({"f": text})]
+        assert tuple(each for each in sections if each.kind) == parse_config(text).sections, name
 
 
 def test_all_that_the_templates_know_is_there_and_nothing_else(rendered: dict[str, str]) -> None:
@@ -77,22 +77,22 @@ def test_each_differs_from_itself_in_nothing_and_from_the_next_in_something(
 ) -> None:
     before = ""
     for name, text in rendered.items():
-        assert difference({"f": text}, {"f": "".join(text)}) == Difference(), name
-        assert difference({"f": before}, {"f": text}) != Difference(), name
+        assert compare_configs({"f": text}, {"f": "".join(text)}) == ConfigDiff(), name
+        assert compare_configs({"f": before}, {"f": text}) != ConfigDiff(), name
         before = text
 
 
 def test_one_changed_member_is_one_changed_pool(rendered: dict[str, str]) -> None:
     changed = 0
     for name, text in rendered.items():
-        for block in blocks({"f": text}):
+        for block in split_sections({"f": text}):
             if " weight 10 " not in block.text:
                 continue
             lines = block.text.replace(" weight 10 ", " weight 11 ")
-            found = difference({"f": text}, {"f": text.replace(block.text, lines)})
+            found = compare_configs({"f": text}, {"f": text.replace(block.text, lines)})
             assert found.changed == ((block, block._replace(text=lines)),), name
-            assert found == Difference(changed=found.changed), name
-            in_effect = defaults_of({"f": text}, block)
+            assert found == ConfigDiff(changed=found.changed), name
+            in_effect = find_defaults({"f": text}, block)
             assert in_effect is not None
             assert in_effect.kind == "defaults"
             changed += 1
@@ -100,4 +100,4 @@ def test_one_changed_member_is_one_changed_pool(rendered: dict[str, str]) -> Non
 
 
 def _sections(rendered: dict[str, str]) -> list[Section]:
-    return [section for text in rendered.values() for section in parse(text).sections]
+    return [section for text in rendered.values() for section in parse_config(text).sections]

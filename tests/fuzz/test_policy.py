@@ -8,10 +8,10 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy.config.parser import blocks, parse
+from amphora_agent.haproxy.config.parser import parse_config, split_sections
 from amphora_agent.haproxy.named_files import certificate_content, crt_list
 from amphora_agent.haproxy.policy import table as table
-from amphora_agent.haproxy.policy.engine import violations
+from amphora_agent.haproxy.policy.engine import find_violations
 from tests.builders.configurations import CONFIGURATIONS
 from tests.unit.haproxy.policy.test_engine import BOUNDS, CERTIFICATES, FIELDS, HARMFUL
 
@@ -37,8 +37,12 @@ TEXTS = st.one_of(
 @given(TEXTS)
 def test_any_text_has_an_answer(text: str) -> None:
     sent = text.encode(errors="surrogatepass")
-    listed = certificate_content.violations(sent, partial(crt_list.check, bounds=BOUNDS))
-    found = [(each.line, each.reason) for each in violations(blocks({"f": text}), BOUNDS)]
+    listed = certificate_content.find_entry_violations(
+        sent, partial(crt_list.check_entry, bounds=BOUNDS)
+    )
+    found = [
+        (each.line, each.reason) for each in find_violations(split_sections({"f": text}), BOUNDS)
+    ]
     assert len(found) <= 50
     assert len(listed) <= 50
     for line, reason in (*found, *listed):
@@ -49,9 +53,9 @@ def test_any_text_has_an_answer(text: str) -> None:
 
 @given(TEXTS)
 def test_sections_are_judged_one_by_one(text: str) -> None:
-    parts = blocks({"f": text})
-    alone = [violation for part in parts for violation in violations([part], BOUNDS)]
-    assert violations(parts, BOUNDS) == alone[:50]
+    parts = split_sections({"f": text})
+    alone = [violation for part in parts for violation in find_violations([part], BOUNDS)]
+    assert find_violations(parts, BOUNDS) == alone[:50]
 
 
 def _written(word: str) -> st.SearchStrategy[str]:
@@ -82,7 +86,9 @@ def test_no_way_to_write_it_hides_a_keyword(
         behind = " local"
     if keyword == "nbproc":
         before = ""
-    assert violations(blocks({"f": f"{section}\n{blank}{before}{written}{behind}\n"}), BOUNDS)
+    assert find_violations(
+        split_sections({"f": f"{section}\n{blank}{before}{written}{behind}\n"}), BOUNDS
+    )
 
 
 @given(
@@ -97,9 +103,9 @@ def test_no_text_in_a_field_brings_in_what_does_harm(
     field: Callable[[str], str], value: str
 ) -> None:
     text = field(value)
-    if violations(blocks({"f": text}), BOUNDS):
+    if find_violations(split_sections({"f": text}), BOUNDS):
         return
-    for section in parse(text).sections:
+    for section in parse_config(text).sections:
         assert section.kind in table.SECTIONS
         for directive in section.directives:
             assert directive.words[0] not in {"lua-load", "user"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.client.v2 import AmphoraError
-from amphora_agent.haproxy.validate.resource_limits import Headroom
+from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from lab.listeners import Listener, http_listener, loadbalancer
 from lab.pki import Authority
 from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer, differences
@@ -266,7 +266,7 @@ def test_a_nul_is_refused(uploads: Uploads) -> None:
 
 
 def test_a2_more_addresses_than_descriptors_are_refused_with_the_numbers(uploads: Uploads) -> None:
-    limit = Headroom("self").descriptors()
+    limit = ResourceLimits("self").descriptors()
     if limit > 100_000:
         pytest.skip(f"{limit} descriptors are more than a text can name addresses for")
     binds = "".join(f"    bind 127.0.0.1:{1024 + number % 60000}\n" for number in range(limit))

@@ -10,10 +10,10 @@ import pytest
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.policy.engine import Bounds
+from amphora_agent.haproxy.policy.words import Bounds
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.validate.resource_limits import Headroom
-from amphora_agent.haproxy.validate.validator import Acceptance, Candidate, Proof
+from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
+from amphora_agent.haproxy.validate.validator import Candidate, Proof, Validator
 from amphora_agent.paths import Layout, UploadedLayout, object_id
 from amphora_agent.revisions.contents import Revisions
 from amphora_agent.settings.reader import Settings
@@ -41,7 +41,7 @@ def instance(tmp_path: Path) -> UploadedLayout:
     return instance
 
 
-def acceptance(instance: UploadedLayout, tmp_path: Path, megabytes: int) -> Acceptance:
+def acceptance(instance: UploadedLayout, tmp_path: Path, megabytes: int) -> Validator:
     """Of a machine that has so much memory left."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text(f"MemAvailable: {megabytes << 10} kB\n")
@@ -58,7 +58,7 @@ def acceptance(instance: UploadedLayout, tmp_path: Path, megabytes: int) -> Acce
     )
     program = haproxies.program(haproxies.SERIES[0])
     haproxy = Haproxy(program, tmp_path / "run")
-    return Acceptance(haproxy, Headroom("self", tmp_path), lambda _: bounds)
+    return Validator(haproxy, ResourceLimits("self", tmp_path), lambda _: bounds)
 
 
 def candidate(instance: UploadedLayout, weight: int = 1) -> Candidate:
@@ -147,7 +147,9 @@ def test_d2_what_fits_once_and_not_beside_the_worker_of_a_reload_is_refused(
         for number in range(2000)
     )
     wanted = few._replace(texts={**few.texts, "haproxy.cfg": "defaults\n    mode http\n" + many})
-    needed = preflight.memory(wanted.texts, haproxies.SERIES[0], Headroom("self").threads())
+    needed = preflight.estimate_memory(
+        wanted.texts, haproxies.SERIES[0], ResourceLimits("self").threads()
+    )
     once = acceptance(instance, tmp_path, (needed.start >> 20) + 1)
     with pytest.raises(InvalidRequest):
         once.require(instance, wanted)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.config.diff import difference
-from amphora_agent.haproxy.config.minimal_config import portion
+from amphora_agent.haproxy.config.diff import compare_configs
+from amphora_agent.haproxy.config.minimal_config import build_minimal_config
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.update.planner import Step, plan
+from amphora_agent.haproxy.update.planner import Step, make_plan
 
 #: Configurations for each version, and changes of each.
 _CONFIGURATIONS, _CHANGES = 12, 10
@@ -53,8 +53,8 @@ def test_less_than_the_whole_has_the_verdict_of_the_whole(haproxy: Haproxy, tmp_
                 source.choice(EDITS)(source, after)
             wanted = {_NAME: written(after)}
             committed = {_NAME: written(before)}
-            step = plan(committed, wanted, (), haproxy.capabilities()).step
-            part = portion(wanted, difference(committed, wanted))
+            step = make_plan(committed, wanted, (), haproxy.capabilities()).step
+            part = build_minimal_config(wanted, compare_configs(committed, wanted))
             if step in (Step.NOTHING, Step.RUNTIME):
                 understood += 1
                 assert complaints(wanted[_NAME]) is None, f"{number}: {wanted[_NAME]}"

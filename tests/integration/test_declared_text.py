@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from amphora_agent.haproxy.config.parser import parse
+from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.keepalived.config import lvs
 from amphora_agent.keepalived.program import SOMETHING_TO_SAY, complaints
 from amphora_agent.loadbalancer import render as loadbalancer_render
@@ -93,7 +93,7 @@ def write(process: Process, directory: Path, certificates: Mapping[str, bytes]) 
     texts = rendered.render(process, places(directory))
     for name, text in texts.items():
         (current / name).write_text(text)
-        for section in parse(text).sections if name.endswith(".cfg") else ():
+        for section in parse_config(text).sections if name.endswith(".cfg") else ():
             for directive in section.directives:
                 for option, file in itertools.pairwise(directive.words):
                     if option in _FILES and directive.words[0] in ("bind", "server"):

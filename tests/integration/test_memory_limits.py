@@ -16,8 +16,8 @@ import pytest
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.replies import workers
-from amphora_agent.haproxy.runtime.socket import Conversation, MasterSocket
-from amphora_agent.haproxy.validate.resource_limits import Headroom
+from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
+from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.loadbalancer.translate import to_haproxy
 from lab import bodies, haproxies, rendered
 from lab.backend import Backend
@@ -129,7 +129,7 @@ def works(program: Path, directory: Path, limit: int) -> bool:
         before = worker_of(started, master)
         if before is None:
             return False
-        with Conversation(directory / "stats", timeout=10) as old:  # keeps it there
+        with InteractiveSession(directory / "stats", timeout=10) as old:  # keeps it there
             old.ask("show info")
             with contextlib.suppress(OperationFailed):  # a master of 2.6 hangs up
                 master.command("reload", timeout=30)
@@ -170,7 +170,9 @@ def test_d2_what_is_said_to_fit_starts_and_is_reloaded(
     text = TEXTS[kind](tmp_path)
     (tmp_path / "haproxy.cfg").write_text(text)
     version = haproxies.version(program)
-    said = preflight.memory({"haproxy.cfg": text}, version, Headroom("self").threads()).most()
+    said = preflight.estimate_memory(
+        {"haproxy.cfg": text}, version, ResourceLimits("self").threads()
+    ).most()
     assert works(program, tmp_path, said), f"{said >> 20} MiB"
     too_little = TOO_LITTLE_BY_TLS if "encrypted" in kind else TOO_LITTLE
     assert not works(program, tmp_path, int(said * too_little)), f"{said >> 20} MiB"

@@ -136,7 +136,7 @@ def test_real_statistics_are_read_whole_and_refused_in_part(services: Services) 
 def test_real_member_states_go_through_when_nothing_has_changed(services: Services) -> None:
     services.push(monitor=True, count=2)
     state = services.master.command("@1 show servers state", timeout=5)
-    config = parser.parse(services.layout.instance(ID).configuration.read_text())
+    config = parser.parse_config(services.layout.instance(ID).configuration.read_text())
     assert server_state_file.carry_over(state, config).split() == state.split()
     assert len(state.splitlines()) == 2 + 4
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import blocks
+from amphora_agent.haproxy.config.parser import split_sections
 from amphora_agent.haproxy.policy import table as table
-from amphora_agent.haproxy.policy.engine import Bounds, violations
+from amphora_agent.haproxy.policy.engine import find_violations
+from amphora_agent.haproxy.policy.words import Bounds
 
 #: Lines to a configuration: haproxy goes on after an error.
 _AT_ONCE = 60
@@ -144,7 +145,7 @@ def test_no_file_of_others_is_read(program: Path, canary: Canary, tmp_path: Path
     refused = 0
     for section, line in lines(Keywords(program, tmp_path), canary.path):
         text = f"{_HEADS[section]}    {line}\n"
-        if violations(blocks({"haproxy.cfg": text}), within):
+        if find_violations(split_sections({"haproxy.cfg": text}), within):
             refused += 1
         else:
             allowed.setdefault(section, []).append(line)
@@ -192,4 +193,4 @@ def test_without_the_policy_it_would_be_read(
     check(program, tmp_path, section, [line.format(canary.path)])
     assert canary.was_read()
     text = f"{_HEADS[section]}    {line.format(canary.path)}\n"
-    assert violations(blocks({"haproxy.cfg": text}), bounds(tmp_path))
+    assert find_violations(split_sections({"haproxy.cfg": text}), bounds(tmp_path))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.config.queries import Address
+from amphora_agent.haproxy.config.queries import ListenAddress
 from amphora_agent.haproxy.process import port_check
 from amphora_agent.namespace import Namespace
 from lab.network import Lab
@@ -16,8 +16,8 @@ from lab.network import Namespace as LabNamespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
-HERE, THERE = Address("127.0.0.1", 80), Address("::1", 80)
-ELSEWHERE = Address("192.0.2.1", 80)
+HERE, THERE = ListenAddress("127.0.0.1", 80), ListenAddress("::1", 80)
+ELSEWHERE = ListenAddress("192.0.2.1", 80)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def namespace() -> Iterator[LabNamespace]:
         yield lab.namespace("one")
 
 
-def require(namespace: LabNamespace, *addresses: Address) -> None:
+def require(namespace: LabNamespace, *addresses: ListenAddress) -> None:
     port_check.require(Namespace(namespace.path), addresses)
 
 
@@ -38,7 +38,7 @@ def test_a_free_port_is_left_alone(namespace: LabNamespace) -> None:
 
 def test_ports_of_the_host_do_not_count(namespace: LabNamespace) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        require(namespace, Address("127.0.0.1", other.getsockname()[1]))
+        require(namespace, ListenAddress("127.0.0.1", other.getsockname()[1]))
 
 
 def test_a_haproxy_that_listens_already_is_no_obstacle(namespace: LabNamespace) -> None:

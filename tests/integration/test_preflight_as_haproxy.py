@@ -69,7 +69,7 @@ def test_what_is_refused_cannot_start_and_what_is_not_fails_only_by_haproxy_s_ow
     refusals = 0
     for number in range(30):
         text = a_text(random.Random(number), tmp_path)
-        short = preflight.descriptors({"": text}, LIMIT)
+        short = preflight.find_shortage({"": text}, LIMIT)
         if short:
             refusals += 1
             assert "Cannot raise FD limit" in complaint(program, tmp_path, text, LIMIT), text
@@ -109,7 +109,7 @@ def test_the_tls_cache_takes_what_it_is_said_to_take(program: Path, tmp_path: Pa
             text=True,
             check=True,
         )
-        return int(measured.stdout) << 10, preflight.tls_cache({"": text})
+        return int(measured.stdout) << 10, preflight.estimate_tls_cache({"": text})
 
     (some, said_of_some), (more, said_of_more) = taken(1_000_000), taken(1_400_000)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import split
-from amphora_agent.haproxy.config.server_line import parse
+from amphora_agent.haproxy.config.parser import split_words
+from amphora_agent.haproxy.config.server_line import parse_server
 
 #: Lines of a configuration.
 _LINES = 500
@@ -66,7 +66,7 @@ def test_haproxy_takes_what_is_understood(program: Path, seed: int, tmp_path: Pa
     source = random.Random(seed)
     lines = [any_line(source) for _ in range(_LINES)]
     for line in lines:
-        parse(split(line))
+        parse_server(split_words(line))
     # Each in a backend of its own: the same name may come twice.
     backends = "".join(f"backend b{number}\n    {line}\n" for number, line in enumerate(lines))
     file = tmp_path / "servers.cfg"

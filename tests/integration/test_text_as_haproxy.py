@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import SECTIONS, blocks, split
+from amphora_agent.haproxy.config.parser import SECTIONS, split_sections, split_words
 
 #: Lines to a configuration. haproxy goes on after an error, but it says only so much.
 _AT_ONCE = 40
@@ -108,14 +108,14 @@ def test_the_first_word_of_any_line(program: Path, tmp_path: Path, seed: int) ->
     read = read_by_haproxy(program, tmp_path, lines)
     assert len(read) > len(lines) / 4
     for number, word in read.items():
-        assert split(lines[number])[0] == word, lines[number]
+        assert split_words(lines[number])[0] == word, lines[number]
 
 
 def test_the_first_word_of_special_lines(program: Path, tmp_path: Path) -> None:
     read = read_by_haproxy(program, tmp_path, SPECIAL)
     assert len(read) == len(SPECIAL)
     for number, word in read.items():
-        assert split(SPECIAL[number])[0] == word, SPECIAL[number]
+        assert split_words(SPECIAL[number])[0] == word, SPECIAL[number]
 
 
 def test_words_further_on_in_any_line(program: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_words_further_on_in_any_line(program: Path, tmp_path: Path) -> None:
     read = read_by_haproxy(program, tmp_path, lines)
     assert len(read) > len(lines) / 4
     for number, word in read.items():
-        assert split(lines[number])[2] == word, lines[number]
+        assert split_words(lines[number])[2] == word, lines[number]
 
 
 def test_environment_variables_are_the_one_thing_that_is_left_as_written(
@@ -132,7 +132,7 @@ def test_environment_variables_are_the_one_thing_that_is_left_as_written(
     line = 'kw"$PATH"'
     (word,) = read_by_haproxy(program, tmp_path, [line]).values()
     assert word == "kw/usr/sbin:/usr/bin:/sbin:/bin"
-    assert split(line) == ("kw$PATH",)
+    assert split_words(line) == ("kw$PATH",)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_environment_variables_are_the_one_thing_that_is_left_as_written(
 )
 def test_a_line_ends_at_its_newline(program: Path, tmp_path: Path, lines: list[str]) -> None:
     text = "\n".join(["global", *lines])
-    (block,) = blocks({"f": text})
+    (block,) = split_sections({"f": text})
     read = {line.line - 2: line.words[0] for line in block.lines() if line.words}
     said = read_by_haproxy(program, tmp_path, lines)
     # It does not read words from a line with an open quote, but goes on with the next.
@@ -185,7 +185,7 @@ def test_sections_begin_where_haproxy_sees_them(program: Path, tmp_path: Path, s
     seen = dict(re.findall(r"0\.cfg:(\d+)\][ :]+unknown keyword 'kw' (?:in '?(\S+?)'? )?", said))
     ours = {
         str(directive.line): block.kind
-        for block in blocks({"f": text})
+        for block in split_sections({"f": text})
         for directive in block.section().directives
         if directive.words == ("kw",)
     }
@@ -202,7 +202,7 @@ def test_no_section_goes_on_in_the_next_file(program: Path, tmp_path: Path) -> N
         ("1.cfg:1", "out of section."),
         ("1.cfg:3", "in 'global' section"),
     ]
-    assert [(block.file, block.line, block.kind) for block in blocks(texts)] == [
+    assert [(block.file, block.line, block.kind) for block in split_sections(texts)] == [
         ("0.cfg", 1, "global"),
         ("1.cfg", 1, ""),
         ("1.cfg", 2, "global"),

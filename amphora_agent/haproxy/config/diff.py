@@ -9,8 +9,15 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from amphora_agent.haproxy.config import word_counts
-from amphora_agent.haproxy.config.parser import Block, Header, Texts, blocks_of, header_at, headers
-from amphora_agent.haproxy.config.word_counts import common_head, common_tail
+from amphora_agent.haproxy.config.parser import (
+    Header,
+    SectionText,
+    Texts,
+    find_headers,
+    read_header,
+    split_file,
+)
+from amphora_agent.haproxy.config.word_counts import measure_head, measure_tail
 
 #: How much is searched for a header at once, backwards.
 _WINDOW = 1 << 12
@@ -25,7 +32,7 @@ _DISGUISES = ('"', "'", "\\x")
 _Key = tuple[str, str]
 
 
-class Difference(NamedTuple):
+class ConfigDiff(NamedTuple):
     """What has to change for the running configuration to be the wanted one.
 
     A section is the same one when file, kind and name are the same; what stands before the first
@@ -33,19 +40,19 @@ class Difference(NamedTuple):
     files or sections that stay follow one another otherwise, or one that differs is there twice.
     """
 
-    changed: tuple[tuple[Block, Block], ...] = ()
-    added: tuple[Block, ...] = ()
-    removed: tuple[Block, ...] = ()
+    changed: tuple[tuple[SectionText, SectionText], ...] = ()
+    added: tuple[SectionText, ...] = ()
+    removed: tuple[SectionText, ...] = ()
     reordered: bool = False
 
 
-def difference(running: Texts, wanted: Texts) -> Difference:
+def compare_configs(running: Texts, wanted: Texts) -> ConfigDiff:
     """Compare two configurations; `Difference()` when nothing differs."""
     files = [
         _of_file(file, running.get(file, ""), wanted.get(file, ""))
         for file in dict.fromkeys([*running, *wanted])
     ]
-    return Difference(
+    return ConfigDiff(
         changed=tuple(pair for file in files for pair in file.changed),
         added=tuple(block for file in files for block in file.added),
         removed=tuple(block for file in files for block in file.removed),
@@ -54,7 +61,7 @@ def difference(running: Texts, wanted: Texts) -> Difference:
     )
 
 
-def defaults_of(texts: Texts, block: Block) -> Block | None:
+def find_defaults(texts: Texts, block: SectionText) -> SectionText | None:
     """The `defaults` section in effect for a section of these texts; None when there is none."""
     header = block.section().header
     if header is None or block.kind not in ("backend", "defaults", "frontend", "listen"):
@@ -72,21 +79,21 @@ def defaults_of(texts: Texts, block: Block) -> Block | None:
             if file == block.file and line >= block.line:
                 break
             if each.kind == "defaults" and wanted in (None, each.name):
-                found = next(blocks_of(file, text, start, line=line))
+                found = next(split_file(file, text, start, line=line))
         if file == block.file:
             break
     return found
 
 
-def _of_file(file: str, running: str, wanted: str) -> Difference:
+def _of_file(file: str, running: str, wanted: str) -> ConfigDiff:
     if running == wanted:
-        return Difference()
-    start = _last_header(running, common_head(running, wanted))
-    tail = _first_header(running, common_tail(running, wanted, start))
+        return ConfigDiff()
+    start = _last_header(running, measure_head(running, wanted))
+    tail = _first_header(running, measure_tail(running, wanted, start))
     line = 1 + running.count("\n", 0, start)
     end = len(running) - tail
-    before = _by_key(blocks_of(file, running, start, end, line))
-    after = _by_key(blocks_of(file, wanted, start, len(wanted) - tail, line))
+    before = _by_key(split_file(file, running, start, end, line))
+    after = _by_key(split_file(file, wanted, start, len(wanted) - tail, line))
 
     differing = [key for key in {**before, **after} if _texts(before, key) != _texts(after, key)]
     twice = {
@@ -94,7 +101,7 @@ def _of_file(file: str, running: str, wanted: str) -> Difference:
     }
     twice |= _outside(running, start, end, set(differing) - twice)
     parts = [key for key in differing if key not in twice]
-    return Difference(
+    return ConfigDiff(
         changed=tuple(
             (before[key][0], after[key][0]) for key in parts if key in before and key in after
         ),
@@ -109,7 +116,7 @@ def _last_header(text: str, head: int) -> int:
     end = text.rfind("\n", 0, head) + 1
     while end > 0:
         start = text.rfind("\n", 0, max(0, end - _WINDOW)) + 1
-        if found := list(headers(text, start, end)):
+        if found := list(find_headers(text, start, end)):
             return found[-1].start
         end = start
     return 0
@@ -118,22 +125,24 @@ def _last_header(text: str, head: int) -> int:
 def _first_header(text: str, tail: int) -> int:
     """How much of a text's tail is sections, from the first whose header's line is all in it."""
     start = text.find("\n", len(text) - tail) + 1
-    found = next(headers(text, start), None) if start else None
+    found = next(find_headers(text, start), None) if start else None
     return len(text) - found.start if found else 0
 
 
-def _by_key(blocks: Iterator[Block]) -> dict[_Key, list[Block]]:
-    found: dict[_Key, list[Block]] = {}
+def _by_key(blocks: Iterator[SectionText]) -> dict[_Key, list[SectionText]]:
+    found: dict[_Key, list[SectionText]] = {}
     for block in blocks:
         found.setdefault((block.kind, block.name), []).append(block)
     return found
 
 
-def _texts(blocks: dict[_Key, list[Block]], key: _Key) -> list[str]:
+def _texts(blocks: dict[_Key, list[SectionText]], key: _Key) -> list[str]:
     return [block.text for block in blocks.get(key, ())]
 
 
-def _order(blocks: dict[_Key, list[Block]], others: dict[_Key, list[Block]]) -> list[_Key]:
+def _order(
+    blocks: dict[_Key, list[SectionText]], others: dict[_Key, list[SectionText]]
+) -> list[_Key]:
     """The sections that the others have, too, as they follow one another."""
     kept = sorted((block.line, key) for key in blocks if key in others for block in blocks[key])
     return [key for _, key in kept]
@@ -144,7 +153,7 @@ def _outside(text: str, start: int, end: int, keys: Collection[_Key]) -> set[_Ke
     found: set[_Key] = set()
     for part in ((0, start), (end, len(text))):
         if len(keys) > _FEW:
-            found.update((header.kind, header.name) for header in headers(text, *part))
+            found.update((header.kind, header.name) for header in find_headers(text, *part))
             continue
         for kind, name in keys:
             # What stands before the first section is there once.
@@ -159,11 +168,11 @@ def _outside(text: str, start: int, end: int, keys: Collection[_Key]) -> set[_Ke
 def _headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header]:
     """The headers that may have this word, for a part of a text that begins where a line does."""
     if not _SIMPLE.fullmatch(word) or _may_disguise(text, start, end):
-        yield from headers(text, start, end)
+        yield from find_headers(text, start, end)
         return
-    left = word_counts.known(text).get(word, len(text))
+    left = word_counts.get_counts(text).get(word, len(text))
     while left > 0 and (found := text.find(word, start, end)) >= 0:
-        if header := header_at(text, text.rfind("\n", 0, found) + 1, end):
+        if header := read_header(text, text.rfind("\n", 0, found) + 1, end):
             yield header
         start = text.find("\n", found, end) + 1
         if not start:
@@ -173,8 +182,8 @@ def _headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header
 
 def _may_disguise(text: str, start: int, end: int) -> bool:
     """Whether there may be words in it that are not written as what they are."""
-    counts = word_counts.known(text)
-    if counts and not any(word_counts.has(text, sign) for sign in _DISGUISES):
+    counts = word_counts.get_counts(text)
+    if counts and not any(word_counts.has_word(text, sign) for sign in _DISGUISES):
         return False
     return (
         text.find('"', start, end) >= 0

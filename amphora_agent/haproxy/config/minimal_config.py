@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from amphora_agent.haproxy.config import word_counts
-from amphora_agent.haproxy.config.diff import Difference
-from amphora_agent.haproxy.config.parser import Block, Texts, blocks
+from amphora_agent.haproxy.config.diff import ConfigDiff
+from amphora_agent.haproxy.config.parser import SectionText, Texts, split_sections
 
 #: Kinds of sections that can be left out.
 _PROXIES = frozenset({"backend", "frontend"})
@@ -40,7 +40,7 @@ _MANY = 100
 _Place = tuple[str, int]
 
 
-def portion(wanted: Texts, change: Difference) -> Texts | None:
+def build_minimal_config(wanted: Texts, change: ConfigDiff) -> Texts | None:
     """What haproxy must be shown of `wanted` to know whether all of it is right, provided that it
     was before the `change`; None when that is everything."""
     after = (*(block for _, block in change.changed), *change.added)
@@ -54,11 +54,11 @@ def portion(wanted: Texts, change: Difference) -> Texts | None:
         or any(block.section().first("id") for block in after)
     ):
         return None
-    everything = blocks(wanted)
+    everything = split_sections(wanted)
     # haproxy also asks for something that listens, which may be in what is left out.
     if not any(b.section().first("stats", "socket") for b in everything if b.kind == "global"):
         return None
-    by_file: dict[str, list[Block]] = {file: [] for file in wanted}
+    by_file: dict[str, list[SectionText]] = {file: [] for file in wanted}
     for block in everything:
         by_file[block.file].append(block)
     naming = tuple(_naming(by_file, wanted, {block.name for block in touched}))
@@ -78,15 +78,15 @@ def portion(wanted: Texts, change: Difference) -> Texts | None:
 def _is_joined(text: str) -> bool:
     """Whether a text may have what joins any of its sections."""
     return (
-        any(word_counts.has(text, word) for word in _FAR_REACHING_WORDS)
-        or (word_counts.has(text, ".if") and _CONDITION.search(text) is not None)
+        any(word_counts.has_word(text, word) for word in _FAR_REACHING_WORDS)
+        or (word_counts.has_word(text, ".if") and _CONDITION.search(text) is not None)
         or any(sign.search(text) for sign in _FAR_REACHING)
     )
 
 
 def _naming(
-    by_file: Mapping[str, list[Block]], wanted: Texts, names: Collection[str]
-) -> Iterator[Block]:
+    by_file: Mapping[str, list[SectionText]], wanted: Texts, names: Collection[str]
+) -> Iterator[SectionText]:
     """The sections that have one of the names in them, be it only in a comment."""
     for file, text in wanted.items():
         inside = by_file[file]
@@ -101,9 +101,9 @@ def _naming(
                 yield inside[bisect_right(starts, found.start()) - 1]
 
 
-def _with_named(some: Iterable[Block], everything: Iterable[Block]) -> set[_Place]:
+def _with_named(some: Iterable[SectionText], everything: Iterable[SectionText]) -> set[_Place]:
     """Where these sections are, and the proxies that they name, and those that these name."""
-    by_name: dict[str, list[Block]] = {}
+    by_name: dict[str, list[SectionText]] = {}
     for block in everything:
         if block.kind in _PROXIES:
             by_name.setdefault(block.name, []).append(block)
@@ -118,5 +118,5 @@ def _with_named(some: Iterable[Block], everything: Iterable[Block]) -> set[_Plac
     return kept
 
 
-def _place(block: Block) -> _Place:
+def _place(block: SectionText) -> _Place:
     return block.file, block.line

@@ -19,7 +19,7 @@ from typing import NamedTuple
 Texts = Mapping[str, str]
 
 
-def whole(texts: Texts) -> str:
+def join_texts(texts: Texts) -> str:
     """All texts as one."""
     return "".join(texts.values())
 
@@ -113,7 +113,7 @@ class Config(NamedTuple):
         return (section for section in self.sections if section.kind == kind)
 
 
-class Block(NamedTuple):
+class SectionText(NamedTuple):
     """A section as written, from its header up to the next: with comments, blanks, conditionals.
 
     The blocks of a file, joined, are its text. What stands before the first header is a block of
@@ -146,45 +146,47 @@ class Header(NamedTuple):
     name: str
 
 
-def blocks(texts: Texts) -> tuple[Block, ...]:
+def split_sections(texts: Texts) -> tuple[SectionText, ...]:
     """All sections of a configuration, in order. Costs little: only headers are looked at.
 
     A header between `.if` and `.endif` counts, whatever the condition.
     """
-    return tuple(block for file, text in texts.items() for block in blocks_of(file, text))
+    return tuple(block for file, text in texts.items() for block in split_file(file, text))
 
 
-def blocks_of(
+def split_file(
     file: str, text: str, start: int = 0, end: int | None = None, line: int = 1
-) -> Iterator[Block]:
+) -> Iterator[SectionText]:
     """The blocks of a part of one file, that begins and ends where blocks do; `line` is that of
     its start."""
     end = len(text) if end is None else end
     before = Header(start, "", "")
-    for header in headers(text, start, end):
+    for header in find_headers(text, start, end):
         if header.start > start:
-            yield Block(file, line, before.kind, before.name, text[before.start : header.start])
+            yield SectionText(
+                file, line, before.kind, before.name, text[before.start : header.start]
+            )
             line += text.count("\n", before.start, header.start)
         before = header
     if end > before.start:
-        yield Block(file, line, before.kind, before.name, text[before.start : end])
+        yield SectionText(file, line, before.kind, before.name, text[before.start : end])
 
 
-def headers(text: str, start: int = 0, end: int | None = None) -> Iterator[Header]:
+def find_headers(text: str, start: int = 0, end: int | None = None) -> Iterator[Header]:
     """The headers of a part of a text; `start` is where a line begins."""
     end = len(text) if end is None else end
-    if header := header_at(text, start, end):
+    if header := read_header(text, start, end):
         yield header
     for found in _CANDIDATE.finditer(text, start, end):
-        if header := header_at(text, found.start() + 1, end):
+        if header := read_header(text, found.start() + 1, end):
             yield header
 
 
-def header_at(text: str, start: int, end: int | None = None) -> Header | None:
+def read_header(text: str, start: int, end: int | None = None) -> Header | None:
     """The header that the line from `start` on is, if it is one."""
     end = len(text) if end is None else end
     stop = text.find("\n", start, end)
-    words = split(text[start : stop if stop >= 0 else end])
+    words = split_words(text[start : stop if stop >= 0 else end])
     if not words or words[0] not in SECTIONS:
         return None
     return Header(start, words[0], _name(words))
@@ -196,7 +198,7 @@ def _name(header: tuple[str, ...]) -> str:
     return header[1]
 
 
-def parse(text: str, keywords: Collection[str] | None = None) -> Config:
+def parse_config(text: str, keywords: Collection[str] | None = None) -> Config:
     """Parse a configuration. Never fails: what is wrong with the text is haproxy's to say.
 
     With `keywords`, sections have only the directives that begin with one of these words; that
@@ -226,7 +228,7 @@ def parse(text: str, keywords: Collection[str] | None = None) -> Config:
 
 def _lines(text: str, line: int) -> Iterator[Directive]:
     for number, written in enumerate(_LINE.findall(text), line):
-        yield Directive(number, split(written), written)
+        yield Directive(number, split_words(written), written)
 
 
 def _lines_of(text: str, keywords: Collection[str]) -> Iterator[Directive]:
@@ -241,7 +243,7 @@ def _lines_of(text: str, keywords: Collection[str]) -> Iterator[Directive]:
         if first[0] not in keywords and _is_what_it_seems(first[0]):
             unwanted.add(first[0])
             continue
-        words = split(line)
+        words = split_words(line)
         if words and words[0] in keywords:
             yield Directive(number, words, line if number == len(lines) else line + "\n")
 
@@ -251,7 +253,7 @@ def _is_what_it_seems(word: str) -> bool:
     return word.replace("-", "").isalnum()
 
 
-def split(line: str) -> tuple[str, ...]:
+def split_words(line: str) -> tuple[str, ...]:
     """The words of one line, without quotes and escapes; none for a blank or a comment."""
     if _PLAIN.fullmatch(line):
         return tuple(line.split())

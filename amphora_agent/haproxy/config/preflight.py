@@ -19,7 +19,7 @@ _CACHE_BLOCK = 248
 _CACHE_BLOCKS = 20_000
 
 
-class Memory(NamedTuple):
+class MemoryNeed(NamedTuple):
     """Bytes of memory: most of what a start or reload takes before the worker serves, and what the
     worker keeps then."""
 
@@ -87,7 +87,7 @@ _OTHERS = 256
 _ROOM = 12_000
 
 
-class Descriptors(NamedTuple):
+class DescriptorNeed(NamedTuple):
     """What a start needs at least, and for how many connections."""
 
     least: int
@@ -107,11 +107,11 @@ class Limits(NamedTuple):
     wanted: int = 0
 
 
-def limits(content: str, limit: int, asked: int | None) -> Limits:
+def choose_limits(content: str, limit: int, asked: int | None) -> Limits:
     """Return what a configuration needs beside its own limits, where a process may have `limit`
     descriptors. `asked` is its connection limit where that was taken out."""
     if asked is None:
-        short = descriptors({"": content}, limit)
+        short = find_shortage({"": content}, limit)
         if short is None:
             return Limits(maxpipes=_pipes_for_room(content, limit))
         asked = short.connections
@@ -125,7 +125,7 @@ def _most_connections(content: str, limit: int) -> int:
     The number has two digits that count, so that a member more or less leaves it as it is.
     """
     low, high = 0, limit // 2
-    parsed = parser.parse(content, _KEYWORDS)
+    parsed = parser.parse_config(content, _KEYWORDS)
     while low < high:
         middle = (low + high + 1) // 2
         if _least(parsed, middle) + _OTHERS <= limit:
@@ -136,7 +136,7 @@ def _most_connections(content: str, limit: int) -> int:
     return low // unit * unit
 
 
-def spare_pipes(connections: int, sockets: int, limit: int) -> int | None:
+def choose_spare_pipes(connections: int, sockets: int, limit: int) -> int | None:
     """Return `maxpipes` with which a worker for so many connections has room for `_ROOM` inherited
     descriptors, or for as many as there are; None where it has room anyway.
 
@@ -151,17 +151,17 @@ def spare_pipes(connections: int, sockets: int, limit: int) -> int | None:
 
 
 def _pipes_for_room(content: str, limit: int) -> int | None:
-    first = next((each for each in parser.blocks_of("", content) if each.kind == "global"), None)
-    parsed = parser.parse(first.text if first else "", _KEYWORDS | {"maxpipes"})
+    first = next((each for each in parser.split_file("", content) if each.kind == "global"), None)
+    parsed = parser.parse_config(first.text if first else "", _KEYWORDS | {"maxpipes"})
     connections = _number(parsed, "maxconn")
     decided = any(_in_global(parsed, keyword) for keyword in (*_OTHERWISE, "maxpipes"))
     if not connections or decided:
         return None
-    sockets = sum(word_counts.count(content, word) for word in _SOCKETS)
-    return spare_pipes(connections, sockets, limit)
+    sockets = sum(word_counts.count_word(content, word) for word in _SOCKETS)
+    return choose_spare_pipes(connections, sockets, limit)
 
 
-def descriptors(texts: Texts, limit: int) -> Descriptors | None:
+def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
     """What a start needs, when that is more than `limit` for certain.
 
     haproxy wants two for each connection; a quarter of the connections may have a pipe of two
@@ -174,21 +174,24 @@ def descriptors(texts: Texts, limit: int) -> Descriptors | None:
     most = connections * 5 // 2
     if most + sum(map(len, texts.values())) // len("bind :") <= limit:
         return None
-    if most + sum(word_counts.count(t, word) for t in texts.values() for word in _SOCKETS) <= limit:
+    if (
+        most + sum(word_counts.count_word(t, word) for t in texts.values() for word in _SOCKETS)
+        <= limit
+    ):
         return None
-    parsed = parser.parse(parser.whole(texts), _KEYWORDS)
+    parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
     wanted = _number(parsed, "maxconn")
     if not wanted or any(_in_global(parsed, keyword) for keyword in _OTHERWISE):
         return None
     least = _least(parsed, wanted)
-    return Descriptors(least, wanted) if least > limit else None
+    return DescriptorNeed(least, wanted) if least > limit else None
 
 
 def _least(parsed: Config, connections: int) -> int:
     return 2 * connections + 2 * _pipes(parsed, connections) + _sockets(parsed)
 
 
-def memory(texts: Texts, version: str, threads: int) -> Memory:
+def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
     """What a haproxy of this version takes with these texts, beside a TLS session cache whose size
     they say. It begins with so many `threads` unless a text says otherwise."""
     counts: dict[str, int] = {}
@@ -201,7 +204,7 @@ def memory(texts: Texts, version: str, threads: int) -> Memory:
     checked = counts.get("checked", 0) + counts.get("checked tls", 0)
     tls = counts.get("tls", 0) + counts.get("checked tls", 0)
     servers = counts.get("plain", 0) + checked + counts.get("tls", 0)
-    has_cache = counts.get("tls bind") and not tls_cache(texts)
+    has_cache = counts.get("tls bind") and not estimate_tls_cache(texts)
     cache = _CACHE_BLOCKS * _CACHE_BLOCK if has_cache else 0
 
     def total(when: int) -> int:
@@ -216,7 +219,7 @@ def memory(texts: Texts, version: str, threads: int) -> Memory:
         )
         return int(kibibytes * _MARGIN) * 1024 + cache
 
-    return Memory(total(0), total(1))
+    return MemoryNeed(total(0), total(1))
 
 
 def _kind_of(found: re.Match[str]) -> str:
@@ -239,12 +242,12 @@ def _costs_of(version: str) -> _Costs:
     return next(costs for first, costs in _COSTS.items() if series >= first)
 
 
-def tls_cache(texts: Texts) -> int:
+def estimate_tls_cache(texts: Texts) -> int:
     """Bytes that each new worker takes for a TLS session cache whose size a text says."""
     # Most texts have no such line, and haproxy's own size is nothing to worry about.
-    if not any(word_counts.has(each, "tune.ssl.cachesize") for each in texts.values()):
+    if not any(word_counts.has_word(each, "tune.ssl.cachesize") for each in texts.values()):
         return 0
-    parsed = parser.parse(parser.whole(texts), _KEYWORDS)
+    parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
     binds = (bind for section in parsed.sections for bind in section.all("bind"))
     if not any("ssl" in bind.words for bind in binds):
         return 0

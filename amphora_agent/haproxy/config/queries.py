@@ -13,25 +13,25 @@ from amphora_agent.model.loadbalancer.claims import TCP, Claim, claim
 _UNUSUAL = frozenset({"interface", "namespace", "transparent"})
 
 
-class Address(NamedTuple):
+class ListenAddress(NamedTuple):
     """A TCP socket's address, the host as a literal IP."""
 
     host: str
     port: int
 
 
-def claims(configuration: str) -> frozenset[Claim]:
+def find_claims(configuration: str) -> frozenset[Claim]:
     """What the `bind` lines claim, whatever they say."""
     return frozenset(
         found
-        for words in map(parser.split, _lines(configuration))
+        for words in map(parser.split_words, _lines(configuration))
         if words[:1] == ("bind",) and len(words) > 1
         for word in words[1].split(",")
         if (found := _claim(word, only_ipv6="v6only" in words)) is not None
     )
 
 
-def added(configuration: str, before: str) -> frozenset[Address]:
+def find_new_addresses(configuration: str, before: str) -> frozenset[ListenAddress]:
     """Return the TCP addresses of the `bind` lines that `before` does not have, without those that
     are not literal (names, `*`, ranges of ports, Unix sockets, QUIC): what those mean is haproxy's
     to say."""
@@ -56,22 +56,22 @@ def _lines(configuration: str) -> frozenset[str]:
     return frozenset(line for line in configuration.split("\n") if "bind" in line)
 
 
-def _addresses(lines: Iterable[str]) -> frozenset[Address]:
+def _addresses(lines: Iterable[str]) -> frozenset[ListenAddress]:
     return frozenset(
         address
-        for words in map(parser.split, lines)
+        for words in map(parser.split_words, lines)
         if words[:1] == ("bind",)
         for address in _literal(words[1:])
     )
 
 
-def _literal(words: tuple[str, ...]) -> Iterator[Address]:
+def _literal(words: tuple[str, ...]) -> Iterator[ListenAddress]:
     if not words or _UNUSUAL.intersection(words):
         return
     for word in words[0].split(","):
         host, port = split_endpoint(word)
         try:
-            yield Address(str(ipaddress.ip_address(host)), int(port))
+            yield ListenAddress(str(ipaddress.ip_address(host)), int(port))
         except ValueError:
             continue
 
@@ -81,20 +81,20 @@ def _literal(words: tuple[str, ...]) -> Iterator[Address]:
 INTERNAL_PREFIX = "prometheus-exporter-internal"
 
 #: What of a configuration must be parsed for `listeners`.
-KEYWORDS = frozenset({"bind", "mode"})
+LISTENER_KEYWORDS = frozenset({"bind", "mode"})
 
 
-class Listener(NamedTuple):
+class ListenerType(NamedTuple):
     """A listener by its id; `type` as `GET /1.0/listeners` names it."""
 
     id: str
     type: str
 
 
-def listeners(config: Config) -> tuple[Listener, ...]:
+def list_listeners(config: Config) -> tuple[ListenerType, ...]:
     """The listeners of a configuration: its frontends, in order."""
     return tuple(
-        Listener(frontend.name, _type(frontend))
+        ListenerType(frontend.name, _type(frontend))
         for frontend in config.of_kind("frontend")
         if not frontend.name.startswith(INTERNAL_PREFIX)
     )
@@ -104,7 +104,7 @@ def listeners(config: Config) -> tuple[Listener, ...]:
 POOL_KEYWORDS = frozenset({"server"})
 
 
-def pools(config: Config) -> dict[str, tuple[str, ...]]:
+def list_pools(config: Config) -> dict[str, tuple[str, ...]]:
     """The members of each pool, by `<pool id>:<listener id>`: its backends and their servers."""
     return {
         backend.name: tuple(server.words[1] for server in backend.all("server"))

@@ -70,7 +70,7 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def parse(words: Sequence[str]) -> ServerLine:
+def parse_server(words: Sequence[str]) -> ServerLine:
     """The member that the words of a `server` line describe.
 
     Raises:
@@ -105,7 +105,7 @@ def parse(words: Sequence[str]) -> ServerLine:
     return server
 
 
-def options(words: Sequence[str]) -> dict[str, str]:
+def read_options(words: Sequence[str]) -> dict[str, str]:
     """The options among words of a `server` line, by keyword, whatever they are; one without a
     value is "there"."""
     found = {}

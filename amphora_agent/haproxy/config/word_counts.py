@@ -30,60 +30,60 @@ _NOTHING: Mapping[str, int] = MappingProxyType({})
 _STEPS = (1 << 16, 1 << 12, 1 << 8, 1 << 4, 1)
 
 
-class Counted(str):
+class CountedText(str):
     """A text of which it is known how often it has each of the words."""
 
     __slots__ = ("counts",)
     counts: Mapping[str, int]
 
 
-def counted(text: str, before: Counted | None = None) -> Counted:
+def count_words(text: str, before: CountedText | None = None) -> CountedText:
     """Count the words in a text; only where it is not as the one `before` it is looked at."""
     if before is None:
-        return with_counts(text, {word: text.count(word) for word in WORDS})
-    start, tail = differing(before, text)
+        return attach_counts(text, {word: text.count(word) for word in WORDS})
+    start, tail = find_differing_lines(before, text)
     old, new = before[start : len(before) - tail], text[start : len(text) - tail]
     counts = {
         word: total + new.count(word) - old.count(word) for word, total in before.counts.items()
     }
-    return with_counts(text, counts)
+    return attach_counts(text, counts)
 
 
-def with_counts(text: str, counts: Mapping[str, int]) -> Counted:
+def attach_counts(text: str, counts: Mapping[str, int]) -> CountedText:
     """A text whose counts have been kept apart from it."""
-    made = Counted(text)
+    made = CountedText(text)
     made.counts = counts
     return made
 
 
-def known(text: str) -> Mapping[str, int]:
+def get_counts(text: str) -> Mapping[str, int]:
     """The counts of a text; empty for one that has not been counted."""
-    return text.counts if isinstance(text, Counted) else _NOTHING
+    return text.counts if isinstance(text, CountedText) else _NOTHING
 
 
-def count(text: str, word: str) -> int:
+def count_word(text: str, word: str) -> int:
     """Return how often a text has a word. Any word may be asked for; `WORDS` need no search."""
-    counted_before = known(text).get(word)
+    counted_before = get_counts(text).get(word)
     return text.count(word) if counted_before is None else counted_before
 
 
-def has(text: str, word: str) -> bool:
+def has_word(text: str, word: str) -> bool:
     """Whether a text has a word. Any word may be asked for; `WORDS` need no search."""
-    counted_before = known(text).get(word)
+    counted_before = get_counts(text).get(word)
     return word in text if counted_before is None else counted_before > 0
 
 
-def differing(one: str, other: str) -> tuple[int, int]:
+def find_differing_lines(one: str, other: str) -> tuple[int, int]:
     """Which lines of two texts differ: all from this place in both on, but for so many characters
     at the end of both."""
-    head = common_head(one, other)
+    head = measure_head(one, other)
     start = one.rfind("\n", 0, head) + 1
-    tail = common_tail(one, other, start)
+    tail = measure_tail(one, other, start)
     ended = one.find("\n", len(one) - tail) + 1 if tail else 0
     return start, len(one) - ended if ended else 0
 
 
-def common_head(one: str, other: str) -> int:
+def measure_head(one: str, other: str) -> int:
     """How many characters two texts have in common at the beginning."""
     common, end = 0, min(len(one), len(other))
     for step in _STEPS:
@@ -92,7 +92,7 @@ def common_head(one: str, other: str) -> int:
     return common
 
 
-def common_tail(one: str, other: str, start: int) -> int:
+def measure_tail(one: str, other: str, start: int) -> int:
     """How many characters two texts have in common at the end, behind `start` in both."""
     common, end = 0, min(len(one), len(other)) - start
     for step in _STEPS:

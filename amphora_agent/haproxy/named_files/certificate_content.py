@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
 from amphora_agent.haproxy.named_files import crt_list
-from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
 from amphora_agent.haproxy.policy.words import RefusedError
 from amphora_agent.x509 import pem
 from amphora_agent.x509.pem import Block
@@ -34,7 +34,7 @@ _SENT = b"#amphora-agent: md5 of what was sent: "
 _SENT_LINE = re.compile(re.escape(_SENT) + rb"([0-9a-f]{32})\n\Z")
 
 
-class Kind(enum.Enum):
+class FileKind(enum.Enum):
     """What a file is: the value is its name in messages."""
 
     CERTIFICATE = "a certificate with its key"
@@ -51,17 +51,17 @@ class Content(NamedTuple):
     certificates: tuple[Block, ...] = ()
     revocations: tuple[Block, ...] = ()
     parameters: tuple[Block, ...] = ()
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[CrtListEntry, ...] = ()
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FileKind:
         if self.entries:
-            return Kind.CRT_LIST
+            return FileKind.CRT_LIST
         if self.key:
-            return Kind.CERTIFICATE
+            return FileKind.CERTIFICATE
         if self.certificates:
-            return Kind.AUTHORITIES
-        return Kind.REVOCATIONS if self.revocations else Kind.PARAMETERS
+            return FileKind.AUTHORITIES
+        return FileKind.REVOCATIONS if self.revocations else FileKind.PARAMETERS
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -77,20 +77,20 @@ class Content(NamedTuple):
         return "".join([*blocks, *(entry.text for entry in self.entries)]).encode()
 
 
-class Unfit(Exception):
+class UnusableFile(Exception):
     """The file cannot be used; the text says why."""
 
 
-def read(sent: bytes, check_entry: Callable[[Entry], None]) -> Content:
+def parse_file(sent: bytes, check_entry: Callable[[CrtListEntry], None]) -> Content:
     """Take a file apart. `check_entry` raises RefusedError for an entry that may not be.
 
     Raises:
         Unfit: it is neither PEM nor a crt-list, or has what no such file may have.
     """
-    return of_pem(sent) if pem.is_pem(sent) else _of_list(sent, check_entry)
+    return parse_pem_file(sent) if pem.is_pem(sent) else _of_list(sent, check_entry)
 
 
-def of_pem(sent: bytes) -> Content:
+def parse_pem_file(sent: bytes) -> Content:
     """Take a PEM file apart.
 
     Raises:
@@ -99,10 +99,10 @@ def of_pem(sent: bytes) -> Content:
     try:
         return _of_pem(pem.read(sent))
     except pem.Unreadable as reason:
-        raise Unfit(str(reason)) from None
+        raise UnusableFile(str(reason)) from None
 
 
-def kept(content: Content, sent: bytes) -> bytes:
+def render_kept_file(content: Content, sent: bytes) -> bytes:
     """The bytes to keep of a file that was sent as `sent`."""
     text = content.text
     if text == sent:
@@ -115,7 +115,7 @@ def is_kept_form(data: bytes) -> bool:
     return _SENT_LINE.search(data) is not None
 
 
-def md5_as_sent(data: bytes) -> str:
+def read_sent_md5(data: bytes) -> str:
     """The hex MD5 of what was sent for a file that is kept so."""
     found = _SENT_LINE.search(data)
     return found[1].decode() if found else hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -126,12 +126,14 @@ def holds_key(data: bytes) -> bool:
     return b" PRIVATE KEY-----" in data or b"-----BEGIN PRIVATE KEY-----" in data
 
 
-def violations(data: bytes, check_entry: Callable[[Entry], None]) -> list[tuple[int, str]]:
+def find_entry_violations(
+    data: bytes, check_entry: Callable[[CrtListEntry], None]
+) -> list[tuple[int, str]]:
     """The lines of a crt-list that may not be, with reasons; fifty at most."""
     if pem.is_pem(data):
         return [(1, "it is PEM, and no crt-list")]
     found = []
-    for number, entry in crt_list.numbered(data):
+    for number, entry in crt_list.parse_lines(data):
         try:
             if isinstance(entry, RefusedError):
                 raise entry
@@ -143,41 +145,41 @@ def violations(data: bytes, check_entry: Callable[[Entry], None]) -> list[tuple[
     return found
 
 
-def _of_list(sent: bytes, check_entry: Callable[[Entry], None]) -> Content:
+def _of_list(sent: bytes, check_entry: Callable[[CrtListEntry], None]) -> Content:
     if b"\0" in sent:
-        raise Unfit("it has a NUL byte")
-    if found := violations(sent, check_entry):
-        raise Unfit("\n".join(f"line {number}: {reason}" for number, reason in found))
-    entries = _once(crt_list.entries(sent))
+        raise UnusableFile("it has a NUL byte")
+    if found := find_entry_violations(sent, check_entry):
+        raise UnusableFile("\n".join(f"line {number}: {reason}" for number, reason in found))
+    entries = _once(crt_list.read_entries(sent))
     if not entries:
-        raise Unfit("there is neither a PEM block nor the path of a certificate in it")
+        raise UnusableFile("there is neither a PEM block nor the path of a certificate in it")
     return Content(entries=entries)
 
 
 def _of_pem(file: pem.Pem) -> Content:
     if paths := [number for number, line in file.around if line.startswith(b"/")]:
-        raise Unfit(f"line {paths[0]}: a path among PEM blocks: a file is PEM or a crt-list")
+        raise UnusableFile(f"line {paths[0]}: a path among PEM blocks: a file is PEM or a crt-list")
     for block in file.blocks:
         if block.label not in _KNOWN:
-            raise Unfit(f"{block.label.lower()} has no use in it")
+            raise UnusableFile(f"{block.label.lower()} has no use in it")
     keys = _once(block for block in file.blocks if block.label in _KEYS)
     certificates = _labelled(file, pem.CERTIFICATE)
     revocations = _labelled(file, pem.REVOCATIONS)
     parameters = _labelled(file, _PARAMETERS)
     if not (keys or certificates or revocations or parameters):
-        raise Unfit("there is nothing in it that haproxy could use")
+        raise UnusableFile("there is nothing in it that haproxy could use")
     if len(keys) > 1:
-        raise Unfit(f"there are {len(keys)} private keys in it")
+        raise UnusableFile(f"there are {len(keys)} private keys in it")
     if len(parameters) > 1:
-        raise Unfit(f"there are {len(parameters)} sets of DH parameters in it")
+        raise UnusableFile(f"there are {len(parameters)} sets of DH parameters in it")
     if keys and not certificates:
-        raise Unfit("there is a private key in it, and no certificate")
+        raise UnusableFile("there is a private key in it, and no certificate")
     if keys and len(certificates) > _MOST_BESIDE_A_KEY:
-        raise Unfit(f"there are {len(certificates)} certificates beside its private key")
+        raise UnusableFile(f"there are {len(certificates)} certificates beside its private key")
     if revocations and (keys or parameters):
-        raise Unfit("there are revocation lists in it beside something else")
+        raise UnusableFile("there are revocation lists in it beside something else")
     if parameters and certificates and not keys:
-        raise Unfit("there are DH parameters in it, and no private key")
+        raise UnusableFile("there are DH parameters in it, and no private key")
     return Content(keys[0] if keys else None, certificates, revocations, parameters)
 
 

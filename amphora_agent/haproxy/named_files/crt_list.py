@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from amphora_agent.haproxy.policy.table import Kind
-from amphora_agent.haproxy.policy.words import Bounds, RefusedError, refused, shown
+from amphora_agent.haproxy.policy.table import ArgumentKind
+from amphora_agent.haproxy.policy.words import Bounds, RefusedError, refuse_word, show_word
 from amphora_agent.x509 import pem
 
 #: haproxy reads 64 KiB a line and 2,048 words at most; nobody needs as many.
@@ -38,7 +38,7 @@ _VALUES = {
 _FILTER = re.compile(r"!?(\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,254})")
 
 
-class Entry(NamedTuple):
+class CrtListEntry(NamedTuple):
     """One line: the path of a certificate, options of `bind` for it, and names of servers."""
 
     path: str
@@ -62,12 +62,12 @@ class Entry(NamedTuple):
         return tuple(value for option, value in pairs if option in _FILES)
 
 
-def entries(data: bytes) -> tuple[Entry, ...]:
+def read_entries(data: bytes) -> tuple[CrtListEntry, ...]:
     """The entries of a list that has been accepted."""
-    return tuple(entry for _, entry in numbered(data) if isinstance(entry, Entry))
+    return tuple(entry for _, entry in parse_lines(data) if isinstance(entry, CrtListEntry))
 
 
-def numbered(data: bytes) -> Iterator[tuple[int, Entry | RefusedError]]:
+def parse_lines(data: bytes) -> Iterator[tuple[int, CrtListEntry | RefusedError]]:
     """The entries of any list with their lines, or why a line is none."""
     for number, line in pem.lines(data):
         if line and not line.startswith(b"#"):
@@ -77,7 +77,7 @@ def numbered(data: bytes) -> Iterator[tuple[int, Entry | RefusedError]]:
                 yield number, error
 
 
-def check(entry: Entry, bounds: Bounds) -> None:
+def check_entry(entry: CrtListEntry, bounds: Bounds) -> None:
     """See that an entry names nothing but files of an instance with these bounds, and that each
     haproxy loads it.
 
@@ -88,7 +88,7 @@ def check(entry: Entry, bounds: Bounds) -> None:
         if not (word.isascii() and word.isprintable()):
             raise RefusedError("crt-list: there are other characters than plain ones")
     try:
-        bounds.check_file("crt-list", entry.path, Kind.CERTIFICATE)
+        bounds.check_file("crt-list", entry.path, ArgumentKind.CERTIFICATE)
     except RefusedError:
         # It is not repeated: who sends a damaged key finds no part of it in an answer or a log.
         raise RefusedError(f"crt-list: the path is not below {bounds.certificates}") from None
@@ -104,21 +104,21 @@ def check(entry: Entry, bounds: Bounds) -> None:
         raise RefusedError("crt-list ... verify needs a ca-file beside it")
     for name in entry.filters:
         if not _FILTER.fullmatch(name):
-            raise RefusedError(f"crt-list: {shown(name)} is not the name of a server")
+            raise RefusedError(f"crt-list: {show_word(name)} is not the name of a server")
 
 
 def _check_option(option: str, value: str, bounds: Bounds) -> None:
     if option in _FLAGS:
         return
     if option in _FILES:
-        bounds.check_file(option, value, Kind.CERTIFICATE)
+        bounds.check_file(option, value, ArgumentKind.CERTIFICATE)
     elif option not in _VALUES:
-        raise refused(f"crt-list ... {option}")
+        raise refuse_word(f"crt-list ... {option}")
     elif not re.fullmatch(_VALUES[option], value):
-        raise RefusedError(f"crt-list ... {option} {shown(value)} is not allowed")
+        raise RefusedError(f"crt-list ... {option} {show_word(value)} is not allowed")
 
 
-def _entry(line: str) -> Entry:
+def _entry(line: str) -> CrtListEntry:
     """An entry of a line that is not blank.
 
     Raises:
@@ -130,8 +130,8 @@ def _entry(line: str) -> Entry:
     if words.count("[") != words.count("]") or words.count("[") > 1:
         raise RefusedError("crt-list: brackets do not match")
     if "[" not in words:
-        return Entry(words[0], (), tuple(words[1:]))
+        return CrtListEntry(words[0], (), tuple(words[1:]))
     if words[1] != "[":
         raise RefusedError("crt-list: options must come after the path of a certificate")
     end = words.index("]")
-    return Entry(words[0], tuple(words[2:end]), tuple(words[end + 1 :]))
+    return CrtListEntry(words[0], tuple(words[2:end]), tuple(words[end + 1 :]))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 
-from amphora_agent.haproxy.config.parser import Texts, split
+from amphora_agent.haproxy.config.parser import Texts, split_words
 
 
 class Role(enum.Enum):
@@ -34,14 +34,14 @@ _BUFFER_SIZE = re.compile(r"^[ \t]*tune\.bufsize[ \t]+(\S+)", re.MULTILINE)
 _DEFAULT_BUFFER_SIZE = 16384
 
 
-def roles(texts: Texts, path: str, quoted: Iterable[str] | None = None) -> frozenset[Role]:
+def find_roles(texts: Texts, path: str, quoted: Iterable[str] | None = None) -> frozenset[Role]:
     """As what these texts name a file. `quoted` are their `quoted_lines`, if they are at hand."""
     lines = [line for text in texts.values() for line in _lines_with(text, path)]
-    lines += quoted_lines(texts) if quoted is None else quoted
+    lines += find_quoted_lines(texts) if quoted is None else quoted
     return frozenset(role for line in lines for role in _roles_in(line, path))
 
 
-def quoted_lines(texts: Texts) -> tuple[str, ...]:
+def find_quoted_lines(texts: Texts) -> tuple[str, ...]:
     """The lines that may name a file for TLS otherwise than by its path as it is."""
     return tuple(line for text in texts.values() for line in _quoted_lines(text))
 
@@ -50,7 +50,7 @@ def names_directory(texts: Texts, directory: str) -> bool:
     """Whether these texts name a directory: then all that is in it is loaded."""
     end_of_word = re.compile(re.escape(directory) + r"/?(?=[\s#'\"]|\Z)")
     return any(
-        {directory, directory + "/"}.intersection(split(_line_at(text, found.start())))
+        {directory, directory + "/"}.intersection(split_words(_line_at(text, found.start())))
         for text in texts.values()
         for found in end_of_word.finditer(text)
     )
@@ -62,7 +62,7 @@ def has_bases(texts: Texts) -> bool:
     return any("-base" in text and _BASE.search(text) for text in texts.values())
 
 
-def buffer_size(texts: Texts) -> int:
+def read_buffer_size(texts: Texts) -> int:
     """How large a buffer is: what is said at once to a running haproxy must fit into one. 0 when
     it cannot be told."""
     found = [
@@ -76,17 +76,17 @@ def buffer_size(texts: Texts) -> int:
     return int(found[-1]) if re.fullmatch(r"[0-9]{1,9}", found[-1]) else 0
 
 
-def crt_lists(texts: Texts) -> frozenset[str]:
+def find_crt_lists(texts: Texts) -> frozenset[str]:
     """The crt-lists that these texts name."""
     found = set()
     for text in texts.values():
         lines = (*_lines_with(text, "crt-list"), *_quoted_lines(text))
-        for words in map(split, lines):
+        for words in map(split_words, lines):
             found |= {word for before, word in pairwise(words) if before == "crt-list"}
     return frozenset(found)
 
 
-def files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Role]]:
+def find_files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Role]]:
     """The files of a directory that these texts name for TLS, and as what."""
     found: dict[str, set[Role]] = {}
     roles = {**_ROLES, "ca-verify-file": Role.AUTHORITIES}
@@ -94,7 +94,7 @@ def files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Role]]:
     for text in texts.values():
         pairs = named.findall(text)
         for line in _quoted_lines(text):
-            pairs += pairwise(split(line))
+            pairs += pairwise(split_words(line))
         for keyword, path in pairs:
             if keyword in roles and path.startswith(f"{directory}/"):
                 found.setdefault(path, set()).add(roles[keyword])
@@ -141,7 +141,7 @@ def _line_at(text: str, position: int) -> str:
 
 
 def _roles_in(line: str, path: str) -> set[Role]:
-    words = split(line)
+    words = split_words(line)
     if path not in words:
         # Part of a longer word, a comment, or written in an unusual way.
         return {Role.OTHER} if any(path in word for word in words) else set()

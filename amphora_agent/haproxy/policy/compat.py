@@ -27,39 +27,39 @@ _CONNECTIONS = re.compile(r"\s*maxconn\s+([0-9]{1,10})\s*")
 _SIGNS = ("http-use-htx", "group None", "cpu-map", _PASSED_OVER.decode())
 
 
-class Mended(NamedTuple):
+class AdaptedConfig(NamedTuple):
     """`content` is for haproxy; `changes` says what was done, in words for the log."""
 
     content: bytes
     changes: tuple[str, ...]
 
 
-def configuration(sent: bytes, content: str | None = None) -> Mended:
+def adapt_config(sent: bytes, content: str | None = None) -> AdaptedConfig:
     """Return a configuration without the lines that haproxy refuses; `content` is the same as
     text, if that is at hand. What such a line means is told by `separated`."""
     if content is None:
         content = sent.decode(errors="surrogateescape")
-    if not any(word_counts.has(content, sign) for sign in _SIGNS):
-        return Mended(sent, ())
+    if not any(word_counts.has_word(content, sign) for sign in _SIGNS):
+        return AdaptedConfig(sent, ())
     lines = sent.split(b"\n")
     changes = []
     for index, line in enumerate(lines):
         read = line.decode(errors="replace")
         joined = _JOINED.fullmatch(read)
-        refused = joined or parser.split(read) in _REFUSED
+        refused = joined or parser.split_words(read) in _REFUSED
         if refused:
             done = "separated into statements" if joined else "left out"
             changes.append(f"line {index + 1} {done}: {read.strip()!r}")
         # A comment of the controller's that looks like one of these has to come back as well.
         if refused or line.startswith(_PASSED_OVER):
             lines[index] = _PASSED_OVER + line
-    return Mended(b"\n".join(lines), tuple(changes))
+    return AdaptedConfig(b"\n".join(lines), tuple(changes))
 
 
-def without_connections(content: bytes) -> bytes:
+def take_out_maxconn(content: bytes) -> bytes:
     """Return a mended configuration without the connection limit of the process, for the agent to
     say another: haproxy takes the first that it reads."""
-    parsed = parser.parse(content.decode(errors="surrogateescape"), {"maxconn"})
+    parsed = parser.parse_config(content.decode(errors="surrogateescape"), {"maxconn"})
     numbers = {
         directive.line
         for section in parsed.of_kind("global")
@@ -72,7 +72,7 @@ def without_connections(content: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def asked_connections(content: str) -> int | None:
+def read_taken_out_maxconn(content: str) -> int | None:
     """Return the connection limit that `without_connections` took out of a configuration."""
     for line in _passed_over(content):
         if match := _CONNECTIONS.fullmatch(line):
@@ -80,7 +80,7 @@ def asked_connections(content: str) -> int | None:
     return None
 
 
-def separated(content: str) -> tuple[str, ...]:
+def read_joined_statements(content: str) -> tuple[str, ...]:
     """Return the statements for `global` that a mended configuration has on joined lines."""
     joined = map(_JOINED.fullmatch, _passed_over(content))
     return tuple(statement for match in joined if match for statement in match.groups())
@@ -89,13 +89,13 @@ def separated(content: str) -> tuple[str, ...]:
 def _passed_over(content: str) -> Iterator[str]:
     """The lines of a mended configuration that haproxy does not see, as they were sent."""
     mark = _PASSED_OVER.decode()
-    if word_counts.has(content, mark):
+    if word_counts.has_word(content, mark):
         for line in content.split("\n"):
             if line.startswith(mark):
                 yield line.removeprefix(mark)
 
 
-def configuration_as_sent(content: bytes) -> bytes:
+def restore_config(content: bytes) -> bytes:
     """What `configuration` was given."""
     if _PASSED_OVER not in content:
         return content

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config.parser import SECTIONS, Block, Directive, split
+from amphora_agent.haproxy.config.parser import SECTIONS, Directive, SectionText, split_words
 from amphora_agent.haproxy.policy import table as table
-from amphora_agent.haproxy.policy.table import Kind
+from amphora_agent.haproxy.policy.table import ArgumentKind
 from amphora_agent.haproxy.policy.words import (
     DATAGRAMS,
     QUOTING,
@@ -26,8 +26,8 @@ from amphora_agent.haproxy.policy.words import (
     check_log,
     check_one_of,
     check_plain,
-    refused,
-    shown,
+    refuse_word,
+    show_word,
 )
 
 #: Where an expression begins in a format.
@@ -79,19 +79,19 @@ def _check_functions(word: str, bounds: Bounds) -> None:
     for found in _FAR.finditer(word):
         name = found[1]
         if name == "env":
-            raise refused("env()", table.REFUSED["env"])
+            raise refuse_word("env()", table.REFUSED["env"])
         if name.endswith("_key"):
-            raise refused(name, "it tells the keys of connections")
+            raise refuse_word(name, "it tells the keys of connections")
         inside = word[found.end() + 1 :].partition(")")[0].split(",")
         if name.startswith("map"):
             bounds.check_own_file(f"{name}()", inside[0])
             continue
         # jwt_verify(algorithm,key): a secret, or the file of one.
         if QUOTING.search(word, found.end()):
-            raise refused(f"{name}() with quotes")
+            raise refuse_word(f"{name}() with quotes")
         for argument in inside[1:]:
             if "/" in argument:
-                bounds.check_file(f"{name}()", argument, Kind.CERTIFICATE)
+                bounds.check_file(f"{name}()", argument, ArgumentKind.CERTIFICATE)
 
 
 def check_expression(text: str, end: str = "") -> None:
@@ -102,7 +102,9 @@ def check_expression(text: str, end: str = "") -> None:
         name = _NAME.match(text, position)
         if name is None or name[0] not in known:
             word = name[0] if name else text[position:]
-            raise refused(word, table.REFUSED.get(word, "the policy does not know this expression"))
+            raise refuse_word(
+                word, table.REFUSED.get(word, "the policy does not know this expression")
+            )
         position = name.end()
         if text[position : position + 1] == "(":
             position = _closed(text, position + 1)
@@ -128,8 +130,6 @@ def _closed(text: str, position: int) -> int:
     return position
 
 
-__all__ = ["Bounds", "Violation", "violations"]
-
 #: So many are told; who uploads nonsense need not be told all of it.
 _MOST = 50
 
@@ -140,7 +140,7 @@ class Violation(NamedTuple):
     reason: str
 
 
-def violations(blocks: Iterable[Block], bounds: Bounds) -> list[Violation]:
+def find_violations(blocks: Iterable[SectionText], bounds: Bounds) -> list[Violation]:
     """What of these sections an instance with these bounds may not contain, in their order.
 
     Each section is looked at for itself: those that have not changed need not be given.
@@ -165,7 +165,11 @@ _FREE_TEXT = frozenset(
     }
 )  # fmt: skip
 
-_SOURCE = {"source": Kind.ADDRESS, "dispatch": Kind.ADDRESS, "interface": Kind.ANY}
+_SOURCE = {
+    "source": ArgumentKind.ADDRESS,
+    "dispatch": ArgumentKind.ADDRESS,
+    "interface": ArgumentKind.ANY,
+}
 
 
 class _Policy:
@@ -176,7 +180,7 @@ class _Policy:
         #: Lines by kind of section that are known to be right: most are there many times.
         self._right: set[tuple[str, str]] = set()
 
-    def of(self, block: Block) -> Iterator[tuple[int, str]]:
+    def of(self, block: SectionText) -> Iterator[tuple[int, str]]:
         """Line and reason."""
         kind = ""
         for number, written in enumerate(block.text.split("\n"), block.line):
@@ -188,7 +192,7 @@ class _Policy:
                 if words and words[0] in SECTIONS:
                     kind = words[0]
                     if kind not in table.SECTIONS:
-                        raise refused(kind)
+                        raise refuse_word(kind)
                 elif words and (not kind or kind in table.SECTIONS):
                     # In a section that is refused, nothing more is said of the lines.
                     self._directive(kind, words)
@@ -202,7 +206,7 @@ class _Policy:
         check_controls(written)
         if r"\x00" in written and _ESCAPED_NUL.search(written):
             raise RefusedError(r"\x00 is not allowed: it hides what is behind it")
-        words = split(written)
+        words = split_words(written)
         if "$" in written and Directive(0, words, written).expands:
             raise RefusedError(
                 "$ in double quotes is not allowed: haproxy would put an environment variable there"
@@ -216,16 +220,16 @@ class _Policy:
         if keyword in ("no", "default") and arguments:
             keyword, arguments = arguments[0], arguments[1:]
             if keyword not in table.NEGATED:
-                raise refused(keyword, "" if keyword in table.REFUSED else "it has no opposite")
+                raise refuse_word(keyword, "" if keyword in table.REFUSED else "it has no opposite")
         if keyword.startswith("."):
-            raise refused(keyword, table.REFUSED[".if"])
+            raise refuse_word(keyword, table.REFUSED[".if"])
         if keyword not in table.SECTIONS.get(kind, ()):
             if keyword in table.REFUSED:
-                raise refused(keyword)
+                raise refuse_word(keyword)
             # In haproxy's words, as far as they go.
             where = f"in '{kind}' section" if kind else "out of section"
             raise RefusedError(
-                f"unknown keyword '{shown(keyword)}' {where}: it is not allowed, for the policy"
+                f"unknown keyword '{show_word(keyword)}' {where}: it is not allowed, for the policy"
                 " does not know it"
             )
         if keyword not in _FREE_TEXT or arguments[:1] == ("redirect",):
@@ -247,10 +251,10 @@ class _Policy:
             case "server" | "peer":
                 # A server of a peers section that is this amphora itself has no address.
                 if len(arguments) > 1:
-                    self._value(keyword, second, Kind.ADDRESS)
+                    self._value(keyword, second, ArgumentKind.ADDRESS)
                 self._options(keyword, arguments[2:], table.SERVER)
             case "server-template":
-                self._value(keyword, (*arguments, "", "", "")[2], Kind.ADDRESS)
+                self._value(keyword, (*arguments, "", "", "")[2], ArgumentKind.ADDRESS)
                 self._options(keyword, arguments[3:], table.SERVER)
             case "default-server":
                 self._options(keyword, arguments, table.SERVER)
@@ -273,7 +277,7 @@ class _Policy:
                 check_one_of(keyword, first, table.CHECKS)
                 for option, value in pairwise(arguments):
                     if option == "addr":
-                        self._value(option, value, Kind.ADDRESS)
+                        self._value(option, value, ArgumentKind.ADDRESS)
             case "http-request" | "http-response" | "http-after-response":
                 self._action(keyword, arguments)
             case "tcp-request" | "tcp-response":
@@ -295,10 +299,10 @@ class _Policy:
                 check_exactly(keyword, arguments, table.GROUPS | {bounds.group})
             case ("global", "external-check"):
                 if arguments:
-                    raise refused(f"{keyword} {first}", table.REFUSED["env"])
+                    raise refuse_word(f"{keyword} {first}", table.REFUSED["env"])
             case (_, "external-check"):
                 if arguments[:1] != ("command",):
-                    raise refused(f"{keyword} {first}", table.REFUSED["command"])
+                    raise refuse_word(f"{keyword} {first}", table.REFUSED["command"])
                 check_exactly(
                     f"{keyword} {first}", arguments[1:], {bounds.ping_wrapper, table.PING_WRAPPER}
                 )
@@ -307,7 +311,7 @@ class _Policy:
             case (_, "pidfile"):
                 check_exactly(keyword, arguments, {bounds.pid_file})
             case (_, "ssl-dh-param-file"):
-                self._value(keyword, first, Kind.CERTIFICATE)
+                self._value(keyword, first, ArgumentKind.CERTIFICATE)
             case (_, "load-server-state-from-file"):
                 check_exactly(keyword, arguments, {"global", "none"})
             case ("cache", "total-max-size"):
@@ -317,27 +321,29 @@ class _Policy:
 
     # Options of a line
 
-    def _options(self, keyword: str, words: tuple[str, ...], options: Mapping[str, Kind]) -> None:
+    def _options(
+        self, keyword: str, words: tuple[str, ...], options: Mapping[str, ArgumentKind]
+    ) -> None:
         position = 0
         while position < len(words):
             option = words[position]
             position += 1
             kind = options.get(option)
             if kind is None:
-                raise refused(f"{keyword} ... {option}", table.REFUSED.get(option, ""))
-            if kind is not Kind.NONE:
+                raise refuse_word(f"{keyword} ... {option}", table.REFUSED.get(option, ""))
+            if kind is not ArgumentKind.NONE:
                 self._value(option, words[position] if position < len(words) else "", kind)
                 position += 1
 
-    def _value(self, option: str, word: str, kind: Kind) -> None:
+    def _value(self, option: str, word: str, kind: ArgumentKind) -> None:
         match kind:
-            case Kind.ADDRESS:
+            case ArgumentKind.ADDRESS:
                 check_address(option, word, STREAMS)
-            case Kind.EXPRESSION:
+            case ArgumentKind.EXPRESSION:
                 check_expression(word)
-            case Kind.CERTIFICATE | Kind.CERTIFICATES | Kind.AUTHORITY:
+            case ArgumentKind.CERTIFICATE | ArgumentKind.CERTIFICATES | ArgumentKind.AUTHORITY:
                 self._bounds.check_file(option, word, kind)
-            case Kind.NONE | Kind.ANY:
+            case ArgumentKind.NONE | ArgumentKind.ANY:
                 pass
 
     def _stats(self, arguments: tuple[str, ...]) -> None:
@@ -345,15 +351,15 @@ class _Policy:
         if arguments[:1] in (("maxconn",), ("timeout",)):
             return
         if arguments[:2] != ("socket", self._bounds.stats_socket):
-            raise refused(
+            raise refuse_word(
                 f"stats {' '.join(arguments[:2])}",
                 f"it can only be the socket {self._bounds.stats_socket}",
             )
         options = dict(zip(arguments[2::2], arguments[3::2], strict=False))
         if len(arguments) % 2 or options.pop("level", None) != "user":
-            raise refused("stats socket", "without `level user` it can do more than tell")
+            raise refuse_word("stats socket", "without `level user` it can do more than tell")
         if options.pop("mode", "0666") not in table.SOCKET_MODES or options:
-            raise refused(f"stats socket ... {' '.join(arguments[2:])}")
+            raise refuse_word(f"stats socket ... {' '.join(arguments[2:])}")
 
     # Rules
 
@@ -361,7 +367,7 @@ class _Policy:
         word = arguments[0] if arguments else ""
         action, parenthesis, inside = word.partition("(")
         if action not in table.ACTIONS:
-            raise refused(f"{keyword} {action}", table.REFUSED.get(action, ""))
+            raise refuse_word(f"{keyword} {action}", table.REFUSED.get(action, ""))
         if action == "use-service":
             check_one_of(action, (*arguments, "")[1], table.SERVICES)
         if parenthesis and action in table.FILE_ACTIONS:

@@ -11,7 +11,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-class Kind(enum.Enum):
+class ArgumentKind(enum.Enum):
     """What an argument is, where that matters."""
 
     ANY = "any word"
@@ -175,7 +175,7 @@ BIND = {
             force-tlsv13 generate-certificates no-alpn no-ca-names no-sslv3 no-tls-tickets no-tlsv10
             no-tlsv11 no-tlsv12 no-tlsv13 prefer-client-ciphers ssl strict-sni tfo v4v6 v6only
         """),
-        Kind.NONE,
+        ArgumentKind.NONE,
     ),
     **dict.fromkeys(
         _words("""
@@ -184,13 +184,14 @@ BIND = {
             nbconn nice npn ocsp-update process proto shards sigalgs ssl-max-ver ssl-min-ver tcp-ut
             thread verify
         """),
-        Kind.ANY,
+        ArgumentKind.ANY,
     ),
     **dict.fromkeys(
-        _words("ca-sign-file crl-file crt-list default-crt tls-ticket-keys"), Kind.CERTIFICATE
+        _words("ca-sign-file crl-file crt-list default-crt tls-ticket-keys"),
+        ArgumentKind.CERTIFICATE,
     ),
-    "crt": Kind.CERTIFICATES,
-    **dict.fromkeys(_words("ca-file ca-verify-file"), Kind.AUTHORITY),
+    "crt": ArgumentKind.CERTIFICATES,
+    **dict.fromkeys(_words("ca-file ca-verify-file"), ArgumentKind.AUTHORITY),
 }
 
 SERVER = {
@@ -204,7 +205,7 @@ SERVER = {
             send-proxy send-proxy-v2 send-proxy-v2-ssl send-proxy-v2-ssl-cn ssl ssl-reuse stick tfo
             tls-tickets
         """),
-        Kind.NONE,
+        ArgumentKind.NONE,
     ),
     **dict.fromkeys(
         _words("""
@@ -216,12 +217,12 @@ SERVER = {
             resolve-prefer resolvers rise shard sigalgs slowstart ssl-max-ver ssl-min-ver tcp-ut
             track verify verifyhost weight ws check-sni
         """),
-        Kind.ANY,
+        ArgumentKind.ANY,
     ),
-    **dict.fromkeys(_words("addr agent-addr source"), Kind.ADDRESS),
-    **dict.fromkeys(_words("pool-conn-name sni"), Kind.EXPRESSION),
-    **dict.fromkeys(_words("crl-file crt"), Kind.CERTIFICATE),
-    "ca-file": Kind.AUTHORITY,
+    **dict.fromkeys(_words("addr agent-addr source"), ArgumentKind.ADDRESS),
+    **dict.fromkeys(_words("pool-conn-name sni"), ArgumentKind.EXPRESSION),
+    **dict.fromkeys(_words("crl-file crt"), ArgumentKind.CERTIFICATE),
+    "ca-file": ArgumentKind.AUTHORITY,
 }
 
 #: What `ca-file` may name of the system's; everybody may read it.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from amphora_agent.haproxy.policy import table as table
-from amphora_agent.haproxy.policy.table import Kind
+from amphora_agent.haproxy.policy.table import ArgumentKind
 from amphora_agent.model.addressing import split_endpoint, without_brackets
 
 #: How much of a word a reason repeats.
@@ -29,13 +29,13 @@ class RefusedError(Exception):
     """The reason, in words. All that begins with `check` may raise it."""
 
 
-def refused(word: str, why: str = "") -> RefusedError:
+def refuse_word(word: str, why: str = "") -> RefusedError:
     """`why` is by default what the table says, or that it does not have the word."""
     why = why or table.REFUSED.get(word, "the policy does not know it")
-    return RefusedError(f"{shown(word)} is not allowed: {why}")
+    return RefusedError(f"{show_word(word)} is not allowed: {why}")
 
 
-def shown(word: str) -> str:
+def show_word(word: str) -> str:
     """A word as a reason repeats it: printable, and not for ever."""
     plain = word.isascii() and word.isprintable() and word
     shown = word if plain else ascii(word[: _SHOWN + 1])
@@ -61,19 +61,19 @@ def check_plain(keyword: str, arguments: Iterable[str]) -> None:
 
 def check_one_of(keyword: str, word: str, allowed: Iterable[str]) -> None:
     if word not in allowed:
-        raise refused(f"{keyword} {word}", table.REFUSED.get(word, ""))
+        raise refuse_word(f"{keyword} {word}", table.REFUSED.get(word, ""))
 
 
 def check_exactly(keyword: str, arguments: tuple[str, ...], allowed: Set[str]) -> None:
     if len(arguments) != 1 or arguments[0] not in allowed:
         wanted = " or ".join(sorted(allowed))
-        raise refused(f"{keyword} {' '.join(arguments)}".strip(), f"it can only be {wanted}")
+        raise refuse_word(f"{keyword} {' '.join(arguments)}".strip(), f"it can only be {wanted}")
 
 
 def check_at_most(keyword: str, word: str, most: int) -> None:
     number = re.match(r"([0-9]+)([kKmMgG]?)", word)
     if number and int(number[1].lstrip("0")[:20] or 0) * _UNITS[number[2].lower()] > most:
-        raise refused(f"{keyword} {word}", f"at most {most} of it")
+        raise refuse_word(f"{keyword} {word}", f"at most {most} of it")
 
 
 def check_log(word: str) -> None:
@@ -86,13 +86,13 @@ def check_log(word: str) -> None:
         except ValueError:
             continue
         return
-    raise refused(f"log {word}", "logs go to the amphora's syslog, or to an IP address by UDP")
+    raise refuse_word(f"log {word}", "logs go to the amphora's syslog, or to an IP address by UDP")
 
 
 def check_address(keyword: str, word: str, form: re.Pattern[str]) -> None:
     """`form` is STREAMS or DATAGRAMS."""
     if not form.fullmatch(word):
-        raise refused(f"{keyword} {word}", "it is no address of a network")
+        raise refuse_word(f"{keyword} {word}", "it is no address of a network")
 
 
 #: Functions take quotes out of their arguments.
@@ -123,29 +123,29 @@ class Bounds:
             check_address("bind", address, STREAMS)
             host, ports = split_endpoint(address.rpartition("@")[2])
             if _has_port(ports, self.agent_port) and _is_everywhere(host):
-                raise refused(f"bind {address}", "the agent's own API is there")
+                raise refuse_word(f"bind {address}", "the agent's own API is there")
 
-    def check_file(self, option: str, word: str, kind: Kind) -> None:
+    def check_file(self, option: str, word: str, kind: ArgumentKind) -> None:
         """A file that haproxy reads for TLS, of one of the three kinds."""
         if _is_below(word, self.certificates):
             return
-        if kind is Kind.CERTIFICATES and word.removesuffix("/") == self.certificates:
+        if kind is ArgumentKind.CERTIFICATES and word.removesuffix("/") == self.certificates:
             return
-        if kind is Kind.AUTHORITY and word in table.TRUST_STORES:
+        if kind is ArgumentKind.AUTHORITY and word in table.TRUST_STORES:
             return
-        raise refused(f"{option} {word}", f"it is not below {self.certificates}")
+        raise refuse_word(f"{option} {word}", f"it is not below {self.certificates}")
 
     def check_answer_file(self, option: str, path: str) -> None:
         """A file of which a client gets the content."""
         # Keys are below that directory, too, and have other names.
         if not (_is_below(path, self.base) and path.endswith(table.ANSWER_FILES)):
             endings = ", ".join(table.ANSWER_FILES)
-            raise refused(f"{option} {path}", f"it is no file {endings} below {self.base}")
+            raise refuse_word(f"{option} {path}", f"it is no file {endings} below {self.base}")
 
     def check_own_file(self, option: str, path: str) -> None:
         """A file that haproxy looks things up in."""
         if not _is_below(path, self.directory):
-            raise refused(f"{option} {path}", f"it is not below {self.directory}")
+            raise refuse_word(f"{option} {path}", f"it is not below {self.directory}")
 
 
 def _has_port(ports: str, port: int) -> bool:

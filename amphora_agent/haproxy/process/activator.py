@@ -28,14 +28,14 @@ from amphora_agent.haproxy.replies import server_state_file, workers
 from amphora_agent.haproxy.replies.workers import Workers
 from amphora_agent.haproxy.restart import report_going_back
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
-from amphora_agent.haproxy.runtime.config_dir import Directory
+from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
 from amphora_agent.haproxy.runtime.final_counters import keeping_final_counters
-from amphora_agent.haproxy.runtime.loaded_state import Foreseen, Loaded, Record
+from amphora_agent.haproxy.runtime.loaded_state import LoadedState, PreparedPlan, WorkerRecord
 from amphora_agent.haproxy.runtime.socket import HungUp, MasterSocket, NoAnswer, NotListening
 from amphora_agent.haproxy.update import certificates, transaction
-from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, plan
+from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
 from amphora_agent.haproxy.update.runtime_change import Change
-from amphora_agent.haproxy.update.transaction import Refused
+from amphora_agent.haproxy.update.transaction import ChangeRefused
 from amphora_agent.kernel import listening
 from amphora_agent.kernel.listening import Listening
 from amphora_agent.model.events.alarms import AlarmKind
@@ -79,7 +79,7 @@ class _Situation(NamedTuple):
 
     workers: Workers
     program: str
-    loaded: Loaded | None
+    loaded: LoadedState | None
     wanted: Texts
 
 
@@ -110,8 +110,8 @@ class Activation:
     def activate(
         self,
         instance: InstanceLayout,
-        foreseen: Foreseen | None = None,
-        read: Collection[Directory] = (),
+        foreseen: PreparedPlan | None = None,
+        read: Collection[ConfigDirectory] = (),
         takeover: Takeover | None = None,
     ) -> Outcome:
         """Make it run what is committed, as `foreseen` when that is still true. `read` are
@@ -123,12 +123,14 @@ class Activation:
         """
         self._live.check(instance)
         if not self.runs(instance):
-            decided = plan(None, loaded_state.unread(instance), (), self._haproxy.capabilities())
+            decided = make_plan(
+                None, loaded_state.open_committed(instance), (), self._haproxy.capabilities()
+            )
             self.start(instance, takeover)
             return Outcome(decided)
         situation = self._situation(instance, read=read)
         try:
-            changes = loaded_state.file_changes(instance)
+            changes = loaded_state.find_file_changes(instance)
             seen = self._still_true(instance, foreseen) if not changes else None
             decided = self._plan(situation, changes, seen)
         except ContentLost as error:  # live files are right: a new worker loads them
@@ -140,7 +142,7 @@ class Activation:
             case Step.RUNTIME:
                 try:
                     self._change(instance, situation, decided.changes)
-                except Refused as refusal:
+                except ChangeRefused as refusal:
                     logger.warning("instance=%s falls back to a reload: %s", instance.id, refusal)
                     # What has been touched is on record by now.
                     self._reload(instance, self._situation(instance, read=read))
@@ -154,7 +156,7 @@ class Activation:
         instance: InstanceLayout,
         wanted: Texts,
         manifest: Manifest,
-        read: Collection[Directory] = (),
+        read: Collection[ConfigDirectory] = (),
     ) -> Plan:
         """What `activate` would do, were these texts, of a manifest, committed. Nothing
         changes.
@@ -165,11 +167,11 @@ class Activation:
         if not self.runs(instance):
             return self.foresee_start(wanted)
         situation = self._situation(instance, wanted, read)
-        return self._plan(situation, loaded_state.file_changes(instance, manifest))
+        return self._plan(situation, loaded_state.find_file_changes(instance, manifest))
 
     def foresee_start(self, wanted: Texts) -> Plan:
         """What `activate` would do if nothing ran."""
-        return plan(None, wanted, (), self._haproxy.capabilities())
+        return make_plan(None, wanted, (), self._haproxy.capabilities())
 
     def runs(self, instance: InstanceLayout) -> bool:
         """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
@@ -222,8 +224,8 @@ class Activation:
             OperationFailed: it could not listen everywhere. One that does at some addresses, and
                 ends, might take connections with it.
         """
-        wanted = parser.whole(loaded_state.unread(instance))
-        added = queries.added(wanted, takeover.configuration)
+        wanted = parser.join_texts(loaded_state.open_committed(instance))
+        added = queries.find_new_addresses(wanted, takeover.configuration)
         port_check.require(Namespace(self._layout.namespace), added, self._clock)
         state = takeover.states(wanted)
         files.note(instance.state, state.encode(errors="surrogateescape"))
@@ -234,7 +236,7 @@ class Activation:
         self,
         instance: InstanceLayout,
         wanted: Texts | None = None,
-        read: Collection[Directory] = (),
+        read: Collection[ConfigDirectory] = (),
     ) -> _Situation:
         """What there is now; what is wanted is committed, or `wanted`.
 
@@ -247,16 +249,16 @@ class Activation:
             self._restore(instance)
             raise OperationFailed("Error reloading haproxy", _advice(instance, error)) from error
         program = self._haproxy.capabilities().version
-        committed = loaded_state.unread(instance, read)
+        committed = loaded_state.open_committed(instance, read)
         loaded = None
         if now.current is not None:
-            loaded = loaded_state.loaded(instance, now.current, program, committed, read)
+            loaded = loaded_state.find_loaded_state(instance, now.current, program, committed, read)
         return _Situation(now, program, loaded, committed if wanted is None else wanted)
 
-    def _still_true(self, instance: InstanceLayout, foreseen: Foreseen | None) -> Plan | None:
+    def _still_true(self, instance: InstanceLayout, foreseen: PreparedPlan | None) -> Plan | None:
         if foreseen is None or foreseen.program != self._haproxy.installed():
             return None
-        now = loaded_state.good_digests(instance)
+        now = loaded_state.digest_loaded(instance)
         return foreseen.plan if foreseen.before == now else None
 
     def _plan(
@@ -267,7 +269,7 @@ class Activation:
         if loaded is None:
             reason = "it is not known what the worker has loaded"
             return Plan(Step.RELOAD, (reason,))
-        decided = seen or plan(
+        decided = seen or make_plan(
             loaded.texts,
             situation.wanted,
             changes,
@@ -305,7 +307,7 @@ class Activation:
         ask = self._asker(instance, situation.workers)
         if certificates.exchanges_certificates(changes):
             record = replace(record, certificates_changed=True)
-        loaded_state.begin(instance, record, transaction.servers(changes))
+        loaded_state.record_begin(instance, record, transaction.list_servers(changes))
         left_over = transaction.carry_out(changes, ask, record.left_over)
         self._remember(instance, replace(record, left_over=tuple(sorted(left_over))))
 
@@ -399,8 +401,8 @@ class Activation:
     def _require_ports(self, situation: _Situation) -> None:
         """See that haproxy can listen wherever it does not listen yet."""
         if situation.loaded is not None:
-            new = queries.added(
-                parser.whole(situation.wanted), parser.whole(situation.loaded.texts)
+            new = queries.find_new_addresses(
+                parser.join_texts(situation.wanted), parser.join_texts(situation.loaded.texts)
             )
             try:
                 port_check.require(Namespace(self._layout.namespace), new, self._clock)
@@ -418,7 +420,7 @@ class Activation:
             return
         try:
             state = server_state_file.NOTHING
-            if server_state_file.may_be_read(parser.whole(situation.wanted)):
+            if server_state_file.may_be_read(parser.join_texts(situation.wanted)):
                 state = self._state(instance, situation)
             files.write(instance.state, state.encode(errors="surrogateescape"))
         except (OSError, OperationFailed) as error:
@@ -448,16 +450,16 @@ class Activation:
 
     def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
         command = f"@!{situation.workers.current} show servers state"
-        loaded, whole = situation.loaded, parser.whole(situation.wanted)
+        loaded, whole = situation.loaded, parser.join_texts(situation.wanted)
         # The agent takes as long to read the configuration as haproxy to answer.
         with ThreadPoolExecutor(1) as asking:
             shown = asking.submit(master_of(instance).command, command, timeout=_ANSWER)
-            wanted = parser.parse(whole, server_state_file.KEYWORDS)
+            wanted = parser.parse_config(whole, server_state_file.KEYWORDS)
             before: server_state_file.Backends = {}
             touched: frozenset[str] = frozenset()
             # Another worker than the recorded one has never been changed at run time.
             if loaded is not None and loaded.record is not None:
-                before = server_state_file.differing(parser.whole(loaded.texts), whole)
+                before = server_state_file.differing(parser.join_texts(loaded.texts), whole)
                 touched = frozenset(loaded.record.pending or ())
         return server_state_file.carry_over(shown.result(), wanted, before, touched)
 
@@ -530,17 +532,17 @@ class Activation:
             writable=(self._layout.base, self._layout.run),
         )
 
-    def _remember(self, instance: InstanceLayout, record: Record) -> None:
+    def _remember(self, instance: InstanceLayout, record: WorkerRecord) -> None:
         """Note what the worker has loaded."""
         is_new = not loaded_state.is_remembered(instance)
-        loaded_state.remember(instance, record)
+        loaded_state.record_loaded(instance, record)
         if is_new:
             self._alarms.clear_alarm(AlarmKind.WENT_BACK, instance.id)
 
     def _located(self, instance: InstanceLayout, words: str) -> str:
         """haproxy's words, about the files that were rendered."""
-        return config_dir.located(
-            instance.configuration.parent, loaded_state.unread(instance), words
+        return config_dir.translate_messages(
+            instance.configuration.parent, loaded_state.open_committed(instance), words
         )
 
     def _restore(self, instance: InstanceLayout) -> bool:
@@ -564,8 +566,10 @@ def master_of(instance: InstanceLayout) -> MasterSocket:
     return MasterSocket(instance.master_socket)
 
 
-def _record(now: Workers, program: str) -> Record:
+def _record(now: Workers, program: str) -> WorkerRecord:
     assert now.current is not None
-    return Record(
-        worker=loaded_state.identity(now.current), program=program, certificates_changed=False
+    return WorkerRecord(
+        worker=loaded_state.identify_worker(now.current),
+        program=program,
+        certificates_changed=False,
     )

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.config.queries import Address
+from amphora_agent.haproxy.config.queries import ListenAddress
 from amphora_agent.namespace import Namespace
 
 #: Seconds that an address is given to become free, as haproxy itself gives it, and the pause
@@ -22,7 +22,7 @@ _PATIENCE, _PAUSE = 2.0, 0.05
 
 def require(
     namespace: Namespace,
-    wanted: Iterable[Address],
+    wanted: Iterable[ListenAddress],
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Return once every address can be bound in the namespace.
@@ -37,7 +37,7 @@ def require(
         namespace.run(lambda: _await_all(left, clock))
 
 
-def _await_all(left: list[Address], clock: Callable[[], float]) -> None:
+def _await_all(left: list[ListenAddress], clock: Callable[[], float]) -> None:
     deadline = clock() + _PATIENCE
     while busy := [(address, number) for address in left if (number := _try(address))]:
         if clock() > deadline:
@@ -52,7 +52,7 @@ def _await_all(left: list[Address], clock: Callable[[], float]) -> None:
         time.sleep(_PAUSE)
 
 
-def _try(address: Address) -> int:
+def _try(address: ListenAddress) -> int:
     """0, or the number of the error that haproxy would meet; what is not about the address (our
     own rights, our own limits) says nothing about haproxy."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET

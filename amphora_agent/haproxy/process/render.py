@@ -38,7 +38,7 @@ def addition(configuration: str, group: str, limits: Limits) -> str:
         _FOLDER,
         "agent.cfg.j2",
         said=_said(configuration),
-        separated=compat.separated(configuration),
+        separated=compat.read_joined_statements(configuration),
         limits=limits,
         user=USER,
         group=group,
@@ -54,11 +54,11 @@ def _said(configuration: str) -> frozenset[str]:
     Large configurations are uploaded for every change. Controllers write `global` first, and
     nearly always that section alone answers.
     """
-    first = next((b for b in parser.blocks_of("", configuration) if b.kind == "global"), None)
+    first = next((b for b in parser.split_file("", configuration) if b.kind == "global"), None)
     if first is None:
         return frozenset()
     said = _keywords_in(first.text)
-    if any(word_counts.has(configuration, keyword) for keyword in KEYWORDS - said):
+    if any(word_counts.has_word(configuration, keyword) for keyword in KEYWORDS - said):
         said = _keywords_in(configuration)
     return said
 
@@ -66,7 +66,7 @@ def _said(configuration: str) -> frozenset[str]:
 def _keywords_in(configuration: str) -> frozenset[str]:
     return frozenset(
         directive.words[0]
-        for section in parser.parse(configuration, KEYWORDS).of_kind("global")
+        for section in parser.parse_config(configuration, KEYWORDS).of_kind("global")
         for directive in section.directives
     )
 

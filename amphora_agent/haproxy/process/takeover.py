@@ -83,7 +83,7 @@ class Takeovers:
                     master = MasterSocket(each.master_socket)
                     pid = workers.parse(master.command("show proc", timeout=_ANSWER)).current
                     state = master.command(f"@!{pid} show servers state", timeout=_ANSWER)
-                    told.append(Told(state, parser.whole(loaded_state.came_up(each))))
+                    told.append(Told(state, parser.join_texts(loaded_state.read_loaded(each))))
                     assert pid is not None
                     keeping = keeping_final_counters(each, pid, timeout=_ANSWER)
                     keep.append(held.enter_context(keeping))

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config.diff import difference
-from amphora_agent.haproxy.config.parser import Config, Section, parse
+from amphora_agent.haproxy.config.diff import compare_configs
+from amphora_agent.haproxy.config.parser import Config, Section, parse_config
 from amphora_agent.haproxy.replies import statistics
 from amphora_agent.model.addressing import split_endpoint
 
@@ -101,11 +101,13 @@ def may_be_read(wanted: str) -> bool:
 
 def differing(running: str, wanted: str) -> Backends:
     """The backends in which two configurations differ, as the one that runs has them."""
-    found = difference({"": running}, {"": wanted})
+    found = compare_configs({"": running}, {"": wanted})
     changed = (*found.added, *found.removed, *(before for before, _ in found.changed))
     if found.reordered or any(block.kind == "defaults" for block in changed):
-        before = {backend.name: backend for backend in parse(running, KEYWORDS).of_kind("backend")}
-        names = {backend.name for backend in parse(wanted, KEYWORDS).of_kind("backend")}
+        before = {
+            backend.name: backend for backend in parse_config(running, KEYWORDS).of_kind("backend")
+        }
+        names = {backend.name for backend in parse_config(wanted, KEYWORDS).of_kind("backend")}
         return {name: before.get(name) for name in names}
     return {
         **{block.name: None for block in found.added if block.kind == "backend"},
@@ -147,12 +149,12 @@ def carry_over(
 def inherit(told: Iterable[Told], wanted: str) -> str:
     """The file for a haproxy that begins in the place of others, whose pools may be backends of
     other names: a member is known by its pool (what is before a colon) and its name."""
-    config = parse(wanted, KEYWORDS)
+    config = parse_config(wanted, KEYWORDS)
     ran: dict[str, Section] = {}
     rows: dict[_Key, list[str]] = {}
     head: list[str] = []
     for each in told:
-        for backend in parse(each.configuration, KEYWORDS).of_kind("backend"):
+        for backend in parse_config(each.configuration, KEYWORDS).of_kind("backend"):
             ran.setdefault(_pool(backend.name), backend)
         found, head = _rows(each.state)
         for (name, member), row in found.items():

@@ -17,7 +17,7 @@ from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.replies import statistics
 from amphora_agent.haproxy.replies.statistics import read_information
-from amphora_agent.haproxy.runtime.socket import Conversation, MasterSocket
+from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
 from amphora_agent.model.status import WorkerReading
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.supervisor.identity import boot_id, start_time
@@ -57,7 +57,7 @@ def keeping_final_counters(
     reply = MasterSocket(instance.master_socket).command(f"@!{pid} {question}", timeout=timeout)
     _keep_last_word(path, reply)
     try:
-        conversation = Conversation(instance.stats_socket, timeout=timeout)
+        conversation = InteractiveSession(instance.stats_socket, timeout=timeout)
     except OperationFailed as error:
         logger.info("instance=%s its worker is not held: %s", instance.id, error)
         yield lambda: None

@@ -19,7 +19,7 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.runtime import config_dir
-from amphora_agent.haproxy.runtime.config_dir import Directory
+from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
 from amphora_agent.haproxy.update.planner import FileChange, Plan
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions import reading
@@ -31,7 +31,7 @@ _RECORD = "activation.json"
 Digests = Mapping[str, str]
 
 
-class Record(msgspec.Struct, frozen=True):
+class WorkerRecord(msgspec.Struct, frozen=True):
     """`worker` is the process that loaded the last good files, `program` the version of haproxy
     that it was started with.
 
@@ -48,16 +48,16 @@ class Record(msgspec.Struct, frozen=True):
     certificates_changed: bool | None = None
 
 
-class Loaded(NamedTuple):
+class LoadedState(NamedTuple):
     """What a worker has loaded: these texts. `doubt` says why that is not for sure; empty when it
     is. `record` is None when the worker is another one than that of the last good files."""
 
     texts: Texts
     doubt: str
-    record: Record | None
+    record: WorkerRecord | None
 
 
-class Foreseen(NamedTuple):
+class PreparedPlan(NamedTuple):
     """How to get from texts with these digests to those that are committed, by a haproxy whose
     program has this signature."""
 
@@ -82,12 +82,12 @@ class _Unread(Mapping[str, str]):
         return len(self._readers)
 
 
-def identity(pid: int) -> str:
+def identify_worker(pid: int) -> str:
     """What tells a worker from every other process there was or will be."""
     return f"{pid} {start_time(pid)}"
 
 
-def committed(instance: InstanceLayout) -> Texts:
+def read_committed(instance: InstanceLayout) -> Texts:
     """What is to run.
 
     Raises:
@@ -96,7 +96,7 @@ def committed(instance: InstanceLayout) -> Texts:
     return _texts(instance, reading.committed(instance), instance.directory)
 
 
-def came_up(instance: InstanceLayout) -> Texts:
+def read_loaded(instance: InstanceLayout) -> Texts:
     """What ran when haproxy last came up.
 
     Raises:
@@ -105,10 +105,10 @@ def came_up(instance: InstanceLayout) -> Texts:
     return _texts(instance, reading.loaded(instance), instance.last_good)
 
 
-def loaded_texts(instance: InstanceLayout | None) -> Texts:
+def find_loaded_texts(instance: InstanceLayout | None) -> Texts:
     """What an instance has loaded, if there is one and that can be read."""
     with contextlib.suppress(FileNotFoundError, ContentLost):
-        return came_up(instance) if instance is not None else {}
+        return read_loaded(instance) if instance is not None else {}
     return {}
 
 
@@ -132,29 +132,29 @@ def _texts(instance: InstanceLayout, manifest: Manifest | None, old: Path) -> Te
     return found
 
 
-def unread(instance: InstanceLayout, read: Iterable[Directory] = ()) -> Texts:
+def open_committed(instance: InstanceLayout, read: Iterable[ConfigDirectory] = ()) -> Texts:
     """The same, as long as it stays committed: each text is read when it is looked at, if it is.
     They may be among those `read`."""
     return _unread(instance, reading.committed(instance) or {}, read)
 
 
-def committed_digests(instance: InstanceLayout) -> Digests:
+def digest_committed(instance: InstanceLayout) -> Digests:
     """The digests of the texts that are to run."""
-    return digests(instance, reading.committed(instance) or {})
+    return digest_texts(instance, reading.committed(instance) or {})
 
 
-def digests(instance: InstanceLayout, manifest: Manifest) -> Digests:
+def digest_texts(instance: InstanceLayout, manifest: Manifest) -> Digests:
     """The digests of the texts in a manifest."""
     return {name: manifest[name].digest for name in instance.texts_in(manifest)}
 
 
-def loaded(
+def find_loaded_state(
     instance: InstanceLayout,
     pid: int,
     program: str,
     wanted: Texts,
-    read: Iterable[Directory] = (),
-) -> Loaded | None:
+    read: Iterable[ConfigDirectory] = (),
+) -> LoadedState | None:
     """What the worker with this pid has loaded; None when nothing is known of it.
 
     `program` is the version of haproxy that is installed. Of `wanted`, the committed texts, that
@@ -164,21 +164,21 @@ def loaded(
     if texts is None:
         return None
     record = _read(instance)
-    if record is None or record.worker != identity(pid):
-        return Loaded(texts, "the worker is another one than was last made to run", None)
+    if record is None or record.worker != identify_worker(pid):
+        return LoadedState(texts, "the worker is another one than was last made to run", None)
     if record.program != program:
-        return Loaded(texts, f"haproxy {record.program} was replaced by {program}", record)
+        return LoadedState(texts, f"haproxy {record.program} was replaced by {program}", record)
     if record.pending is not None:
-        return Loaded(texts, "an earlier change did not come to its end", record)
-    return Loaded(texts, "", record)
+        return LoadedState(texts, "an earlier change did not come to its end", record)
+    return LoadedState(texts, "", record)
 
 
-def good_digests(instance: InstanceLayout) -> Digests:
+def digest_loaded(instance: InstanceLayout) -> Digests:
     """The digests of what was loaded when haproxy last came up."""
-    return digests(instance, reading.loaded(instance) or {})
+    return digest_texts(instance, reading.loaded(instance) or {})
 
 
-def file_changes(instance: InstanceLayout, wanted: Manifest | None = None) -> list[FileChange]:
+def find_file_changes(instance: InstanceLayout, wanted: Manifest | None = None) -> list[FileChange]:
     """Return the files that texts may name, and whose content differs from what the worker loaded.
     `wanted` is what is to be
     committed, if that is not committed yet."""
@@ -199,18 +199,18 @@ def file_changes(instance: InstanceLayout, wanted: Manifest | None = None) -> li
     ]
 
 
-def interrupted(instance: InstanceLayout) -> bool:
+def is_interrupted(instance: InstanceLayout) -> bool:
     """Whether a change began and did not come to its end."""
     record = _read(instance)
     return record is not None and record.pending is not None
 
 
-def begin(instance: InstanceLayout, record: Record, touched: tuple[str, ...]) -> None:
+def record_begin(instance: InstanceLayout, record: WorkerRecord, touched: tuple[str, ...]) -> None:
     """Note that a change of these servers begins."""
     _write(instance, msgspec.structs.replace(record, pending=touched))
 
 
-def remember(instance: InstanceLayout, record: Record) -> None:
+def record_loaded(instance: InstanceLayout, record: WorkerRecord) -> None:
     """Note that the worker has loaded what is committed."""
     revisions = Revisions.of(instance)
     if (digest := revisions.committed) is not None:
@@ -223,15 +223,15 @@ def is_remembered(instance: InstanceLayout) -> bool:
     return reading.committed_digest(instance) == reading.loaded_digest(instance)
 
 
-def _good_texts(instance: InstanceLayout, wanted: Texts, read: Iterable[Directory]) -> Texts | None:
+def _good_texts(
+    instance: InstanceLayout, wanted: Texts, read: Iterable[ConfigDirectory]
+) -> Texts | None:
     """What was loaded when haproxy last came up; None when that is not known."""
     manifest = reading.loaded(instance)
     if manifest is None:
         return None
-    good = digests(instance, manifest)
-    same = {
-        name for name, digest in committed_digests(instance).items() if good.get(name) == digest
-    }
+    good = digest_texts(instance, manifest)
+    same = {name for name, digest in digest_committed(instance).items() if good.get(name) == digest}
     if len(same) == len(good) == len(wanted):
         return wanted
     return _unread(instance, manifest, read, {name: wanted for name in same if name in wanted})
@@ -240,13 +240,13 @@ def _good_texts(instance: InstanceLayout, wanted: Texts, read: Iterable[Director
 def _unread(
     instance: InstanceLayout,
     manifest: Manifest,
-    read: Iterable[Directory],
+    read: Iterable[ConfigDirectory],
     known: Mapping[str, Texts] = MappingProxyType({}),
 ) -> Texts:
     """The texts of a manifest, if they are not all among those `read`; those `known` are taken from
     there."""
-    revisions, wanted = Revisions.of(instance), digests(instance, manifest)
-    found = config_dir.one_with(wanted, read)
+    revisions, wanted = Revisions.of(instance), digest_texts(instance, manifest)
+    found = config_dir.find_directory(wanted, read)
     if found is not None:
         return found.texts
 
@@ -266,14 +266,14 @@ def _decoded(data: bytes) -> str:
     return data.decode(errors="surrogateescape")
 
 
-def _read(instance: InstanceLayout) -> Record | None:
+def _read(instance: InstanceLayout) -> WorkerRecord | None:
     try:
-        return msgspec.json.decode((instance.last_good / _RECORD).read_bytes(), type=Record)
+        return msgspec.json.decode((instance.last_good / _RECORD).read_bytes(), type=WorkerRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def _write(instance: InstanceLayout, record: Record) -> None:
+def _write(instance: InstanceLayout, record: WorkerRecord) -> None:
     files.make_directory(instance.last_good)
     # It speaks of a process, which does not survive a power cut either.
     files.note(instance.last_good / _RECORD, msgspec.json.encode(record))

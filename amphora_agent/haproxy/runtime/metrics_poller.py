@@ -29,7 +29,7 @@ class Inquiry:
     def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout = layout
         self._clock = clock
-        self._pools = Index(queries.pools, queries.POOL_KEYWORDS)
+        self._pools = Index(queries.list_pools, queries.POOL_KEYWORDS)
 
     def figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float

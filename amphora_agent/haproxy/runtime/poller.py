@@ -55,12 +55,12 @@ class Index(Generic[T]):
 
     def of(self, instance: InstanceLayout) -> T:
         """What is found in the committed files; where there are none, what is found in nothing."""
-        found = self._look(instance, loaded_state.committed_digests, loaded_state.committed)
-        return self._find(parser.parse("")) if found is None else found
+        found = self._look(instance, loaded_state.digest_committed, loaded_state.read_committed)
+        return self._find(parser.parse_config("")) if found is None else found
 
     def of_loaded(self, instance: InstanceLayout) -> T | None:
         """What is found in the files with which haproxy last came up; None when it never did."""
-        return self._look(instance, loaded_state.good_digests, loaded_state.came_up)
+        return self._look(instance, loaded_state.digest_loaded, loaded_state.read_loaded)
 
     def _look(
         self,
@@ -76,16 +76,16 @@ class Index(Generic[T]):
             return known[1] if known else None
         if known is None or not signature or known[0] != signature:
             try:
-                content = parser.whole(read(instance))
+                content = parser.join_texts(read(instance))
             except FileNotFoundError:
                 self._known.pop(instance.id, None)
                 return None
             except ContentLost:
                 # A listener that nobody can read must still be told of.
-                return known[1] if known else self._find(parser.parse(_live_text(instance)))
+                return known[1] if known else self._find(parser.parse_config(_live_text(instance)))
             # Names go into messages, which must be UTF-8.
             content = content.encode(errors="surrogateescape").decode(errors="replace")
-            known = signature, self._find(parser.parse(content, self._keywords))
+            known = signature, self._find(parser.parse_config(content, self._keywords))
             self._known[instance.id] = known
         return known[1]
 
@@ -99,9 +99,9 @@ def _live_text(instance: InstanceLayout) -> str:
     return "\n".join(found).encode(errors="surrogateescape").decode(errors="replace")
 
 
-def listener_index() -> Index[tuple[queries.Listener, ...]]:
+def listener_index() -> Index[tuple[queries.ListenerType, ...]]:
     """The listeners of each configuration."""
-    return Index(queries.listeners, queries.KEYWORDS)
+    return Index(queries.list_listeners, queries.LISTENER_KEYWORDS)
 
 
 class _Known(NamedTuple):
@@ -154,7 +154,7 @@ class Observer:
         self._clock = clock
         self._wall_clock = wall_clock
         self._listeners = listener_index()
-        self._pools = Index(queries.pools, queries.POOL_KEYWORDS)
+        self._pools = Index(queries.list_pools, queries.POOL_KEYWORDS)
         self._known: tuple[_Known, ...] = ()
         self._selector = selectors.DefaultSelector()
         self._open: dict[_Asked, tuple[Question, object]] = {}

@@ -200,7 +200,7 @@ class MasterSocket:
         return NoAnswer("haproxy does not answer", f"{text!r}: nothing within {timeout:.1f} s")
 
 
-class Conversation:
+class InteractiveSession:
     """Questions to the one process that accepts the connection, whoever listens there later. It
     does not leave before this is closed.
 
@@ -223,7 +223,7 @@ class Conversation:
             self.close()
             raise
 
-    def __enter__(self) -> "Conversation":
+    def __enter__(self) -> "InteractiveSession":
         return self
 
     def __exit__(self, *exc_info: object) -> None:

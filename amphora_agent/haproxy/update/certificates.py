@@ -11,10 +11,18 @@ from typing import NamedTuple
 
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.named_files import crt_list, references
-from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
 from amphora_agent.haproxy.named_files.references import Role
-from amphora_agent.haproxy.update import runtime_change, transaction
-from amphora_agent.haproxy.update.runtime_change import Change, Command, Finding, Inquiry, reload
+from amphora_agent.haproxy.update import transaction
+from amphora_agent.haproxy.update.runtime_change import (
+    Change,
+    Command,
+    Finding,
+    Verification,
+    require_reload,
+    shorten_list,
+    show_name,
+)
 from amphora_agent.x509 import pem
 
 _PATH = re.compile(r"/[A-Za-z0-9_./-]{1,512}")
@@ -39,7 +47,7 @@ class FileChange(NamedTuple):
     after: bytes | None
 
 
-def findings(files: Sequence[FileChange], running: Texts) -> list[Finding]:
+def compare_files(files: Sequence[FileChange], running: Texts) -> list[Finding]:
     """What differs in the files, for a configuration that names the same ones as before."""
     changed = [file for file in files if file.before != file.after]
     if not changed:
@@ -47,8 +55,8 @@ def findings(files: Sequence[FileChange], running: Texts) -> list[Finding]:
     directories = {file.path.rpartition("/")[0] for file in changed}
     for directory in sorted(directories):
         if references.has_bases(running) or references.names_directory(running, directory):
-            shown = [f"file {runtime_change.name(file.path)} changed" for file in changed]
-            return [reload(each, "it is not named by its path") for each in shown]
+            shown = [f"file {show_name(file.path)} changed" for file in changed]
+            return [require_reload(each, "it is not named by its path") for each in shown]
     return list(_Files(changed, running).findings())
 
 
@@ -71,10 +79,12 @@ class _Files:
 
     def __init__(self, files: Sequence[FileChange], running: Texts) -> None:
         self._files = {file.path: file for file in files}
-        quoted = references.quoted_lines(running)
-        self._roles = {file.path: references.roles(running, file.path, quoted) for file in files}
+        quoted = references.find_quoted_lines(running)
+        self._roles = {
+            file.path: references.find_roles(running, file.path, quoted) for file in files
+        }
         self._has_lists = any("crt-list" in text for text in running.values())
-        self._room = references.buffer_size(running) - _FRAME
+        self._room = references.read_buffer_size(running) - _FRAME
         self._lists = {
             path: (_entries(file.before), _entries(file.after))
             for path, file in self._files.items()
@@ -95,15 +105,15 @@ class _Files:
     def _of_file(self, file: FileChange) -> Iterator[Finding]:
         roles = self._roles[file.path]
         named = roles or file.path in self._listed_after
-        words = f"file {runtime_change.name(file.path)} changed"
+        words = f"file {show_name(file.path)} changed"
         if not named and file.after is None:
             return  # removed with its entry, if it had one
         if named and (file.after is None or (roles and file.before is None)):
-            yield reload(words, "it is named, and was or is not there")
+            yield require_reload(words, "it is named, and was or is not there")
             return
         assert file.after is not None
         if Role.OTHER in roles or not _PATH.fullmatch(file.path):
-            yield reload(words, "haproxy reads it only when it starts")
+            yield require_reload(words, "haproxy reads it only when it starts")
             return
         text, before = file.after, file.before or b""
         try:
@@ -116,7 +126,7 @@ class _Files:
             elif not roles and self._may_be_listed(file, text):
                 yield from self._of_certificate(file, before, text, certain=False)
         except pem.Unreadable as error:
-            yield reload(words, str(error))
+            yield require_reload(words, str(error))
 
     def _may_be_listed(self, file: FileChange, text: bytes) -> bool:
         """Whether it may be in a crt-list that is as it was: whether it is, haproxy knows."""
@@ -147,11 +157,11 @@ class _Files:
             existing = rf"Certificate '{name}' already exists!"
             commands.insert(0, Command(f"new ssl cert {path}", success=(created, existing)))
         yield self._transaction(
-            f"certificate {runtime_change.name(path)} {'added' if new else 'replaced'}",
+            f"certificate {show_name(path)} {'added' if new else 'replaced'}",
             "cert",
             path,
             commands,
-            transaction.certificate(path, pem.serial(leaf.content), leaf.fingerprint),
+            transaction.verify_certificate(path, pem.serial(leaf.content), leaf.fingerprint),
         )
 
     def _of_authorities(self, path: str, before: bytes, after: bytes) -> Iterator[Finding]:
@@ -160,7 +170,7 @@ class _Files:
             return
         if not blocks or any(block.label != pem.CERTIFICATE for block in blocks):
             raise pem.Unreadable("it has something else than certificates")
-        proof = transaction.authorities(path, [block.fingerprint for block in blocks])
+        proof = transaction.verify_ca_file(path, [block.fingerprint for block in blocks])
         yield self._replacement("ca-file", "CA", path, blocks, proof)
 
     def _of_revocations(self, path: str, before: bytes, after: bytes) -> Iterator[Finding]:
@@ -169,18 +179,20 @@ class _Files:
             return
         if not blocks or any(block.label != pem.REVOCATIONS for block in blocks):
             raise pem.Unreadable("it has something else than revocation lists")
-        proof = transaction.revocations(path, [pem.revocations(block.content) for block in blocks])
+        proof = transaction.verify_crl_file(
+            path, [pem.revocations(block.content) for block in blocks]
+        )
         yield self._replacement("crl-file", "CRL", path, blocks, proof)
 
     def _replacement(
-        self, kind: str, noun: str, path: str, blocks: Sequence[pem.Block], proof: Inquiry
+        self, kind: str, noun: str, path: str, blocks: Sequence[pem.Block], proof: Verification
     ) -> Finding:
         name = re.escape(path)
         commands = [
             self._set(kind, path, blocks, rf"transaction created for {noun} {name}!"),
             Command(f"commit ssl {kind} {path}", success=(rf"Committing {name}\.*\nSuccess!",)),
         ]
-        words = f"{noun} file {runtime_change.name(path)} replaced"
+        words = f"{noun} file {show_name(path)} replaced"
         return self._transaction(words, kind, path, commands, proof)
 
     def _transaction(
@@ -189,10 +201,10 @@ class _Files:
         kind: str,
         path: str,
         commands: Sequence[Command],
-        proof: Inquiry,
+        proof: Verification,
     ) -> Finding:
         if any(len(each.text) + len(each.payload) > self._room for each in commands):
-            return reload(words, "it does not fit into a buffer of haproxy's")
+            return require_reload(words, "it does not fit into a buffer of haproxy's")
         undo = Command(f"abort ssl {kind} {path}")
         return Finding(words, Change(words, tuple(commands), (proof,), (undo,)))
 
@@ -201,26 +213,26 @@ class _Files:
         return Command(f"set ssl {kind} {path}", payload, success=(success,))
 
     def _of_list(
-        self, path: str, before: Sequence[Entry], after: Sequence[Entry]
+        self, path: str, before: Sequence[CrtListEntry], after: Sequence[CrtListEntry]
     ) -> Iterator[Finding]:
         if before == after:
             return
-        words = f"crt-list {runtime_change.name(path)} changed"
+        words = f"crt-list {show_name(path)} changed"
         added = [entry for entry in after if entry not in before]
         removed = [entry for entry in before if entry not in after]
         if because := self._not_at_run_time(path, before, after, added, removed):
-            yield reload(words, because)
+            yield require_reload(words, because)
             return
-        shown = [f"{runtime_change.name(entry.path)} added" for entry in added]
-        shown += [f"{runtime_change.name(entry.path)} removed" for entry in removed]
+        shown = [f"{show_name(entry.path)} added" for entry in added]
+        shown += [f"{show_name(entry.path)} removed" for entry in removed]
         commands = [_addition(path, entry.path) for entry in added]
         for entry in removed:
             commands.append(_removal(path, entry.path))
             if self._is_gone(entry.path):
                 # Another crt-list may have it.
                 commands.append(Command(f"del ssl cert {entry.path}", success=(r"(?s:.*)",)))
-        words = f"crt-list {runtime_change.name(path)}: {'; '.join(runtime_change.bounded(shown))}"
-        proof = transaction.crt_list(path, [entry.path for entry in after])
+        words = f"crt-list {show_name(path)}: {'; '.join(shorten_list(shown))}"
+        proof = transaction.verify_crt_list(path, [entry.path for entry in after])
         yield Finding(words, Change(words, tuple(commands), (proof,)))
 
     def _is_gone(self, path: str) -> bool:
@@ -230,10 +242,10 @@ class _Files:
     def _not_at_run_time(
         self,
         path: str,
-        before: Sequence[Entry],
-        after: Sequence[Entry],
-        added: Sequence[Entry],
-        removed: Sequence[Entry],
+        before: Sequence[CrtListEntry],
+        after: Sequence[CrtListEntry],
+        added: Sequence[CrtListEntry],
+        removed: Sequence[CrtListEntry],
     ) -> str:
         if len(set(_names(before))) != len(before) or len(set(_names(after))) != len(after):
             return "a certificate is there twice"
@@ -283,13 +295,13 @@ def _blocks(text: bytes) -> tuple[pem.Block, ...] | None:
         return None
 
 
-def _entries(content: bytes | None) -> tuple[Entry, ...]:
-    return crt_list.entries(content or b"")
+def _entries(content: bytes | None) -> tuple[CrtListEntry, ...]:
+    return crt_list.read_entries(content or b"")
 
 
-def _names(entries: Sequence[Entry]) -> list[str]:
+def _names(entries: Sequence[CrtListEntry]) -> list[str]:
     return [entry.path for entry in entries]
 
 
-def _paths(lists: Iterator[Sequence[Entry]]) -> frozenset[str]:
+def _paths(lists: Iterator[Sequence[CrtListEntry]]) -> frozenset[str]:
     return frozenset(entry.path for entries in lists for entry in entries)

@@ -8,76 +8,85 @@ from functools import cached_property
 from typing import NamedTuple
 
 from amphora_agent.haproxy.config import server_line, word_counts
-from amphora_agent.haproxy.config.diff import Difference, defaults_of, difference
-from amphora_agent.haproxy.config.parser import Block, Directive, Section, Texts
+from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs, find_defaults
+from amphora_agent.haproxy.config.parser import Directive, Section, SectionText, Texts
 from amphora_agent.haproxy.config.server_line import is_name
 from amphora_agent.haproxy.replies.capabilities import Capabilities
-from amphora_agent.haproxy.update import certificates, runtime_change, servers, transaction
+from amphora_agent.haproxy.update import certificates, servers, transaction
 from amphora_agent.haproxy.update.certificates import FileChange as FileChange
-from amphora_agent.haproxy.update.runtime_change import Change, Command, Finding, reload
+from amphora_agent.haproxy.update.runtime_change import (
+    Change,
+    Command,
+    Finding,
+    require_reload,
+    shorten_list,
+    show_name,
+)
 
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
-def of_frontend(running: Section, wanted: Section) -> list[Finding]:
+def compare_frontends(running: Section, wanted: Section) -> list[Finding]:
     """What differs in `maxconn` and `disabled` of a frontend."""
-    listener = f"listener {runtime_change.name(wanted.name)}"
+    listener = f"listener {show_name(wanted.name)}"
     found = []
     before, after = _only(running, "maxconn"), _only(wanted, "maxconn")
     if before != after:
         words = f"{listener}: connection limit {_shown(before)} -> {_shown(after)}"
         if not _number(before) or not _number(after) or not server_line.is_name(wanted.name):
-            found.append(reload(words))
+            found.append(require_reload(words))
         else:
             change = Change(
                 words,
                 (Command(f"set maxconn frontend {wanted.name} {after[0]}"),),
-                (transaction.frontend(wanted.name, "slim", after[0]),),
+                (transaction.verify_frontend(wanted.name, "slim", after[0]),),
             )
             found.append(Finding(words, change))
     was, will_be = _disabled(running), _disabled(wanted)
     if was != will_be:
         words = f"{listener}: {'disabled' if will_be else 'enabled'}"
         if not server_line.is_name(wanted.name) or was is None or will_be is None:
-            found.append(reload(words))
+            found.append(require_reload(words))
         elif not will_be:
             # Only one that was disabled while haproxy ran can be enabled again.
-            found.append(reload(words, "it has no sockets"))
+            found.append(require_reload(words, "it has no sockets"))
         else:
             change = Change(
                 words,
                 (Command(f"disable frontend {wanted.name}"),),
-                (transaction.frontend(wanted.name, "status", "PAUSED"),),
+                (transaction.verify_frontend(wanted.name, "status", "PAUSED"),),
             )
             found.append(Finding(words, change))
     return found
 
 
-def of_process(running: Section, wanted: Section) -> list[Finding]:
+def compare_processes(running: Section, wanted: Section) -> list[Finding]:
     """What differs in `maxconn` of the process: it can only become less."""
     before, after = _only(running, "maxconn"), _only(wanted, "maxconn")
     if before == after:
         return []
     words = f"connection limit of all listeners {_shown(before)} -> {_shown(after)}"
     if not _number(before) or not _number(after):
-        return [reload(words)]
+        return [require_reload(words)]
     if int(after[0]) > int(before[0]):
-        return [reload(words, "haproxy makes room for connections only when it starts")]
+        return [require_reload(words, "haproxy makes room for connections only when it starts")]
     command = Command(f"set maxconn global {after[0]}")
     return [
-        Finding(words, Change(words, (command,), (transaction.information("Maxconn", after[0]),)))
+        Finding(
+            words, Change(words, (command,), (transaction.verify_information("Maxconn", after[0]),))
+        )
     ]
 
 
-def of_queues(running: Section, wanted: Section) -> list[Finding]:
+def compare_queues(running: Section, wanted: Section) -> list[Finding]:
     """What differs in `fullconn` of a backend: it only matters to members with a `minconn`."""
     before, after = _only(running, "fullconn"), _only(wanted, "fullconn")
     if before == after:
         return []
-    words = f"pool {runtime_change.name(wanted.name)}: fullconn {_shown(before)} -> {_shown(after)}"
+    words = f"pool {show_name(wanted.name)}: fullconn {_shown(before)} -> {_shown(after)}"
     matters = any("minconn" in line.words for line in wanted.directives)
     if matters or (after and not _number(after)):
-        return [reload(words)]
+        return [require_reload(words)]
     return [Finding(f"{words} (without effect)")]
 
 
@@ -91,7 +100,7 @@ def _number(arguments: tuple[str, ...]) -> bool:
 
 
 def _shown(arguments: tuple[str, ...]) -> str:
-    return runtime_change.name(" ".join(arguments)) or "none"
+    return show_name(" ".join(arguments)) or "none"
 
 
 def _disabled(section: Section) -> bool | None:
@@ -109,7 +118,7 @@ _REFERENCE = re.compile(r"(?:use-server|\btrack\b|srv_\w+\()[^\n]*")
 _SIGNS_OF_REFERENCES = ("use-server", "track", "srv_")
 
 
-class Surroundings:
+class SectionContext:
     """Of the sections of these texts."""
 
     def __init__(self, texts: Texts) -> None:
@@ -120,15 +129,15 @@ class Surroundings:
     def has_conditions(self) -> bool:
         """Whether there is `.if`: then a line that is there need not count."""
         return any(
-            word_counts.has(text, ".endif") and _CONDITION.search(text)
+            word_counts.has_word(text, ".endif") and _CONDITION.search(text)
             for text in self._texts.values()
         )
 
-    def defaults_of(self, block: Block) -> Section | None:
+    def defaults_of(self, block: SectionText) -> Section | None:
         """The `defaults` section in effect for a section."""
         if block.file in self._defaults and self._has_one_defaults:
             return self._defaults[block.file]
-        found = defaults_of(self._texts, block)
+        found = find_defaults(self._texts, block)
         self._defaults[block.file] = found.section() if found else None
         return self._defaults[block.file]
 
@@ -139,14 +148,14 @@ class Surroundings:
     @cached_property
     def _has_one_defaults(self) -> bool:
         """Whether all sections after it, and none before it, have the same."""
-        return sum(word_counts.count(text, "defaults") for text in self._texts.values()) == 1
+        return sum(word_counts.count_word(text, "defaults") for text in self._texts.values()) == 1
 
     @cached_property
     def _references(self) -> list[str]:
         return [
             reference
             for text in self._texts.values()
-            if any(word_counts.has(text, sign) for sign in _SIGNS_OF_REFERENCES)
+            if any(word_counts.has_word(text, sign) for sign in _SIGNS_OF_REFERENCES)
             for reference in _REFERENCE.findall(text)
         ]
 
@@ -185,12 +194,12 @@ class Plan(NamedTuple):
     words: tuple[str, ...] = ()
 
 
-def plan(
+def make_plan(
     running: Texts | None,
     wanted: Texts,
     files: Sequence[FileChange],
     capabilities: Capabilities,
-    differs: Difference | None = None,
+    differs: ConfigDiff | None = None,
     *,
     certificates_changed: bool = False,
 ) -> Plan:
@@ -203,11 +212,11 @@ def plan(
     """
     if running is None:
         return Plan(Step.START, ("it does not run",), words=("start of haproxy",))
-    differs = difference(running, wanted) if differs is None else differs
+    differs = compare_configs(running, wanted) if differs is None else differs
     found = _findings(running, wanted, differs, files, capabilities)
-    reasons = runtime_change.bounded([finding.reason for finding in found if finding.reason])
+    reasons = shorten_list([finding.reason for finding in found if finding.reason])
     changes = tuple(finding.change for finding in found if finding.change)
-    words = runtime_change.bounded([finding.words for finding in found])
+    words = shorten_list([finding.words for finding in found])
     if reasons:
         return Plan(Step.RELOAD, reasons, (), words)
     certificates_changed |= certificates.exchanges_certificates(changes)
@@ -221,64 +230,69 @@ def plan(
 def _findings(
     running: Texts,
     wanted: Texts,
-    differs: Difference,
+    differs: ConfigDiff,
     files: Sequence[FileChange],
     capabilities: Capabilities,
 ) -> list[Finding]:
-    found = certificates.findings(files, running)
+    found = certificates.compare_files(files, running)
     if differs.reordered:
-        return [*found, reload("sections follow one another otherwise")]
-    surroundings = Surroundings(wanted)
+        return [*found, require_reload("sections follow one another otherwise")]
+    surroundings = SectionContext(wanted)
     earlier = {str(n): block.text for n, (block, _) in enumerate(differs.changed)}
-    if differs and (surroundings.has_conditions or Surroundings(earlier).has_conditions):
-        found.append(reload("configuration changed", "it has conditions"))
-    found += (reload(f"{_noun(block)} added") for block in differs.added if _counts(block))
-    found += (reload(f"{_noun(block)} removed") for block in differs.removed if _counts(block))
+    if differs and (surroundings.has_conditions or SectionContext(earlier).has_conditions):
+        found.append(require_reload("configuration changed", "it has conditions"))
+    found += (require_reload(f"{_noun(block)} added") for block in differs.added if _counts(block))
+    found += (
+        require_reload(f"{_noun(block)} removed") for block in differs.removed if _counts(block)
+    )
     for before, after in differs.changed:
         found += _of_block(before, after, surroundings, capabilities)
     return found
 
 
 def _of_block(
-    before: Block, after: Block, surroundings: Surroundings, capabilities: Capabilities
+    before: SectionText,
+    after: SectionText,
+    surroundings: SectionContext,
+    capabilities: Capabilities,
 ) -> list[Finding]:
     running, wanted = before.section(), after.section()
     understood = _UNDERSTOOD.get(after.kind, frozenset())
     found = [*_unknown(after, _others(running, understood), _others(wanted, understood))]
     match after.kind:
         case "global":
-            found += of_process(running, wanted)
+            found += compare_processes(running, wanted)
         case "frontend":
-            found += of_frontend(running, wanted)
+            found += compare_frontends(running, wanted)
         case "backend":
-            found += of_queues(running, wanted)
+            found += compare_queues(running, wanted)
             found += _of_members(after, running, wanted, surroundings, capabilities)
         case _:
             pass  # nothing of another section is understood
     unusual = _unusual(before, after)
     if unusual and not any(finding.reason for finding in found):
         words = f"{_noun(after)}: line {unusual.line} changed"
-        found.append(reload(words, "it is not plainly written"))
+        found.append(require_reload(words, "it is not plainly written"))
     return found
 
 
 def _of_members(
-    block: Block,
+    block: SectionText,
     running: Section,
     wanted: Section,
-    surroundings: Surroundings,
+    surroundings: SectionContext,
     capabilities: Capabilities,
 ) -> list[Finding]:
     if _words(running.all("server")) == _words(wanted.all("server")):
         return []
     if not is_name(wanted.name):
-        return [reload(f"{_noun(block)}: members changed", "its name is not plain")]
+        return [require_reload(f"{_noun(block)}: members changed", "its name is not plain")]
     defaults = surroundings.defaults_of(block)
-    return servers.findings(running, wanted, defaults, surroundings.refers_to, capabilities)
+    return servers.compare_servers(running, wanted, defaults, surroundings.refers_to, capabilities)
 
 
 def _unknown(
-    block: Block, running: Sequence[Directive], wanted: Sequence[Directive]
+    block: SectionText, running: Sequence[Directive], wanted: Sequence[Directive]
 ) -> list[Finding]:
     """A finding for each kind of line that differs and cannot be changed at run time."""
     before, after = _words(running), _words(wanted)
@@ -287,18 +301,18 @@ def _unknown(
     less, more = Counter(before), Counter(after)
     keywords = [words[0] for words in [*(less - more), *(more - less)]]
     if not keywords:
-        return [reload(f"{_noun(block)}: lines follow one another otherwise")]
+        return [require_reload(f"{_noun(block)}: lines follow one another otherwise")]
     at = {line.words[0]: line.line for line in reversed(wanted) if line.words not in less}
     return [
-        reload(
-            f"{_noun(block)}: {runtime_change.name(keyword)} changed"
+        require_reload(
+            f"{_noun(block)}: {show_name(keyword)} changed"
             + (f", line {at[keyword]}" if keyword in at else "")
         )
         for keyword in dict.fromkeys(keywords)
     ]
 
 
-def _unusual(before: Block, after: Block) -> Directive | None:
+def _unusual(before: SectionText, after: SectionText) -> Directive | None:
     """A line that is new in a section and has quotes, escapes or what is no plain text before a
     comment: what haproxy makes of it, and whether it likes it, is haproxy's to say."""
     known = {line.written for line in before.lines()}
@@ -316,11 +330,11 @@ def _words(lines: Iterable[Directive]) -> list[tuple[str, ...]]:
     return [line.words for line in lines]
 
 
-def _counts(block: Block) -> bool:
+def _counts(block: SectionText) -> bool:
     """Whether there is anything in a block but comments."""
     return bool(block.kind or block.section().directives)
 
 
-def _noun(block: Block) -> str:
+def _noun(block: SectionText) -> str:
     nouns = {"frontend": "listener", "backend": "pool", "": "what is before all sections"}
-    return f"{nouns.get(block.kind, block.kind)} {runtime_change.name(block.name)}".strip()
+    return f"{nouns.get(block.kind, block.kind)} {show_name(block.name)}".strip()

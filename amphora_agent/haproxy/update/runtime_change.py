@@ -7,7 +7,7 @@ from typing import NamedTuple
 _NAME, _SENTENCES = 100, 50
 
 
-def name(text: str) -> str:
+def show_name(text: str) -> str:
     """A name from a configuration as a word of a sentence."""
     printable = "".join(
         character
@@ -18,7 +18,7 @@ def name(text: str) -> str:
     return printable if len(printable) <= _NAME else printable[: _NAME - 1] + "…"
 
 
-def bounded(sentences: Sequence[str]) -> tuple[str, ...]:
+def shorten_list(sentences: Sequence[str]) -> tuple[str, ...]:
     """The sentences, or the first of them and how many more there are."""
     if len(sentences) <= _SENTENCES:
         return tuple(sentences)
@@ -50,7 +50,7 @@ def server_command(
     return Command(f"{verb} {server} {arguments}".rstrip(), success=success, server=server)
 
 
-class Inquiry(NamedTuple):
+class Verification(NamedTuple):
     """A command that only reads; `wrong` says of its reply what is not as it should be, or None."""
 
     text: str
@@ -65,7 +65,7 @@ class Change(NamedTuple):
 
     words: str
     commands: tuple[Command, ...]
-    proof: tuple[Inquiry, ...]
+    proof: tuple[Verification, ...]
     undo: tuple[Command, ...] = ()
 
 
@@ -78,6 +78,6 @@ class Finding(NamedTuple):
     reason: str = ""
 
 
-def reload(words: str, because: str = "") -> Finding:
+def require_reload(words: str, because: str = "") -> Finding:
     """What only a reload can bring about; `because` is added to the words when it is not plain."""
     return Finding(words, reason=f"{words}: {because}" if because else words)

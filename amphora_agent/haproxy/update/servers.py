@@ -16,13 +16,15 @@ from amphora_agent.haproxy.config import server_line
 from amphora_agent.haproxy.config.parser import Directive, Section
 from amphora_agent.haproxy.config.server_line import Doubtful
 from amphora_agent.haproxy.replies.capabilities import Capabilities
-from amphora_agent.haproxy.update import runtime_change, transaction
+from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.runtime_change import (
     Change,
     Command,
     Finding,
-    reload,
+    require_reload,
     server_command,
+    shorten_list,
+    show_name,
 )
 from amphora_agent.model.server_line import ServerLine
 
@@ -54,7 +56,7 @@ class _Pool(NamedTuple):
     refers_to: Callable[[str], bool]
 
 
-def findings(
+def compare_servers(
     running: Section,
     wanted: Section,
     defaults: Section | None,
@@ -70,7 +72,7 @@ def findings(
     pool = _pool([s for s in (defaults, wanted) if s is not None], refers_to, capabilities)
     before, after = _lines(running), _lines(wanted)
     if before is None or after is None:
-        return [reload(f"{pool.words}: members changed", "a member is there twice")]
+        return [require_reload(f"{pool.words}: members changed", "a member is there twice")]
     found = [*_of_order(pool, before, after)]
     known = [_parsed(line) for line in before.values()]
     others = frozenset(option for each in known if each for option in each.unproven)
@@ -103,10 +105,10 @@ class _Step(NamedTuple):
 
 
 def _change(pool: _Pool, steps: Sequence[_Step]) -> Change:
-    proof = [transaction.members(pool.name, {step.name: step.expected for step in steps})]
+    proof = [transaction.verify_servers(pool.name, {step.name: step.expected for step in steps})]
     roles = {s.name: s.expected.backup for s in steps if s.expected and s.role_changed}
     if roles:
-        proof.append(transaction.roles(pool.name, roles))
+        proof.append(transaction.verify_roles(pool.name, roles))
     return Change(
         words=_joined(pool, steps),
         commands=tuple(command for step in steps for command in step.commands),
@@ -115,7 +117,7 @@ def _change(pool: _Pool, steps: Sequence[_Step]) -> Change:
 
 
 def _joined(pool: _Pool, steps: Sequence[_Step]) -> str:
-    return f"{pool.words}: " + "; ".join(runtime_change.bounded([step.words for step in steps]))
+    return f"{pool.words}: " + "; ".join(shorten_list([step.words for step in steps]))
 
 
 def _reason(pool: _Pool, step: _Step) -> str:
@@ -123,7 +125,7 @@ def _reason(pool: _Pool, step: _Step) -> str:
 
 
 def _added(pool: _Pool, name: str, line: Directive, others: frozenset[tuple[str, str]]) -> _Step:
-    words = f"member {runtime_change.name(name)} added"
+    words = f"member {show_name(name)} added"
     try:
         wanted = _understood(pool, line)
     except Doubtful as doubt:
@@ -158,7 +160,7 @@ def _addition(pool: _Pool, wanted: ServerLine) -> tuple[Command, ...]:
     commands = []
     if pool.capabilities.delete_servers:
         # One of this name may have been removed and not be gone, because it was in use.
-        commands.append(delete(pool.name, wanted.name))
+        commands.append(delete_server(pool.name, wanted.name))
     first_weight = 0 if wanted.check and not wanted.disabled else wanted.weight
     mark = " disabled" if wanted.disabled else ""
     line = f"{wanted.endpoint} weight {first_weight} {arguments}".rstrip() + mark
@@ -186,7 +188,7 @@ def _unproven(pool: _Pool, wanted: ServerLine) -> Command:
 
 
 def _removed(pool: _Pool, name: str) -> _Step:
-    words = f"member {runtime_change.name(name)} removed"
+    words = f"member {show_name(name)} removed"
     if not server_line.is_name(name):
         return _Step(words, name, because="its name is not plain")
     if pool.refers_to(name):
@@ -194,11 +196,11 @@ def _removed(pool: _Pool, name: str) -> _Step:
     commands = [server_command("set server", f"{pool.name}/{name}", "state maint")]
     if pool.capabilities.delete_servers:
         # While something uses it, it stays as it is: nothing new comes to it.
-        commands.append(delete(pool.name, name))
+        commands.append(delete_server(pool.name, name))
     return _Step(words, name, tuple(commands))
 
 
-def delete(backend: str, name: str) -> Command:
+def delete_server(backend: str, name: str) -> Command:
     """Forget a member that is in maintenance, if nothing uses it any more."""
     return server_command("del server", f"{backend}/{name}", success=_ANYTHING)
 
@@ -210,11 +212,11 @@ def _changed(
     try:
         running, wanted = _understood(pool, before), _understood(pool, after)
     except Doubtful as doubt:
-        yield _Step(f"member {runtime_change.name(name)} changed", name, because=str(doubt))
+        yield _Step(f"member {show_name(name)} changed", name, because=str(doubt))
         return
     if running == wanted:
         return
-    words = f"member {runtime_change.name(name)}: {', '.join(_differences(running, wanted))}"
+    words = f"member {show_name(name)}: {', '.join(_differences(running, wanted))}"
     if _fixed(running) != _fixed(wanted):
         yield _Step(words, name, because="haproxy reads it only when it starts")
     elif running.backup != wanted.backup:
@@ -310,7 +312,7 @@ def _of_order(
     if pool.unordered and not (pool.sorts_backups and backups):
         yield Finding(words)
     else:
-        yield reload(words, "their order counts")
+        yield require_reload(words, "their order counts")
 
 
 def _lines(section: Section) -> dict[str, Directive] | None:
@@ -323,12 +325,12 @@ def _lines(section: Section) -> dict[str, Directive] | None:
 def _understood(pool: _Pool, line: Directive) -> ServerLine:
     if pool.default_server:
         raise Doubtful("default-server is in effect")
-    return server_line.parse(line.words)
+    return server_line.parse_server(line.words)
 
 
 def _parsed(line: Directive) -> ServerLine | None:
     try:
-        return server_line.parse(line.words)
+        return server_line.parse_server(line.words)
     except Doubtful:
         return None
 
@@ -345,7 +347,7 @@ def _pool(
     allbackups = [w[0] != "no" for w in lines if "allbackups" in w]
     return _Pool(
         name=name,
-        words=f"pool {runtime_change.name(name)}",
+        words=f"pool {show_name(name)}",
         unordered=algorithm in _UNORDERED,
         static=algorithm not in _UNORDERED and not (algorithm in _HASHING and consistent),
         default_server=any(words[0] == "default-server" for words in lines),

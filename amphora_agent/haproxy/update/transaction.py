@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.replies import statistics
-from amphora_agent.haproxy.update.runtime_change import Change, Command, Inquiry
+from amphora_agent.haproxy.update.runtime_change import Change, Command, Verification
 from amphora_agent.model.server_line import ServerLine
 
 #: Bits of the administrative state: in maintenance by command, by a tracked server, by DNS.
@@ -21,9 +21,9 @@ _DRAINING = 0x08 | 0x10
 _CHECK_ENABLED = 0x04
 
 
-def members(backend: str, expected: Mapping[str, ServerLine | None]) -> Inquiry:
+def verify_servers(backend: str, expected: Mapping[str, ServerLine | None]) -> Verification:
     """The members of a backend are as these; None is for one that must be gone, or get nothing."""
-    return Inquiry(
+    return Verification(
         f"show servers state {backend}",
         lambda reply: _first(
             _wrong_member(name, server, rows.get((backend, name)))
@@ -33,7 +33,7 @@ def members(backend: str, expected: Mapping[str, ServerLine | None]) -> Inquiry:
     )
 
 
-def roles(backend: str, expected: Mapping[str, bool]) -> Inquiry:
+def verify_roles(backend: str, expected: Mapping[str, bool]) -> Verification:
     """The members of a backend are for backup, or not."""
 
     def wrong(reply: str) -> str | None:
@@ -44,10 +44,10 @@ def roles(backend: str, expected: Mapping[str, bool]) -> Inquiry:
             if rows.get(name, {}).get("bck") != str(int(backup))
         )
 
-    return Inquiry(f"show stat {backend} 4 -1", wrong)
+    return Verification(f"show stat {backend} 4 -1", wrong)
 
 
-def frontend(name: str, column: str, *expected: str) -> Inquiry:
+def verify_frontend(name: str, column: str, *expected: str) -> Verification:
     """A column of the statistics of a frontend is one of these."""
 
     def wrong(reply: str) -> str | None:
@@ -57,10 +57,10 @@ def frontend(name: str, column: str, *expected: str) -> Inquiry:
                 return None if found in expected else f"{column} of {name} is {found!r}"
         return f"{name} is not there"
 
-    return Inquiry(f"show stat {name} 1 -1", wrong)
+    return Verification(f"show stat {name} 1 -1", wrong)
 
 
-def information(key: str, expected: str) -> Inquiry:
+def verify_information(key: str, expected: str) -> Verification:
     """A line of `show info` is this."""
 
     def wrong(reply: str) -> str | None:
@@ -70,10 +70,10 @@ def information(key: str, expected: str) -> Inquiry:
             found = None
         return None if found == expected else f"{key} is {found!r}"
 
-    return Inquiry("show info", wrong)
+    return Verification("show info", wrong)
 
 
-def certificate(path: str, serial: int, fingerprint: str) -> Inquiry:
+def verify_certificate(path: str, serial: int, fingerprint: str) -> Verification:
     """The certificate that a file stands for; its SHA-1 in hexadecimal."""
 
     def wrong(reply: str) -> str | None:
@@ -86,10 +86,10 @@ def certificate(path: str, serial: int, fingerprint: str) -> Inquiry:
             return f"{path} is another certificate with the same serial number"
         return None
 
-    return Inquiry(f"show ssl cert {path}", wrong)
+    return Verification(f"show ssl cert {path}", wrong)
 
 
-def authorities(path: str, fingerprints: Iterable[str]) -> Inquiry:
+def verify_ca_file(path: str, fingerprints: Iterable[str]) -> Verification:
     """The certificates that a CA file stands for, by their SHA-1 in hexadecimal."""
     expected = {fingerprint.lower() for fingerprint in fingerprints}
 
@@ -99,10 +99,10 @@ def authorities(path: str, fingerprints: Iterable[str]) -> Inquiry:
             return f"{path} has other certificates"
         return None
 
-    return Inquiry(f"show ssl ca-file {path}", wrong)
+    return Verification(f"show ssl ca-file {path}", wrong)
 
 
-def revocations(path: str, expected: Iterable[tuple[str, frozenset[int]]]) -> Inquiry:
+def verify_crl_file(path: str, expected: Iterable[tuple[str, frozenset[int]]]) -> Verification:
     """The revocation lists that a file stands for: when each was made, as OpenSSL prints it, and
     the serial numbers in it."""
     lists = sorted((made, sorted(serials)) for made, serials in expected)
@@ -115,10 +115,10 @@ def revocations(path: str, expected: Iterable[tuple[str, frozenset[int]]]) -> In
             found.append((" ".join(made[1].split()) if made else "", _numbers(numbers)))
         return None if sorted(found) == lists else f"{path} has other revocations"
 
-    return Inquiry(f"show ssl crl-file {path}", wrong)
+    return Verification(f"show ssl crl-file {path}", wrong)
 
 
-def crt_list(path: str, expected: Iterable[str]) -> Inquiry:
+def verify_crt_list(path: str, expected: Iterable[str]) -> Verification:
     """The entries of a crt-list, in whatever order."""
     entries = sorted(expected)
 
@@ -130,7 +130,7 @@ def crt_list(path: str, expected: Iterable[str]) -> Inquiry:
         )
         return None if found == entries else f"{path} has other entries"
 
-    return Inquiry(f"show ssl crt-list -n {path}", wrong)
+    return Verification(f"show ssl crt-list -n {path}", wrong)
 
 
 def _wrong_member(name: str, server: ServerLine | None, line: str | None) -> str | None:
@@ -191,7 +191,7 @@ def _first(findings: Iterable[str | None]) -> str | None:
 Ask = Callable[[str, str], str]
 
 
-class Refused(OperationFailed):
+class ChangeRefused(OperationFailed):
     """haproxy did not do it, or it does not hold. What was done before that stays done."""
 
 
@@ -220,15 +220,15 @@ def carry_out(changes: Iterable[Change], ask: Ask, left_over: Iterable[str] = ()
                     still_there.discard(command.server)
         except _Moot:
             continue
-        except Refused as refusal:
+        except ChangeRefused as refusal:
             _undo(change.undo, ask)
-            raise Refused(change.words, str(refusal)) from refusal
+            raise ChangeRefused(change.words, str(refusal)) from refusal
         done.append(change)
     _prove(done, ask)
     return still_there
 
 
-def servers(changes: Iterable[Change]) -> tuple[str, ...]:
+def list_servers(changes: Iterable[Change]) -> tuple[str, ...]:
     """Return the servers, as `<backend>/<server>`, that changes touch."""
     touched = (command.server for change in changes for command in change.commands)
     return tuple(dict.fromkeys(server for server in touched if server))
@@ -247,7 +247,7 @@ def _carry_out(command: Command, ask: Ask) -> str:
     if _is_one_of(reply, command.moot):
         raise _Moot
     if not _is_one_of(reply, command.success):
-        raise Refused(f"haproxy refused {command.text!r}", _short(reply) or "an empty reply")
+        raise ChangeRefused(f"haproxy refused {command.text!r}", _short(reply) or "an empty reply")
     return reply
 
 
@@ -257,7 +257,7 @@ def _is_one_of(reply: str, patterns: Sequence[str]) -> bool:
 
 def _undo(commands: Sequence[Command], ask: Ask) -> None:
     # Whoever does not answer any more is to be replaced, transactions and all.
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(ChangeRefused):
         for command in commands:
             _say(command.text, command.payload, ask)
 
@@ -270,16 +270,16 @@ def _prove(changes: Sequence[Change], ask: Ask) -> None:
             if inquiry.text not in replies:
                 replies[inquiry.text] = _say(inquiry.text, "", ask)
             if wrong := inquiry.wrong(replies[inquiry.text]):
-                raise Refused(change.words, f"it does not hold: {_short(wrong)}")
+                raise ChangeRefused(change.words, f"it does not hold: {_short(wrong)}")
 
 
 def _say(text: str, payload: str, ask: Ask) -> str:
     try:
         return ask(text, payload).strip()
     except ValueError as error:
-        raise Refused("cannot be said to haproxy", str(error)) from error
+        raise ChangeRefused("cannot be said to haproxy", str(error)) from error
     except OperationFailed as error:
-        raise Refused(f"no answer to {text!r}", str(error)) from error
+        raise ChangeRefused(f"no answer to {text!r}", str(error)) from error
 
 
 def _short(text: str) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from amphora_agent.haproxy.config import server_line
-from amphora_agent.haproxy.config.diff import Difference
-from amphora_agent.haproxy.config.parser import Block, split
-from amphora_agent.haproxy.update import runtime_change
+from amphora_agent.haproxy.config.diff import ConfigDiff
+from amphora_agent.haproxy.config.parser import SectionText, split_words
+from amphora_agent.haproxy.update.runtime_change import show_name
 from amphora_agent.model.events import changes
 from amphora_agent.model.events.changes import SECRET
 
@@ -42,14 +42,16 @@ _SECRET_WORDS = re.compile(
 _NOUNS = {"frontend": "listener", "backend": "pool", "": "before all sections"}
 
 
-def differences(change: Difference | None, files: Iterable[str]) -> tuple[changes.Difference, ...]:
+def compare_values(
+    change: ConfigDiff | None, files: Iterable[str]
+) -> tuple[changes.Difference, ...]:
     """The first values that differ in these files of a change."""
     if change is None:
         return ()
     return tuple(islice(_differences(change, frozenset(files)), MOST))
 
 
-def _differences(change: Difference, files: frozenset[str]) -> Iterator[changes.Difference]:
+def _differences(change: ConfigDiff, files: frozenset[str]) -> Iterator[changes.Difference]:
     for before, after in change.changed:
         if after.file in files:
             yield from _of_block(before, after)
@@ -61,7 +63,7 @@ def _differences(change: Difference, files: frozenset[str]) -> Iterator[changes.
             yield changes.Difference(_noun(block), None, _size(block), block.line)
 
 
-def _of_block(before: Block, after: Block) -> Iterator[changes.Difference]:
+def _of_block(before: SectionText, after: SectionText) -> Iterator[changes.Difference]:
     """The lines that differ, those of a name paired."""
     gone, come = _lines_that_differ(before, after)
     secret = after.kind in _SECRET_SECTIONS
@@ -79,7 +81,7 @@ def _of_block(before: Block, after: Block) -> Iterator[changes.Difference]:
 _Line = tuple[int, tuple[str, ...]]
 
 
-def _lines_that_differ(before: Block, after: Block) -> tuple[list[_Line], list[_Line]]:
+def _lines_that_differ(before: SectionText, after: SectionText) -> tuple[list[_Line], list[_Line]]:
     """Lines with words, by number, that are only in one of two blocks. Most are the same, and are
     not split into words."""
     old, new = before.text.split("\n"), after.text.split("\n")
@@ -97,7 +99,7 @@ def _words_of(lines: list[str], first: int, wanted: Mapping[str, int]) -> list[_
     for number, line in enumerate(lines, first):
         if left.get(line):
             left[line] -= 1
-            words = split(line)
+            words = split_words(line)
             if words:
                 found.append((number, words))
     return found
@@ -115,7 +117,7 @@ def _without(lines: list[_Line], same: Counter[tuple[str, ...]]) -> list[_Line]:
 
 
 def _of_line(
-    block: Block,
+    block: SectionText,
     old: tuple[str, ...] | None,
     new: tuple[str, ...] | None,
     line: int,
@@ -136,10 +138,10 @@ def _of_line(
 
 
 def _of_member(
-    block: Block, old: tuple[str, ...] | None, new: tuple[str, ...] | None, line: int
+    block: SectionText, old: tuple[str, ...] | None, new: tuple[str, ...] | None, line: int
 ) -> Iterator[changes.Difference]:
     """One difference for each option of a member; of one that is new or gone its address."""
-    name = f"{_noun(block)}: member {runtime_change.name((new or old or ())[1])}"
+    name = f"{_noun(block)}: member {show_name((new or old or ())[1])}"
     before, after = _options(old), _options(new)
     if before and after:
         for option in dict.fromkeys((*before, *after)):
@@ -147,7 +149,7 @@ def _of_member(
             if values[0] != values[1]:
                 if _SECRET_WORDS.search(option):
                     values = _hidden(values[0]), _hidden(values[1])
-                said = f"{name} {runtime_change.name(option)}"
+                said = f"{name} {show_name(option)}"
                 yield changes.Difference(said, values[0], values[1], line)
     else:
         yield changes.Difference(name, before.get("address"), after.get("address"), line)
@@ -157,7 +159,7 @@ def _options(words: tuple[str, ...] | None) -> dict[str, str]:
     """What a member's line says, its address first; nothing of one that is not whole."""
     if words is None or len(words) < 3:
         return {}
-    return {"address": words[2], **server_line.options(words[3:])}
+    return {"address": words[2], **server_line.read_options(words[3:])}
 
 
 def _hidden(value: str | None) -> str | None:
@@ -181,12 +183,12 @@ def _value(words: tuple[str, ...] | None, secret: bool) -> str | None:
 
 
 def _shown(words: Iterable[str]) -> str:
-    return " ".join(map(runtime_change.name, words))
+    return " ".join(map(show_name, words))
 
 
-def _size(block: Block) -> str:
+def _size(block: SectionText) -> str:
     return f"{block.text.count(chr(10))} lines"
 
 
-def _noun(block: Block) -> str:
-    return f"{_NOUNS.get(block.kind, block.kind)} {runtime_change.name(block.name)}".strip()
+def _noun(block: SectionText) -> str:
+    return f"{_NOUNS.get(block.kind, block.kind)} {show_name(block.name)}".strip()

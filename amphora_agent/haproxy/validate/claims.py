@@ -72,11 +72,13 @@ class ClaimedAddresses:
             if other != owner and (all_ or instance.claims_alone):
                 before = self._known.get(instance.id)
                 with contextlib.suppress(ContentLost):  # as far as is known: it hinders no other
-                    signature = loaded_state.committed_digests(instance)
+                    signature = loaded_state.digest_committed(instance)
                     if before is None or before[0] != signature:
                         before = (
                             signature,
-                            queries.claims(parser.whole(loaded_state.committed(instance))),
+                            queries.find_claims(
+                                parser.join_texts(loaded_state.read_committed(instance))
+                            ),
                         )
                 if before is not None:
                     known[instance.id] = before
@@ -168,11 +170,13 @@ class ListenerCount:
         return layer4 + sum(len(self._index.of(each)) for each in instances)
 
 
-def bound(configuration: str) -> int:
+def estimate_listeners(configuration: str) -> int:
     """At least as many as the listeners of a text, found at once."""
     return configuration.count("frontend")
 
 
-def count(configuration: str) -> int:
+def count_listeners(configuration: str) -> int:
     """The listeners of a text."""
-    return len(queries.listeners(parser.parse(configuration, queries.KEYWORDS)))
+    return len(
+        queries.list_listeners(parser.parse_config(configuration, queries.LISTENER_KEYWORDS))
+    )

@@ -9,14 +9,14 @@ import os
 import ssl
 from collections.abc import Iterator, Sequence
 
-from amphora_agent.haproxy.named_files.certificate_content import Content, Unfit
+from amphora_agent.haproxy.named_files.certificate_content import Content, UnusableFile
 from amphora_agent.x509.pem import Block
 
 #: The key is that of another certificate, or of one of another kind.
 _FOREIGN = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
-def usable(content: Content) -> Content:
+def require_usable(content: Content) -> Content:
     """Return content whose first certificate is that of its key.
 
     Raises:
@@ -44,9 +44,9 @@ def _leaf_first(content: Content, key: Block) -> Content:
                 reason = _refusal(content.blocks)
                 break
         else:
-            raise Unfit("the private key is not that of the certificate")
+            raise UnusableFile("the private key is not that of the certificate")
     if reason is not None:
-        raise Unfit(f"the certificate cannot be used: {_words(reason)}")
+        raise UnusableFile(f"the certificate cannot be used: {_words(reason)}")
     return content
 
 
@@ -65,7 +65,7 @@ def _refusing(why: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLError as error:
-        raise Unfit(f"{why}: {_words(_reason(error))}") from None
+        raise UnusableFile(f"{why}: {_words(_reason(error))}") from None
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ _KILOBYTES = re.compile(r"^(MemAvailable|SwapFree):\s+(\d+) kB", re.MULTILINE)
 _UNLIMITED = 1 << 62
 
 
-class Headroom:
+class ResourceLimits:
     """Upper bounds of what a haproxy may have that `starter` starts: "self" for this process, "1"
     for systemd, with whose children this process shares neither limits nor a control group.
     `root` is where the kernel's files are."""

@@ -16,18 +16,19 @@ from typing import NamedTuple
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy.config import preflight, word_counts
-from amphora_agent.haproxy.config.diff import Difference, difference
-from amphora_agent.haproxy.config.minimal_config import portion
-from amphora_agent.haproxy.config.parser import Block, Texts, blocks
-from amphora_agent.haproxy.config.word_counts import Counted
+from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs
+from amphora_agent.haproxy.config.minimal_config import build_minimal_config
+from amphora_agent.haproxy.config.parser import SectionText, Texts, split_sections
+from amphora_agent.haproxy.config.word_counts import CountedText
 from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
-from amphora_agent.haproxy.policy.engine import Bounds, violations
+from amphora_agent.haproxy.policy.engine import find_violations
+from amphora_agent.haproxy.policy.words import Bounds
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.runtime import loaded_state
-from amphora_agent.haproxy.runtime.loaded_state import Foreseen
+from amphora_agent.haproxy.runtime.loaded_state import PreparedPlan
 from amphora_agent.haproxy.update import value_diff
-from amphora_agent.haproxy.update.planner import Plan, Step, plan
-from amphora_agent.haproxy.validate.resource_limits import Headroom
+from amphora_agent.haproxy.update.planner import Plan, Step, make_plan
+from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.model.events import changes
 from amphora_agent.paths import InstanceLayout, ObjectId
 from amphora_agent.revisions import reading
@@ -72,7 +73,7 @@ class Verdict(NamedTuple):
     proof: Proof
     proven: bool
     counts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
-    foreseen: Foreseen | None = None
+    foreseen: PreparedPlan | None = None
     differences: tuple[changes.Difference, ...] = ()
 
 
@@ -84,11 +85,11 @@ class _Accepted(NamedTuple):
     verdict: Verdict
 
 
-class Acceptance:
+class Validator:
     """Decides about the uploads of all instances; those of one must follow one another."""
 
     def __init__(
-        self, haproxy: Haproxy, headroom: Headroom, bounds: Callable[[InstanceLayout], Bounds]
+        self, haproxy: Haproxy, headroom: ResourceLimits, bounds: Callable[[InstanceLayout], Bounds]
     ) -> None:
         self._haproxy = haproxy
         self._headroom = headroom
@@ -107,29 +108,29 @@ class Acceptance:
             raise _refusal("the configuration has a NUL byte")
         known = self._known(instance)
         committed = _committed(instance, candidate.committed)
-        change = difference(committed, wanted) if committed else None
+        change = compare_configs(committed, wanted) if committed else None
         proven = known is not None and known.proven
-        counts = {name: word_counts.known(content) for name, content in wanted.items()}
+        counts = {name: word_counts.get_counts(content) for name, content in wanted.items()}
 
         self._require_policy(instance, candidate, change if known else None)
         self._require_descriptors(wanted)
-        if change == Difference():
+        if change == ConfigDiff():
             return Verdict(Proof.SAME, proven, counts, known.foreseen if known else None)
         foreseen = None
-        told = value_diff.differences(change, candidate.theirs)
+        told = value_diff.compare_values(change, candidate.theirs)
         if committed and change:
-            decided = plan(committed, wanted, (), self._haproxy.capabilities(), change)
+            decided = make_plan(committed, wanted, (), self._haproxy.capabilities(), change)
             foreseen = self._foreseen(instance, decided)
             if decided.step in (Step.NOTHING, Step.RUNTIME):
                 return Verdict(Proof.UNDERSTOOD, proven, counts, foreseen, told)
         runs = committed if committed and instance.master_socket.exists() else {}
         self._require_memory(instance, runs or candidate.replaced, wanted)
-        part = portion(wanted, change) if change and proven else None
+        part = build_minimal_config(wanted, change) if change and proven else None
         self._require_check(candidate, part or wanted)
         proof = Proof.PORTION if part else Proof.WHOLE
         return Verdict(proof, proven=True, counts=counts, foreseen=foreseen, differences=told)
 
-    def committed_configuration(self, instance: InstanceLayout) -> Counted | None:
+    def committed_configuration(self, instance: InstanceLayout) -> CountedText | None:
         """What the controller sent last, if it is known which words are in it."""
         known = self._known(instance)
         counts = known.counts.get(instance.configuration.name) if known else None
@@ -139,13 +140,13 @@ class Acceptance:
             content = reading.read(instance, instance.configuration.name)
         except ContentLost:
             return None  # nobody can read it any more: what comes now is looked at whole
-        return word_counts.with_counts(content.decode(errors="surrogateescape"), counts)
+        return word_counts.attach_counts(content.decode(errors="surrogateescape"), counts)
 
     def committed(self, instance: InstanceLayout, verdict: Verdict) -> None:
         """Remember the verdict about what is under the instance's names now."""
         self._accepted[instance.id] = _Accepted(self._signatures(instance), verdict)
 
-    def foreseen(self, instance: InstanceLayout) -> Foreseen | None:
+    def foreseen(self, instance: InstanceLayout) -> PreparedPlan | None:
         """How the configuration that was accepted last can be carried out, if that is known."""
         known = self._known(instance)
         return known.foreseen if known else None
@@ -162,27 +163,27 @@ class Acceptance:
             return known.verdict if known.files == self._signatures(instance) else None
         return None
 
-    def _foreseen(self, instance: InstanceLayout, decided: Plan) -> Foreseen | None:
+    def _foreseen(self, instance: InstanceLayout, decided: Plan) -> PreparedPlan | None:
         """A plan that is worth to be kept until the configuration is to run."""
         if sum(len(change.commands) for change in decided.changes) > _MOST_COMMANDS:
             return None
-        before = loaded_state.committed_digests(instance)
-        return Foreseen(before, self._haproxy.installed(), decided)
+        before = loaded_state.digest_committed(instance)
+        return PreparedPlan(before, self._haproxy.installed(), decided)
 
     def _signatures(self, instance: InstanceLayout) -> tuple[object, ...]:
         return (
-            loaded_state.committed_digests(instance),
+            loaded_state.digest_committed(instance),
             self._haproxy.installed(),
         )
 
     def _require_policy(
-        self, instance: InstanceLayout, candidate: Candidate, change: Difference | None
+        self, instance: InstanceLayout, candidate: Candidate, change: ConfigDiff | None
     ) -> None:
         """`change` is the one from a configuration that was within the policy, if there was."""
         theirs = candidate.theirs
         if change is None or change.reordered:
             new = list(
-                blocks(
+                split_sections(
                     {name: content for name, content in candidate.texts.items() if name in theirs}
                 )
             )
@@ -193,7 +194,7 @@ class Acceptance:
         directory = instance.configuration.parent
         lines = [
             f"[{directory / each.file}:{each.line}] : {each.reason}"
-            for each in violations(new, bounds)
+            for each in find_violations(new, bounds)
         ]
         if not lines and candidate.has_files:  # what may not be named is not read
             lines += _violations_in_lists(new, bounds)
@@ -202,7 +203,7 @@ class Acceptance:
 
     def _require_descriptors(self, texts: Texts) -> None:
         limit = self._headroom.descriptors()
-        short = preflight.descriptors(texts, limit)
+        short = preflight.find_shortage(texts, limit)
         if short:
             raise _refusal(
                 f"maxconn {short.connections}: haproxy would need at least {short.least} file"
@@ -214,8 +215,11 @@ class Acceptance:
         next reload beside this one. A TLS session cache of the controller's size must fit once: it
         may be made for half of the machine."""
         version, threads = self._haproxy.capabilities().version, self._headroom.threads()
-        needed, cache = preflight.memory(wanted, version, threads), preflight.tls_cache(wanted)
-        room, given_back = self._headroom.memory(), preflight.tls_cache(running)
+        needed, cache = (
+            preflight.estimate_memory(wanted, version, threads),
+            preflight.estimate_tls_cache(wanted),
+        )
+        room, given_back = self._headroom.memory(), preflight.estimate_tls_cache(running)
         if cache > room:
             raise _refusal(
                 f"tune.ssl.cachesize: a new worker would need {cache >> 20} MiB for its TLS"
@@ -229,7 +233,7 @@ class Acceptance:
                 cache >> 20,
             )
         if running:
-            before = preflight.memory(running, version, threads)
+            before = preflight.estimate_memory(running, version, threads)
             if needed.most() <= before.most():
                 return  # what there is may be changed, and become less
             given_back += before.serving
@@ -248,19 +252,21 @@ class Acceptance:
 
 def _committed(instance: InstanceLayout, read: Texts) -> Texts | None:
     try:
-        texts = loaded_state.unread(instance)
+        texts = loaded_state.open_committed(instance)
         return {name: read[name] if name in read else texts[name] for name in texts} or None
     except (FileNotFoundError, ContentLost):
         return None
 
 
-def _violations_in_lists(new: Iterable[Block], bounds: Bounds) -> Iterator[str]:
+def _violations_in_lists(new: Iterable[SectionText], bounds: Bounds) -> Iterator[str]:
     """What the crt-lists that these sections name may not have. They may have been there before
     anybody knew what they are."""
-    check_entry = partial(crt_list.check, bounds=bounds)
-    for path in sorted(references.crt_lists({str(n): block.text for n, block in enumerate(new)})):
+    check_entry = partial(crt_list.check_entry, bounds=bounds)
+    for path in sorted(
+        references.find_crt_lists({str(n): block.text for n, block in enumerate(new)})
+    ):
         with contextlib.suppress(OSError):  # haproxy says what is wrong with the file
-            for line, reason in certificate_content.violations(
+            for line, reason in certificate_content.find_entry_violations(
                 Path(path).read_bytes(), check_entry
             ):
                 yield f"[{path}:{line}] : {reason}"

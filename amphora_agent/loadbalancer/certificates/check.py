@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 
 from amphora_agent import entry
 from amphora_agent.haproxy.named_files import certificate_content
-from amphora_agent.haproxy.named_files.certificate_content import Content, Kind
+from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind
 from amphora_agent.haproxy.validate import openssl
 from amphora_agent.model.loadbalancer.results import (
     About,
@@ -29,10 +29,10 @@ from amphora_agent.x509.pem import Block
 #: The purpose of a file that names none.
 #: Partial: a crt-list is no PEM file, and is refused before.
 _PURPOSES = {
-    Kind.CERTIFICATE: Purpose.CERTIFICATE,
-    Kind.AUTHORITIES: Purpose.AUTHORITIES,
-    Kind.REVOCATIONS: Purpose.REVOCATIONS,
-    Kind.PARAMETERS: Purpose.CERTIFICATE,
+    FileKind.CERTIFICATE: Purpose.CERTIFICATE,
+    FileKind.AUTHORITIES: Purpose.AUTHORITIES,
+    FileKind.REVOCATIONS: Purpose.REVOCATIONS,
+    FileKind.PARAMETERS: Purpose.CERTIFICATE,
 }
 
 
@@ -54,7 +54,7 @@ def checked(given: Given) -> Checked:
                 return _authorities(given, content)
             case Purpose.REVOCATIONS:
                 return _revocations(given, content)
-    except (checks.Unfit, certificate_content.Unfit) as reason:
+    except (checks.Unfit, certificate_content.UnusableFile) as reason:
         return Checked(given.name, problem=str(reason))
 
 
@@ -62,7 +62,7 @@ def _content(data: bytes) -> Content:
     """Raises Unfit."""
     if not pem.is_pem(data):
         raise Unfit("there is no PEM in it")
-    return openssl.usable(certificate_content.of_pem(data))
+    return openssl.require_usable(certificate_content.parse_pem_file(data))
 
 
 def _certificate(given: Given, content: Content) -> Checked:

@@ -9,8 +9,9 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from amphora_agent.haproxy.config.parser import Section, blocks, parse
-from amphora_agent.haproxy.policy.engine import Bounds, violations
+from amphora_agent.haproxy.config.parser import Section, parse_config, split_sections
+from amphora_agent.haproxy.policy.engine import find_violations
+from amphora_agent.haproxy.policy.words import Bounds
 from amphora_agent.loadbalancer.translate import to_haproxy
 from amphora_agent.model.loadbalancer import accessors
 from amphora_agent.model.loadbalancer.types import (
@@ -62,7 +63,7 @@ def sections(made: LoadBalancer, kind: str) -> dict[str, Section]:
     return {
         section.name: section
         for text in configuration(made).values()
-        for section in parse(text).of_kind(kind)
+        for section in parse_config(text).of_kind(kind)
     }
 
 
@@ -416,7 +417,7 @@ def test_each_listener_finds_its_pools_as_it_needs_them(made: LoadBalancer) -> N
 @any_balancer
 @given(balancers())
 def test_the_policy_has_nothing_against_it(made: LoadBalancer) -> None:
-    assert violations(blocks(configuration(made)), BOUNDS) == []
+    assert find_violations(split_sections(configuration(made)), BOUNDS) == []
 
 
 @any_balancer

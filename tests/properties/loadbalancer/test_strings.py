@@ -13,7 +13,7 @@ import pytest
 from msgspec import inspect
 
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.haproxy.config.parser import parse
+from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.loadbalancer import render
 from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
 from amphora_agent.model.loadbalancer import validation
@@ -226,7 +226,11 @@ def texts(made: LoadBalancer) -> list[str]:
 
 def words(found: list[str]) -> list[list[tuple[str, ...]]]:
     return [
-        [directive.words for section in parse(text).sections for directive in section.directives]
+        [
+            directive.words
+            for section in parse_config(text).sections
+            for directive in section.directives
+        ]
         for text in found
     ]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.haproxy.replies.capabilities import of_version
-from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, plan
+from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
 from lab.pki import Authority
 from tests.unit.haproxy.update.test_planner import commands
 
@@ -23,7 +23,7 @@ LONG = Authority.create("root").intermediate("i").issue("long").pem
 
 
 def planned(*files: FileChange, text: str = TEXT, version: str = "2.6.12") -> Plan:
-    return plan({"x": text}, {"x": text}, files, of_version(version))
+    return make_plan({"x": text}, {"x": text}, files, of_version(version))
 
 
 @pytest.mark.parametrize("version", ["2.6.12", "2.8.25", "3.0.11"])
@@ -61,7 +61,7 @@ def test_authorities_are_not_replaced_where_certificates_have_been() -> None:
     both = AUTHORITY.certificate + OTHER.certificate
     change = FileChange("/c/ca.pem", AUTHORITY.certificate, both)
     together = planned(change, FileChange("/c/single.pem", A, B))
-    later = plan(
+    later = make_plan(
         {"x": TEXT}, {"x": TEXT}, [change], of_version("3.0.11"), certificates_changed=True
     )
     listed = planned(change, FileChange("/c/l.pem", b"/c/a.pem\n/c/b.pem\n", b"/c/a.pem\n"))
@@ -71,7 +71,7 @@ def test_authorities_are_not_replaced_where_certificates_have_been() -> None:
             "a CA or CRL file changed, and certificates have changed while haproxy ran",
         )
     # It is the certificates that come first.
-    again = plan(
+    again = make_plan(
         {"x": TEXT},
         {"x": TEXT},
         [FileChange("/c/single.pem", A, B)],
@@ -267,7 +267,7 @@ def test_no_payload_has_a_blank_line_or_anything_around_a_block() -> None:
 def test_a_change_of_the_text_too_takes_one_reload() -> None:
     new = TEXT.replace("10.0.0.5:444", "10.0.0.5:445")
     files = [FileChange("/c/single.pem", A, B)]
-    made = plan({"x": TEXT}, {"x": new}, files, of_version("3.0"))
+    made = make_plan({"x": TEXT}, {"x": new}, files, of_version("3.0"))
     assert made.step is Step.RELOAD
     assert made.reasons == ("listener f: bind changed, line 5",)
     assert made.words == ("certificate /c/single.pem replaced", "listener f: bind changed, line 5")

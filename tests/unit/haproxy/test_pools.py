@@ -17,5 +17,5 @@ frontend l1
 
 
 def test_pools_are_backends_with_their_servers_and_without_the_agent_s_own() -> None:
-    parsed = parser.parse(CONFIGURATION, queries.POOL_KEYWORDS)
-    assert queries.pools(parsed) == {"p1:l1": ("m1", "m2"), "p2:l1": ()}
+    parsed = parser.parse_config(CONFIGURATION, queries.POOL_KEYWORDS)
+    assert queries.list_pools(parsed) == {"p1:l1": ("m1", "m2"), "p2:l1": ()}

@@ -28,7 +28,7 @@ def test_op2_what_is_read_is_what_was_committed(instance: InstanceLayout) -> Non
     (instance.certificates / "a.pem").unlink()
     assert reading.read(instance, "haproxy.cfg") == b"committed"
     assert reading.read(instance, "certificates/a.pem") == b"key"
-    assert loaded_state.committed(instance)["haproxy.cfg"] == "committed"
+    assert loaded_state.read_committed(instance)["haproxy.cfg"] == "committed"
 
 
 def test_a_file_that_was_never_committed_is_not_there(instance: InstanceLayout) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy.config.diff import Difference, difference
+from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs
 from amphora_agent.haproxy.config.parser import Texts
 from tests.builders.configurations import CONFIGURATIONS, LINES
 from tests.unit.haproxy.config.test_diff import check
@@ -43,7 +43,7 @@ def test_sections_moved(names: list[str], data: st.DataObject) -> None:
         {"f": "".join(f"backend {name}\n{body}" for name in order)} for order in (names, moved)
     )
     check(running, wanted)
-    found = difference(running, wanted)
+    found = compare_configs(running, wanted)
     assert not found.added
     assert not found.changed
     assert {block.name for block in found.removed} == set(names) - set(moved)
@@ -52,9 +52,9 @@ def test_sections_moved(names: list[str], data: st.DataObject) -> None:
 
 @given(FILES)
 def test_nothing_differs_from_itself(texts: Texts) -> None:
-    assert difference(texts, {file: text + "" for file, text in texts.items()}) == Difference()
+    assert compare_configs(texts, {file: text + "" for file, text in texts.items()}) == ConfigDiff()
 
 
 @given(CONFIGURATIONS, CONFIGURATIONS)
 def test_other_text_is_a_difference(one: str, other: str) -> None:
-    assert (difference({"f": one}, {"f": other}) == Difference()) == (one == other)
+    assert (compare_configs({"f": one}, {"f": other}) == ConfigDiff()) == (one == other)

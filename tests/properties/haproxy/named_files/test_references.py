@@ -22,9 +22,9 @@ def looked_for(text: str) -> list[str]:
 
 @given(st.lists(_PIECES, max_size=40).map("".join))
 def test_lines_with_quotes_that_may_name_a_file_are_found(text: str) -> None:
-    assert list(references.quoted_lines({"haproxy.cfg": text})) == looked_for(text)
+    assert list(references.find_quoted_lines({"haproxy.cfg": text})) == looked_for(text)
 
 
 def test_of_several_texts_all_lines_are_found() -> None:
     texts = {"a": "bind :1 'crt' x\nbind :2 crt x\n", "b": "server s 1:1 ca\\-file y"}
-    assert references.quoted_lines(texts) == ("bind :1 'crt' x", "server s 1:1 ca\\-file y")
+    assert references.find_quoted_lines(texts) == ("bind :1 'crt' x", "server s 1:1 ca\\-file y")

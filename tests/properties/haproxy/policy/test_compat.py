@@ -21,4 +21,4 @@ lines = st.sampled_from(
 
 @given(st.lists(lines, max_size=6).map(b"\n".join))
 def test_a_configuration_comes_back_as_it_was_sent(sent: bytes) -> None:
-    assert compat.configuration_as_sent(compat.configuration(sent).content) == sent
+    assert compat.restore_config(compat.adapt_config(sent).content) == sent

@@ -12,12 +12,12 @@ _PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_siz
 
 @given(_PRINTABLE)
 def test_a_word_is_read_back_as_it_was(value: str) -> None:
-    assert parser.split(f"acl name path {names.word(value)} end")[3:] == (value, "end")
+    assert parser.split_words(f"acl name path {names.word(value)} end")[3:] == (value, "end")
 
 
 @given(_PRINTABLE)
 def test_a_literal_has_no_variable(value: str) -> None:
-    (read,) = parser.split(names.literal(value))
+    (read,) = parser.split_words(names.literal(value))
     assert read.replace("%%", "") == value.replace("%", "")
 
 

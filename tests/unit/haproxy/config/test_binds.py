@@ -2,22 +2,25 @@
 
 import pytest
 
-from amphora_agent.haproxy.config.queries import Address, added
+from amphora_agent.haproxy.config.queries import ListenAddress, find_new_addresses
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("    bind 192.0.2.1:80", {Address("192.0.2.1", 80)}),
-        ("\tbind 192.0.2.1:443 ssl crt-list /x alpn h2", {Address("192.0.2.1", 443)}),
-        ("bind 2001:db8::5:80", {Address("2001:db8::5", 80)}),
-        ("bind [2001:0DB8::5]:80", {Address("2001:db8::5", 80)}),
-        ("bind 192.0.2.1:80,192.0.2.2:81", {Address("192.0.2.1", 80), Address("192.0.2.2", 81)}),
-        ("bind '192.0.2.1:80' # why", {Address("192.0.2.1", 80)}),
+        ("    bind 192.0.2.1:80", {ListenAddress("192.0.2.1", 80)}),
+        ("\tbind 192.0.2.1:443 ssl crt-list /x alpn h2", {ListenAddress("192.0.2.1", 443)}),
+        ("bind 2001:db8::5:80", {ListenAddress("2001:db8::5", 80)}),
+        ("bind [2001:0DB8::5]:80", {ListenAddress("2001:db8::5", 80)}),
+        (
+            "bind 192.0.2.1:80,192.0.2.2:81",
+            {ListenAddress("192.0.2.1", 80), ListenAddress("192.0.2.2", 81)},
+        ),
+        ("bind '192.0.2.1:80' # why", {ListenAddress("192.0.2.1", 80)}),
     ],
 )
-def test_literal_addresses_are_found(line: str, expected: set[Address]) -> None:
-    assert added(f"frontend f\n{line}\n    mode http\n", "") == expected
+def test_literal_addresses_are_found(line: str, expected: set[ListenAddress]) -> None:
+    assert find_new_addresses(f"frontend f\n{line}\n    mode http\n", "") == expected
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,7 @@ def test_literal_addresses_are_found(line: str, expected: set[Address]) -> None:
     ],
 )
 def test_what_only_haproxy_can_tell_is_left_to_it(line: str) -> None:
-    assert added(f"frontend f\n    {line}\n", "") == frozenset()
+    assert find_new_addresses(f"frontend f\n    {line}\n", "") == frozenset()
 
 
 def test_every_frontend_counts() -> None:
@@ -49,10 +52,10 @@ backend b
     server s 192.0.2.9:80
 frontend two
     bind 192.0.2.1:81"""
-    assert added(configuration, "") == {
-        Address("192.0.2.1", 80),
-        Address("192.0.2.2", 80),
-        Address("192.0.2.1", 81),
+    assert find_new_addresses(configuration, "") == {
+        ListenAddress("192.0.2.1", 80),
+        ListenAddress("192.0.2.2", 80),
+        ListenAddress("192.0.2.1", 81),
     }
 
 
@@ -66,18 +69,18 @@ frontend one
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("    bind 192.0.2.1:81", {Address("192.0.2.1", 81)}),
+        ("    bind 192.0.2.1:81", {ListenAddress("192.0.2.1", 81)}),
         ("    bind 192.0.2.1:80", set()),
         # Another line, the same address.
         ("    bind 192.0.2.1:80 alpn h2", set()),
-        ("    bind 192.0.2.1:80,192.0.2.1:82", {Address("192.0.2.1", 82)}),
+        ("    bind 192.0.2.1:80,192.0.2.1:82", {ListenAddress("192.0.2.1", 82)}),
         ("    # bind 192.0.2.1:81", set()),
         ("    mode http", set()),
     ],
 )
-def test_what_a_change_adds(line: str, expected: set[Address]) -> None:
-    assert added(f"{BEFORE}frontend two\n{line}\n", BEFORE) == expected
+def test_what_a_change_adds(line: str, expected: set[ListenAddress]) -> None:
+    assert find_new_addresses(f"{BEFORE}frontend two\n{line}\n", BEFORE) == expected
 
 
 def test_what_a_change_removes_is_not_added() -> None:
-    assert added("frontend one\n    bind 192.0.2.1:80\n", BEFORE) == frozenset()
+    assert find_new_addresses("frontend one\n    bind 192.0.2.1:80\n", BEFORE) == frozenset()

@@ -2,20 +2,20 @@
 
 import pytest
 
-from amphora_agent.haproxy.config.diff import Difference, defaults_of, difference
-from amphora_agent.haproxy.config.parser import Block, Texts, blocks
+from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs, find_defaults
+from amphora_agent.haproxy.config.parser import SectionText, Texts, split_sections
 from lab import listeners
 
 
-def compared_in_full(running: Texts, wanted: Texts) -> Difference:
+def compared_in_full(running: Texts, wanted: Texts) -> ConfigDiff:
     """What `difference` finds, found by making and comparing all blocks."""
     before, after = (
-        [(b.file, b.kind, b.name) for b in blocks(texts)] for texts in (running, wanted)
+        [(b.file, b.kind, b.name) for b in split_sections(texts)] for texts in (running, wanted)
     )
     changed, added, removed, twice = [], [], [], False
     for key in dict.fromkeys(before + after):
         ours, theirs = (
-            [b for b in blocks(texts) if (b.file, b.kind, b.name) == key]
+            [b for b in split_sections(texts) if (b.file, b.kind, b.name) == key]
             for texts in (running, wanted)
         )
         if [b.text for b in ours] == [b.text for b in theirs]:
@@ -35,12 +35,12 @@ def compared_in_full(running: Texts, wanted: Texts) -> Difference:
     )
     common = [file for file in running if file in wanted]
     reordered = reordered or common != [file for file in wanted if file in running]
-    return Difference(tuple(changed), tuple(added), tuple(removed), reordered)
+    return ConfigDiff(tuple(changed), tuple(added), tuple(removed), reordered)
 
 
-def in_order(found: Difference) -> Difference:
+def in_order(found: ConfigDiff) -> ConfigDiff:
     """With what was found in the order of the texts."""
-    return Difference(
+    return ConfigDiff(
         tuple(sorted(found.changed)),
         tuple(sorted(found.added)),
         tuple(sorted(found.removed)),
@@ -49,7 +49,7 @@ def in_order(found: Difference) -> Difference:
 
 
 def check(running: Texts, wanted: Texts) -> None:
-    assert in_order(difference(running, wanted)) == in_order(compared_in_full(running, wanted))
+    assert in_order(compare_configs(running, wanted)) == in_order(compared_in_full(running, wanted))
 
 
 def balancer(weight: int = 1, *, count: int = 30, name: str = "", options: str = "") -> str:
@@ -64,8 +64,8 @@ def balancer(weight: int = 1, *, count: int = 30, name: str = "", options: str =
     return text.replace("retries 3", "retries 3" + options)
 
 
-def section(text: str, number: int) -> Block:
-    return blocks({"f": text})[number]
+def section(text: str, number: int) -> SectionText:
+    return split_sections({"f": text})[number]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 20, 61])
@@ -76,14 +76,14 @@ def test_one_changed_line_is_one_changed_section(number: int, options: str) -> N
     start = running.index(block.text)
     end = start + len(block.text)
     wanted = running[:start] + block.text.rstrip("\n") + " # changed\n" + running[end:]
-    found = difference({"f": running}, {"f": wanted})
-    assert found == Difference(changed=((block, section(wanted, number)),))
+    found = compare_configs({"f": running}, {"f": wanted})
+    assert found == ConfigDiff(changed=((block, section(wanted, number)),))
     check({"f": running}, {"f": wanted})
 
 
 def test_every_pool_changed() -> None:
     running, wanted = {"f": balancer(1)}, {"f": balancer(2)}
-    found = difference(running, wanted)
+    found = compare_configs(running, wanted)
     assert len(found.changed) == 30
     assert {block.kind for pair in found.changed for block in pair} == {"backend"}
     check(running, wanted)
@@ -91,7 +91,7 @@ def test_every_pool_changed() -> None:
 
 def test_listeners_added_and_removed() -> None:
     few, many = {"f": balancer(count=20) + "\n"}, {"f": balancer(count=22) + "\n"}
-    added, removed = difference(few, many), difference(many, few)
+    added, removed = compare_configs(few, many), compare_configs(many, few)
     assert [block.kind for block in added.added] == ["frontend", "backend"] * 2
     assert added.added == removed.removed
     # The sum of the limits is the process's.
@@ -114,10 +114,10 @@ def test_a_section_that_differs_and_is_there_again_far_away(again: str, changes:
             running.replace(" weight 1", " weight 2"),
             text,
         ):
-            assert difference({"f": running}, {"f": wanted}).reordered
-            assert difference({"f": wanted}, {"f": running}).reordered
+            assert compare_configs({"f": running}, {"f": wanted}).reordered
+            assert compare_configs({"f": wanted}, {"f": running}).reordered
             check({"f": running}, {"f": wanted})
-    assert not difference({"f": text}, {"f": once}).reordered
+    assert not compare_configs({"f": text}, {"f": once}).reordered
 
 
 @pytest.mark.parametrize("spelling", ["{}'{}'", '{}"{}"', "{}\\x{:x}"])
@@ -125,8 +125,8 @@ def test_a_section_that_is_there_again_with_its_name_in_disguise(spelling: str) 
     # A name of which only a part is written as it is, and no other quote or escape in the text.
     last = ord("b") if "x}" in spelling else "b"
     text = "backend a\nbackend " + spelling.format("a", last) + "\nbackend c\nbackend ab\n"
-    found = difference({"f": text}, {"f": text + " mode http\n"})
-    assert found == Difference(reordered=True)
+    found = compare_configs({"f": text}, {"f": text + " mode http\n"})
+    assert found == ConfigDiff(reordered=True)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +153,18 @@ def test_texts_that_are_easily_taken_for_others(running: str, wanted: str) -> No
 def test_a_section_that_is_there_twice_and_stays_is_no_matter() -> None:
     running = "defaults\ndefaults\nbackend a\nbackend b\n"
     wanted = "defaults\ndefaults\nbackend a\nbackend b\n mode http\n"
-    found = difference({"f": running}, {"f": wanted})
+    found = compare_configs({"f": running}, {"f": wanted})
     assert ([b.name for b, _ in found.changed], found.reordered) == (["b"], False)
 
 
 def test_sections_belong_to_their_files() -> None:
-    found = difference({"a": "global\n", "b": "global\n x\n"}, {"a": "global\n", "b": "global\n"})
+    found = compare_configs(
+        {"a": "global\n", "b": "global\n x\n"}, {"a": "global\n", "b": "global\n"}
+    )
     assert [(one.file, other.text) for one, other in found.changed] == [("b", "global\n")]
-    moved = difference({"a": "backend x\n", "b": ""}, {"a": "", "b": "backend x\n"})
+    moved = compare_configs({"a": "backend x\n", "b": ""}, {"a": "", "b": "backend x\n"})
     assert [block.file for block in (*moved.removed, *moved.added)] == ["a", "b"]
-    assert difference({"a": "", "b": ""}, {"b": "", "a": ""}).reordered
+    assert compare_configs({"a": "", "b": ""}, {"b": "", "a": ""}).reordered
 
 
 DEFAULTS = {
@@ -200,8 +202,8 @@ def test_the_defaults_in_effect(
     kind: str, name: str, where: tuple[str, int] | None, quoted: str
 ) -> None:
     texts = {file: text + quoted for file, text in DEFAULTS.items()}
-    all_blocks = blocks(texts)
+    all_blocks = split_sections(texts)
     (block,) = (each for each in all_blocks if (each.kind, each.name) == (kind, name))
-    found = defaults_of(texts, block)
+    found = find_defaults(texts, block)
     assert (found and (found.file, found.line)) == where
     assert found is None or (found in all_blocks and found.kind == "defaults")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from amphora_agent.haproxy.config.diff import difference
-from amphora_agent.haproxy.config.minimal_config import portion
+from amphora_agent.haproxy.config.diff import compare_configs
+from amphora_agent.haproxy.config.minimal_config import build_minimal_config
 
 BEFORE = """\
 # A load balancer
@@ -43,7 +43,7 @@ ALWAYS = {"# A load balancer", "global", "defaults", "userlist people"}
 
 def shown(after: str, before: str = BEFORE) -> str | None:
     wanted = {"haproxy.cfg": after}
-    part = portion(wanted, difference({"haproxy.cfg": before}, wanted))
+    part = build_minimal_config(wanted, compare_configs({"haproxy.cfg": before}, wanted))
     return None if part is None else part["haproxy.cfg"]
 
 
@@ -102,7 +102,7 @@ def test_a_file_that_stays_is_shown_as_it_is() -> None:
     running = {"haproxy.cfg": BEFORE, "agent.cfg": "global\n    group nogroup\n"}
     wanted = {**running, "haproxy.cfg": changed("backend back-a")}
 
-    part = portion(wanted, difference(running, wanted))
+    part = build_minimal_config(wanted, compare_configs(running, wanted))
 
     assert part is not None
     assert list(part) == list(wanted)

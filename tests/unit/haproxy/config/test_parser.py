@@ -62,7 +62,7 @@ from lab import listeners
     ],
 )
 def test_a_line_is_split_into_words(line: str, words: tuple[str, ...]) -> None:
-    assert parser.split(line) == words
+    assert parser.split_words(line) == words
 
 
 CONFIG = """\
@@ -84,7 +84,7 @@ frontend
 
 
 def test_sections_have_their_kind_name_line_and_directives() -> None:
-    config = parser.parse(CONFIG)
+    config = parser.parse_config(CONFIG)
     assert [(s.line, s.kind, s.name) for s in config.sections] == [
         (3, "global", ""),
         (6, "defaults", ""),
@@ -101,7 +101,7 @@ def test_sections_have_their_kind_name_line_and_directives() -> None:
 
 
 def test_directives_are_found_by_their_first_words() -> None:
-    frontend = next(parser.parse(CONFIG).of_kind("frontend"))
+    frontend = next(parser.parse_config(CONFIG).of_kind("frontend"))
     assert [d.words[1] for d in frontend.all("bind")] == ["10.0.0.1:80", "[2001:db8::1]:80"]
     assert frontend.first("bind", "[2001:db8::1]:80") == parser.Directive(
         9, ("bind", "[2001:db8::1]:80"), "    bind [2001:db8::1]:80\n"
@@ -111,7 +111,7 @@ def test_directives_are_found_by_their_first_words() -> None:
 
 
 def test_the_same_section_may_come_again() -> None:
-    config = parser.parse("global\n daemon\nfrontend f\nglobal\n group g\n")
+    config = parser.parse_config("global\n daemon\nfrontend f\nglobal\n group g\n")
     assert [s.directives[0].words for s in config.of_kind("global")] == [
         ("daemon",),
         ("group", "g"),
@@ -119,38 +119,43 @@ def test_the_same_section_may_come_again() -> None:
 
 
 def test_a_section_keyword_counts_only_as_the_first_word() -> None:
-    config = parser.parse("backend b\n  option peers\n  server global 10.0.0.1:80\n")
+    config = parser.parse_config("backend b\n  option peers\n  server global 10.0.0.1:80\n")
     assert [s.kind for s in config.sections] == ["backend"]
 
 
 def test_a_section_keyword_may_be_quoted_or_escaped() -> None:
-    assert [s.kind for s in parser.parse("'global'\nfront\\x65nd f\n").sections] == [
+    assert [s.kind for s in parser.parse_config("'global'\nfront\\x65nd f\n").sections] == [
         "global",
         "frontend",
     ]
 
 
 def test_what_stands_before_the_first_section_belongs_to_none() -> None:
-    assert parser.parse("daemon\nmode http\n") == parser.Config(())
+    assert parser.parse_config("daemon\nmode http\n") == parser.Config(())
 
 
 def test_line_ends_of_windows_are_blanks() -> None:
-    assert parser.parse("global\r\n  group g\r\n").sections[0].directives[0].words == ("group", "g")
+    assert parser.parse_config("global\r\n  group g\r\n").sections[0].directives[0].words == (
+        "group",
+        "g",
+    )
 
 
 @pytest.mark.parametrize("line", ["'server' s 10.0.0.1:80", "s\\x65rver s", 'serv"er" s', "server"])
 def test_a_keyword_is_found_however_it_is_written(line: str) -> None:
-    (section,) = parser.parse(f"backend b\n  mode http\n  {line}\n", {"server"}).sections
+    (section,) = parser.parse_config(f"backend b\n  mode http\n  {line}\n", {"server"}).sections
     assert [d.words[0] for d in section.directives] == ["server"]
 
 
 def test_files_have_blocks_of_their_own() -> None:
-    blocks = parser.blocks({"a": "# note\n\nglobal\n daemon", "b": " daemon\nglobal\n", "c": ""})
+    blocks = parser.split_sections(
+        {"a": "# note\n\nglobal\n daemon", "b": " daemon\nglobal\n", "c": ""}
+    )
     assert blocks == (
-        parser.Block("a", 1, "", "", "# note\n\n"),
-        parser.Block("a", 3, "global", "", "global\n daemon"),
-        parser.Block("b", 1, "", "", " daemon\n"),
-        parser.Block("b", 2, "global", "", "global\n"),
+        parser.SectionText("a", 1, "", "", "# note\n\n"),
+        parser.SectionText("a", 3, "global", "", "global\n daemon"),
+        parser.SectionText("b", 1, "", "", " daemon\n"),
+        parser.SectionText("b", 2, "global", "", "global\n"),
     )
     before = blocks[2].section()
     assert before == parser.Section(1, "", "", (parser.Directive(1, ("daemon",), " daemon\n"),))
@@ -176,7 +181,7 @@ def test_files_have_blocks_of_their_own() -> None:
 def test_a_header_is_one_however_it_is_written(header: str) -> None:
     for before in ("", "\n", "global\n"):
         for after in ("", "\n", "\n mode http\n"):
-            found = parser.blocks({"file": before + header + after})[-1]
+            found = parser.split_sections({"file": before + header + after})[-1]
             assert (found.kind, found.name) == ("frontend", "f")
             assert found.line == before.count("\n") + 1
 
@@ -200,22 +205,22 @@ def test_a_header_is_one_however_it_is_written(header: str) -> None:
     ],
 )
 def test_a_header_is_not_what_only_looks_like_one(line: str) -> None:
-    (found,) = parser.blocks({"file": f"global\n{line}\n"})
+    (found,) = parser.split_sections({"file": f"global\n{line}\n"})
     assert found.kind == "global"
 
 
 def test_a_section_is_named_by_the_word_after_its_keyword() -> None:
-    config = parser.parse("defaults from a\ndefaults d from a\ncache\nbackend from\n")
+    config = parser.parse_config("defaults from a\ndefaults d from a\ncache\nbackend from\n")
     assert [section.name for section in config.sections] == ["", "d", "", "from"]
 
 
 def test_what_haproxy_skips_is_in_no_section() -> None:
-    (section,) = parser.parse("global\n '' lua-load x\n \\x00 daemon\n daemon\n").sections
+    (section,) = parser.parse_config("global\n '' lua-load x\n \\x00 daemon\n daemon\n").sections
     assert [directive.words for directive in section.directives] == [("daemon",)]
 
 
 def test_conditionals_are_directives() -> None:
-    (_, block) = parser.blocks({"file": '.if 1\nglobal\n ".endif"\n daemon\n\n'})
+    (_, block) = parser.split_sections({"file": '.if 1\nglobal\n ".endif"\n daemon\n\n'})
     assert [line.words for line in block.lines()] == [("global",), (".endif",), ("daemon",), ()]
 
 
@@ -236,7 +241,7 @@ def test_conditionals_are_directives() -> None:
 def test_an_environment_variable_is_replaced_in_double_quotes_only(
     line: str, expands: bool
 ) -> None:
-    assert parser.Directive(1, parser.split(line), line).expands == expands
+    assert parser.Directive(1, parser.split_words(line), line).expands == expands
 
 
 def test_a_controller_s_configuration_is_read_whole() -> None:
@@ -256,7 +261,7 @@ def test_a_controller_s_configuration_is_read_whole() -> None:
         ],
         peers=[listeners.Peer("amphora-1", "10.0.0.7")],
     )
-    config = parser.parse(written)
+    config = parser.parse_config(written)
     assert [s.kind for s in config.sections] == [
         "global", "defaults", "peers", "frontend", "backend", "frontend", "backend",
     ]  # fmt: skip

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.haproxy.config import preflight
-from amphora_agent.haproxy.config.preflight import Descriptors, descriptors, tls_cache
-from amphora_agent.haproxy.validate.resource_limits import Headroom
+from amphora_agent.haproxy.config.preflight import DescriptorNeed, estimate_tls_cache, find_shortage
+from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 
 MANY = 1 << 40
 MIB = 1 << 20
@@ -36,8 +36,8 @@ def a_text(limit: str = "maxconn 1000", *, defaults: str = "", more: str = "") -
     ],
 )
 def test_a_start_needs_two_descriptors_for_each_connection_and_more(text: str, least: int) -> None:
-    assert descriptors({"": text}, least - 1) == Descriptors(least, 1000)
-    assert descriptors({"": text}, least) is None
+    assert find_shortage({"": text}, least - 1) == DescriptorNeed(least, 1000)
+    assert find_shortage({"": text}, least) is None
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_start_needs_two_descriptors_for_each_connection_and_more(text: str, l
     ],
 )
 def test_where_haproxy_finds_its_own_way_nothing_is_certain(text: str) -> None:
-    assert descriptors({"": text}, 100) is None
+    assert find_shortage({"": text}, 100) is None
 
 
 @pytest.mark.parametrize(
@@ -66,59 +66,59 @@ def test_where_haproxy_finds_its_own_way_nothing_is_certain(text: str) -> None:
     ],
 )
 def test_the_tls_cache_is_there_where_tls_ends(text: str, size: int) -> None:
-    assert tls_cache({"": text}) == size
+    assert estimate_tls_cache({"": text}) == size
 
 
 # The machine
 
 
-def headroom(root: Path, starter: str, contents: Mapping[str, str]) -> Headroom:
+def headroom(root: Path, starter: str, contents: Mapping[str, str]) -> ResourceLimits:
     """Of a machine whose kernel's files these are."""
     for name, content in contents.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    return Headroom(starter, root)
+    return ResourceLimits(starter, root)
 
 
 HARD = "Limit            Soft Hard  Units\nMax open files   1024 20000 files\n"
 
 
 def test_e6_a_small_process_has_room_for_inherited_sockets() -> None:
-    limits = preflight.limits(a_text("maxconn 10"), MANY, None)
+    limits = preflight.choose_limits(a_text("maxconn 10"), MANY, None)
     assert (limits.maxconn, limits.maxpipes) == (None, 6000)
 
 
 @pytest.mark.parametrize("text", ["maxconn 30000", "maxconn 10\n    maxpipes 3", "daemon"])
 def test_e6_a_process_with_room_is_left_alone(text: str) -> None:
-    assert preflight.limits(a_text(text), MANY, None) == preflight.Limits()
+    assert preflight.choose_limits(a_text(text), MANY, None) == preflight.Limits()
 
 
 def test_e6_room_is_the_same_whatever_the_number_of_connections() -> None:
     texts = [a_text(f"maxconn {connections}") for connections in (1, 10, 2000, 20_000)]
-    assert {preflight.limits(each, MANY, None).maxpipes for each in texts} == {6000}
+    assert {preflight.choose_limits(each, MANY, None).maxpipes for each in texts} == {6000}
 
 
 @pytest.mark.parametrize("limit", [1024, 3000, 20_000])
 def test_e6_room_and_what_is_needed_stay_within_the_limit(limit: int) -> None:
     text = a_text("maxconn 10")
-    pipes = preflight.limits(text, limit, None).maxpipes
+    pipes = preflight.choose_limits(text, limit, None).maxpipes
     assert pipes is not None
     assert limit // 5 < 2 * pipes + 20 < limit
 
 
 def test_a2_connections_are_what_the_descriptors_allow() -> None:
     text = a_text("maxconn 1000000")
-    limits = preflight.limits(text, 20_000, None)
+    limits = preflight.choose_limits(text, 20_000, None)
     assert (limits.maxconn, limits.wanted) == (9800, 1_000_000)
     # One member more does not change it: that would be a reload.
     more = text + "    server t 192.0.2.3:80 check\n"
-    assert preflight.limits(more, 20_000, None).maxconn == limits.maxconn
-    assert preflight.limits(text, MANY, 1_000_000).maxconn == 1_000_000
+    assert preflight.choose_limits(more, 20_000, None).maxconn == limits.maxconn
+    assert preflight.choose_limits(text, MANY, 1_000_000).maxconn == 1_000_000
 
 
 def test_a2_what_no_limit_can_save_is_left_to_be_refused() -> None:
-    assert preflight.limits(a_text("maxconn 1000"), 200, None) == preflight.Limits()
+    assert preflight.choose_limits(a_text("maxconn 1000"), 200, None) == preflight.Limits()
 
 
 @pytest.mark.parametrize("starter", ["self", "1"])
@@ -181,12 +181,12 @@ def test_memory_is_what_the_machine_and_the_groups_have_left(
 
 
 def test_what_cannot_be_read_is_not_limited(tmp_path: Path) -> None:
-    assert Headroom("self", tmp_path).descriptors() > MANY
-    assert Headroom("self", tmp_path).memory() > MANY
+    assert ResourceLimits("self", tmp_path).descriptors() > MANY
+    assert ResourceLimits("self", tmp_path).memory() > MANY
 
 
 def kibibytes(text: str, version: str = "2.6.12", threads: int = 2) -> tuple[int, int]:
-    said = preflight.memory({"haproxy.cfg": text}, version, threads)
+    said = preflight.estimate_memory({"haproxy.cfg": text}, version, threads)
     return said.start >> 10, said.serving >> 10
 
 

@@ -1,7 +1,7 @@
 """Which listeners a configuration holds, and of which type."""
 
-from amphora_agent.haproxy.config.parser import parse
-from amphora_agent.haproxy.config.queries import Listener, listeners
+from amphora_agent.haproxy.config.parser import parse_config
+from amphora_agent.haproxy.config.queries import ListenerType, list_listeners
 
 CONFIG = """\
 frontend web
@@ -29,18 +29,18 @@ backend crt-list
 
 
 def test_listeners_are_the_frontends_in_order_with_their_types() -> None:
-    assert listeners(parse(CONFIG)) == (
-        Listener("web", "HTTP"),
-        Listener("secure", "TERMINATED_HTTPS"),
-        Listener("raw", "TCP"),
-        Listener("prometheus", "HTTP"),
+    assert list_listeners(parse_config(CONFIG)) == (
+        ListenerType("web", "HTTP"),
+        ListenerType("secure", "TERMINATED_HTTPS"),
+        ListenerType("raw", "TCP"),
+        ListenerType("prometheus", "HTTP"),
     )
 
 
 def test_a_configuration_without_frontends_has_no_listeners() -> None:
-    assert listeners(parse("global\nbackend b\n")) == ()
+    assert list_listeners(parse_config("global\nbackend b\n")) == ()
 
 
 def test_a_crt_list_in_a_comment_does_not_terminate_tls() -> None:
-    config = parse("frontend f\n bind :80 # ssl crt-list x\n mode tcp # mode http\n")
-    assert listeners(config) == (Listener("f", "TCP"),)
+    config = parse_config("frontend f\n bind :80 # ssl crt-list x\n mode tcp # mode http\n")
+    assert list_listeners(config) == (ListenerType("f", "TCP"),)

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import split
-from amphora_agent.haproxy.config.server_line import Doubtful, is_name, parse
+from amphora_agent.haproxy.config.parser import split_words
+from amphora_agent.haproxy.config.server_line import Doubtful, is_name, parse_server
 from amphora_agent.model.server_line import ServerLine
 
 MEMBER = "4e8f7a9c-0a0b-4b1c-9d0e-aaaaaaaaaaaa"
@@ -46,7 +46,7 @@ UNDERSTOOD = {
 
 @pytest.mark.parametrize("line", UNDERSTOOD)
 def test_understood(line: str) -> None:
-    assert parse(split(line)) == UNDERSTOOD[line]
+    assert parse_server(split_words(line)) == UNDERSTOOD[line]
 
 
 DOUBTFUL = {
@@ -132,29 +132,31 @@ DOUBTFUL = {
 @pytest.mark.parametrize("line", DOUBTFUL)
 def test_doubtful(line: str) -> None:
     with pytest.raises(Doubtful, match=re.escape(DOUBTFUL[line])):
-        parse(split(line))
+        parse_server(split_words(line))
 
 
 def test_what_is_said_of_a_doubtful_line_is_short() -> None:
     for line in ("server {} 10.0.0.1:80", "server a {}", "server a 10.0.0.1:80 {}"):
         with pytest.raises(Doubtful) as doubt:
-            parse(split(line.format("x" * 100_000)))
+            parse_server(split_words(line.format("x" * 100_000)))
         assert len(str(doubt.value)) < 200
 
 
 def test_what_a_member_is_added_with_describes_it() -> None:
     line = "server a [fd00::1]:80 check inter 5s ssl verify none cookie c backup weight 3 disabled"
-    member = parse(split(line))
+    member = parse_server(split_words(line))
     assert member.endpoint == "[fd00::1]:80"
     assert member.arguments == "check inter 5s ssl verify none cookie c backup"
     again = f"server a {member.endpoint} {member.arguments} weight 3 disabled"
-    assert parse(split(again)) == member
+    assert parse_server(split_words(again)) == member
 
 
 def test_what_another_member_must_prove() -> None:
     line = "server a 10.0.0.1:80 check inter 5s ssl verify required ca-file /c/ca.pem no-sslv3"
-    assert parse(split(line)).unproven == {("ca-file", "/c/ca.pem"), ("no-sslv3", "")}
-    assert not parse(split("server a 10.0.0.1:80 check inter 5s ssl verify none")).unproven
+    assert parse_server(split_words(line)).unproven == {("ca-file", "/c/ca.pem"), ("no-sslv3", "")}
+    assert not parse_server(
+        split_words("server a 10.0.0.1:80 check inter 5s ssl verify none")
+    ).unproven
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a;b", "a\n", "\n", "a'", 'a"', "a\\", "a$"])

@@ -3,17 +3,23 @@
 import pytest
 
 from amphora_agent.haproxy.config import word_counts
-from amphora_agent.haproxy.config.diff import defaults_of
-from amphora_agent.haproxy.config.parser import blocks
-from amphora_agent.haproxy.config.word_counts import WORDS, counted
+from amphora_agent.haproxy.config.diff import find_defaults
+from amphora_agent.haproxy.config.parser import split_sections
+from amphora_agent.haproxy.config.word_counts import WORDS, count_words
 
 
 @pytest.mark.parametrize("word", ["spread-checks", "maxconn"])
 @pytest.mark.parametrize("text", ["", "max-spread-checks 5\nspread-checks 5\n", "maxconn 1"])
 def test_a_word_that_is_not_counted_is_searched_for(text: str, word: str) -> None:
-    assert word_counts.has(counted(text), word) == word_counts.has(text, word) == (word in text)
     assert (
-        word_counts.count(counted(text), word) == word_counts.count(text, word) == text.count(word)
+        word_counts.has_word(count_words(text), word)
+        == word_counts.has_word(text, word)
+        == (word in text)
+    )
+    assert (
+        word_counts.count_word(count_words(text), word)
+        == word_counts.count_word(text, word)
+        == text.count(word)
     )
 
 
@@ -21,8 +27,8 @@ def test_a_word_that_is_not_counted_is_searched_for(text: str, word: str) -> Non
 def test_a_word_may_be_completed_or_broken_by_what_changes(word: str) -> None:
     for place in range(len(word) + 1):
         one, other = f"a\n{word}\nb", f"a\n{word[:place]}-{word[place:]}\nb"
-        assert counted(one, counted(other)).counts == counted(one).counts
-        assert counted(other, counted(one)).counts == counted(other).counts
+        assert count_words(one, count_words(other)).counts == count_words(one).counts
+        assert count_words(other, count_words(one)).counts == count_words(other).counts
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -33,16 +39,16 @@ def test_a_word_neither_overlaps_with_itself_nor_with_the_end_of_a_line(word: st
 
 def test_only_the_lines_that_differ_are_looked_at() -> None:
     text = "".join(f"frontend {n}\n    timeout client 50000\n" for n in range(50))
-    before = word_counts.with_counts(text, {word: 1000 for word in WORDS})
+    before = word_counts.attach_counts(text, {word: 1000 for word in WORDS})
     changed = text.replace("timeout client 50000", 'timeout client "40000"', 1)
-    assert counted(changed, before).counts == {word: 1000 + 2 * (word == '"') for word in WORDS}
-    assert counted(text, before).counts == before.counts
+    assert count_words(changed, before).counts == {word: 1000 + 2 * (word == '"') for word in WORDS}
+    assert count_words(text, before).counts == before.counts
 
 
 def test_each_of_several_defaults_is_found_in_counted_texts() -> None:
     names = ("a", "b defaults", "c")
     text = "".join(f"defaults {n}\n mode http # defaults\nbackend {n[0]}\n" for n in names)
-    for block in blocks({"f": counted(text)}):
-        found = defaults_of({"f": counted(text)}, block)
-        assert found == defaults_of({"f": text}, block)
+    for block in split_sections({"f": count_words(text)}):
+        found = find_defaults({"f": count_words(text)}, block)
+        assert found == find_defaults({"f": text}, block)
         assert block.kind != "backend" or (found and found.name == block.name)

@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from amphora_agent.haproxy.named_files import certificate_content
-from amphora_agent.haproxy.named_files.certificate_content import Content, Kind, Unfit
-from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind, UnusableFile
+from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
 from amphora_agent.haproxy.validate import openssl
 from lab.pki import Authority
 
@@ -19,10 +19,10 @@ NORMAL = SITE.pem
 
 
 def read(sent: bytes) -> Content:
-    return openssl.usable(certificate_content.read(sent, _allow))
+    return openssl.require_usable(certificate_content.parse_file(sent, _allow))
 
 
-def _allow(entry: Entry) -> None:
+def _allow(entry: CrtListEntry) -> None:
     """Any."""
 
 
@@ -53,17 +53,17 @@ MENDED = {
 @pytest.mark.parametrize("shape", MENDED)
 def test_c1_what_haproxy_may_not_read_is_written_anew(shape: str) -> None:
     sent = MENDED[shape]
-    kept = certificate_content.kept(read(sent), sent)
+    kept = certificate_content.render_kept_file(read(sent), sent)
     assert kept.startswith(NORMAL)
     assert kept.count(b"\n") == NORMAL.count(b"\n") + 1
     digest = hashlib.md5(sent, usedforsecurity=False).hexdigest()
-    assert certificate_content.md5_as_sent(kept) == digest
+    assert certificate_content.read_sent_md5(kept) == digest
     # What is kept is in the one form.
     assert read(kept).text == NORMAL
 
 
 def test_what_comes_in_the_one_form_is_kept_as_it_is() -> None:
-    assert certificate_content.kept(read(NORMAL), NORMAL) == NORMAL
+    assert certificate_content.render_kept_file(read(NORMAL), NORMAL) == NORMAL
 
 
 KEY_WITH_PASSPHRASE = serialization.load_pem_private_key(OTHER.key, None)
@@ -104,20 +104,20 @@ UNFIT = {
 @pytest.mark.parametrize("shape", UNFIT)
 def test_what_no_haproxy_could_use_is_refused(shape: str) -> None:
     sent, why = UNFIT[shape]
-    with pytest.raises(Unfit, match=why) as raised:
+    with pytest.raises(UnusableFile, match=why) as raised:
         read(sent)
     assert "PRIVATE KEY-" not in str(raised.value)
 
 
 def test_kinds() -> None:
-    assert read(NORMAL).kind is Kind.CERTIFICATE
-    assert read(ROOT.certificate + SITE.chain).kind is Kind.AUTHORITIES
-    assert read(REVOKED).kind is Kind.REVOCATIONS
-    assert read(b"/a.pem\n").kind is Kind.CRT_LIST
+    assert read(NORMAL).kind is FileKind.CERTIFICATE
+    assert read(ROOT.certificate + SITE.chain).kind is FileKind.AUTHORITIES
+    assert read(REVOKED).kind is FileKind.REVOCATIONS
+    assert read(b"/a.pem\n").kind is FileKind.CRT_LIST
 
 
 def test_a_list_is_written_anew() -> None:
     sent = b"\xef\xbb\xbf# first\r\n\r\n  /a.pem\r\n/b.pem [alpn h2]x\r/a.pem"
-    kept = certificate_content.kept(read(sent), sent)
+    kept = certificate_content.render_kept_file(read(sent), sent)
     assert kept.startswith(b"/a.pem\n/b.pem [alpn h2] x\n#amphora-agent: md5")
-    assert certificate_content.md5_as_sent(kept) == hashlib.md5(sent).hexdigest()
+    assert certificate_content.read_sent_md5(kept) == hashlib.md5(sent).hexdigest()

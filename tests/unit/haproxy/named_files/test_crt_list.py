@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from amphora_agent.haproxy.named_files import certificate_content, crt_list
-from amphora_agent.haproxy.named_files.crt_list import Entry
+from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
 from tests.unit.haproxy.policy.test_engine import BOUNDS, CERTIFICATES
 
 A = f"{CERTIFICATES}/a.pem"
@@ -56,7 +56,9 @@ LINES = [
 @pytest.mark.parametrize(("line", "why"), LINES)
 def test_lists_of_certificates(line: str, why: str) -> None:
     listed = f"{CERTIFICATES}/first.pem\n{line}\n".encode()
-    found = certificate_content.violations(listed, partial(crt_list.check, bounds=BOUNDS))
+    found = certificate_content.find_entry_violations(
+        listed, partial(crt_list.check_entry, bounds=BOUNDS)
+    )
     assert len(found) == bool(why)
     for number, reason in found:
         assert number in (2, 3)  # of a carriage return, too, a line ends
@@ -65,15 +67,15 @@ def test_lists_of_certificates(line: str, why: str) -> None:
 
 def test_b4_a_comment_that_looks_like_pem_makes_no_pem() -> None:
     listed = b"# -----BEGIN CERTIFICATE-----\n/etc/octavia/certs/server.pem\n"
-    with pytest.raises(certificate_content.Unfit, match=r"line 2: .* not below"):
-        certificate_content.read(listed, partial(crt_list.check, bounds=BOUNDS))
+    with pytest.raises(certificate_content.UnusableFile, match=r"line 2: .* not below"):
+        certificate_content.parse_file(listed, partial(crt_list.check_entry, bounds=BOUNDS))
 
 
 def test_reasons_repeat_nothing_that_may_be_a_part_of_a_key() -> None:
     secret = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQ"
     for listed in (f"{secret}\n/{secret}\n", f"{secret} {secret}", f"{A} [{secret}]"):
-        found = certificate_content.violations(
-            listed.encode(), partial(crt_list.check, bounds=BOUNDS)
+        found = certificate_content.find_entry_violations(
+            listed.encode(), partial(crt_list.check_entry, bounds=BOUNDS)
         )
         assert found
         assert f"/{secret}" not in str(found)
@@ -81,7 +83,7 @@ def test_reasons_repeat_nothing_that_may_be_a_part_of_a_key() -> None:
 
 
 def test_an_entry_is_written_as_it_is_read() -> None:
-    entry = Entry(A, ("alpn", "h2"), ("*.a", "!b.a"))
+    entry = CrtListEntry(A, ("alpn", "h2"), ("*.a", "!b.a"))
     assert entry.text == f"{A} [alpn h2] *.a !b.a\n"
-    assert crt_list.entries(entry.text.encode()) == (entry,)
-    assert Entry(A).text == f"{A}\n"
+    assert crt_list.read_entries(entry.text.encode()) == (entry,)
+    assert CrtListEntry(A).text == f"{A}\n"

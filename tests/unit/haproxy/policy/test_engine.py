@@ -6,9 +6,10 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import SECTIONS, blocks
+from amphora_agent.haproxy.config.parser import SECTIONS, split_sections
 from amphora_agent.haproxy.policy import table as table
-from amphora_agent.haproxy.policy.engine import Bounds, Violation, violations
+from amphora_agent.haproxy.policy.engine import Violation, find_violations
+from amphora_agent.haproxy.policy.words import Bounds
 from lab.listeners import HealthMonitor, Peer, http_listener, loadbalancer, many_listeners
 
 BASE = "/var/lib/octavia"
@@ -30,7 +31,7 @@ BOUNDS = Bounds(
 
 
 def found(text: str, bounds: Bounds = BOUNDS) -> list[Violation]:
-    return violations(blocks({"haproxy.cfg": text}), bounds)
+    return find_violations(split_sections({"haproxy.cfg": text}), bounds)
 
 
 def reason(section: str, line: str) -> str:
@@ -411,8 +412,8 @@ def test_another_port_of_the_agent() -> None:
 
 
 def test_only_what_is_given_is_looked_at() -> None:
-    parts = blocks({"a": "global\n    lua-load /x\n", "b": "frontend f\n    lua-load /x\n"})
-    assert [tuple(v)[:2] for v in violations(parts[1:], BOUNDS)] == [("b", 2)]
+    parts = split_sections({"a": "global\n    lua-load /x\n", "b": "frontend f\n    lua-load /x\n"})
+    assert [tuple(v)[:2] for v in find_violations(parts[1:], BOUNDS)] == [("b", 2)]
 
 
 def test_the_texts_of_the_lab_pass() -> None:
@@ -482,8 +483,8 @@ def test_lines_within_a_field_are_refused(
 def test_what_ends_no_line_stays_in_the_field(field: Callable[[str], str], no_break: str) -> None:
     """Either it is refused, or the line has as many words as before."""
     text = field(f"http://x{no_break}lua-load")
-    parsed = blocks({"haproxy.cfg": text})[0].section()
-    plain = blocks({"haproxy.cfg": field("http://x")})[0].section()
+    parsed = split_sections({"haproxy.cfg": text})[0].section()
+    plain = split_sections({"haproxy.cfg": field("http://x")})[0].section()
     if not found(text):
         assert [len(d.words) for d in parsed.directives] == [len(d.words) for d in plain.directives]
 

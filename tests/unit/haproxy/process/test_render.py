@@ -10,7 +10,7 @@ from lab import listeners
 
 
 def said(configuration: str) -> dict[str, tuple[str, ...]]:
-    (section,) = parser.parse(render.addition(configuration, "nogroup", Limits())).sections
+    (section,) = parser.parse_config(render.addition(configuration, "nogroup", Limits())).sections
     assert section.kind == "global"
     return {directive.words[0]: directive.words[1:] for directive in section.directives}
 
@@ -67,7 +67,7 @@ def test_one_that_the_controller_names_stays_the_only_one(configuration: str, ke
 
 
 def test_a_check_has_a_tiny_tls_cache() -> None:
-    (section,) = parser.parse(render.check_addition()).sections
+    (section,) = parser.parse_config(render.check_addition()).sections
     assert section.kind == "global"
     assert [d.words for d in section.directives] == [("tune.ssl.cachesize", "1")]
 

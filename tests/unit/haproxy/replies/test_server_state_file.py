@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import parse
+from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.haproxy.replies.server_state_file import (
     Told,
     carry_over,
@@ -47,7 +47,7 @@ def rows(
     state: list[str], wanted: str, running: str | None = None, touched: Collection[str] = ()
 ) -> list[str]:
     before = {} if running is None else differing(running, wanted)
-    result = carry_over("\n".join([HEADER, *state]), parse(wanted), before, touched)
+    result = carry_over("\n".join([HEADER, *state]), parse_config(wanted), before, touched)
     assert result.startswith(HEADER)
     assert result.endswith("\n")
     return [row for row in result.removeprefix(HEADER).strip("\n").split("\n") if row]

@@ -7,7 +7,7 @@ import pytest
 
 from amphora_agent import files
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
-from amphora_agent.haproxy.runtime.loaded_state import Record
+from amphora_agent.haproxy.runtime.loaded_state import WorkerRecord
 from amphora_agent.haproxy.update.planner import FileChange
 from amphora_agent.paths import InstanceLayout, RenderedLayout, object_id
 from amphora_agent.revisions import reading
@@ -26,12 +26,14 @@ def instance(tmp_path: Path) -> InstanceLayout:
     return made
 
 
-def record(**more: object) -> Record:
-    return Record(worker=loaded_state.identity(PID), program="3.0", **more)  # type: ignore[arg-type]
+def record(**more: object) -> WorkerRecord:
+    return WorkerRecord(worker=loaded_state.identify_worker(PID), program="3.0", **more)  # type: ignore[arg-type]
 
 
-def loaded(instance: InstanceLayout, program: str = "3.0") -> loaded_state.Loaded | None:
-    return loaded_state.loaded(instance, PID, program, loaded_state.committed(instance))
+def loaded(instance: InstanceLayout, program: str = "3.0") -> loaded_state.LoadedState | None:
+    return loaded_state.find_loaded_state(
+        instance, PID, program, loaded_state.read_committed(instance)
+    )
 
 
 def doubt(instance: InstanceLayout, program: str = "3.0") -> str:
@@ -47,17 +49,17 @@ def test_nothing_is_known_of_what_never_came_up(instance: InstanceLayout) -> Non
 def test_what_was_remembered_is_loaded_whatever_is_committed_since(
     instance: InstanceLayout,
 ) -> None:
-    loaded_state.remember(instance, record())
+    loaded_state.record_loaded(instance, record())
     put(instance, "haproxy.cfg", b"second \xff\n")
     found = loaded(instance)
     assert found is not None
     assert found == (FIRST, "", record())
-    committed = loaded_state.committed(instance)["haproxy.cfg"]
+    committed = loaded_state.read_committed(instance)["haproxy.cfg"]
     assert committed.encode(errors="surrogateescape") == b"second \xff\n"
 
 
 def test_another_worker_is_doubtful(instance: InstanceLayout) -> None:
-    loaded_state.remember(instance, Record(worker="1 boot:2", program="3.0"))
+    loaded_state.record_loaded(instance, WorkerRecord(worker="1 boot:2", program="3.0"))
     assert "another one" in doubt(instance)
     found = loaded(instance)
     assert found is not None
@@ -66,24 +68,24 @@ def test_another_worker_is_doubtful(instance: InstanceLayout) -> None:
 
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"worker": 1}', b"\xff"])
 def test_a_record_that_cannot_be_read_is_doubtful(instance: InstanceLayout, torn: bytes) -> None:
-    loaded_state.remember(instance, record())
+    loaded_state.record_loaded(instance, record())
     (instance.last_good / "activation.json").write_bytes(torn)
     assert doubt(instance)
 
 
 def test_another_program_is_doubtful(instance: InstanceLayout) -> None:
-    loaded_state.remember(instance, record())
+    loaded_state.record_loaded(instance, record())
     assert doubt(instance, "3.1") == "haproxy 3.0 was replaced by 3.1"
 
 
 def test_a_change_is_doubtful_until_it_is_remembered(instance: InstanceLayout) -> None:
-    loaded_state.remember(instance, record())
-    loaded_state.begin(instance, record(), ("b/s",))
+    loaded_state.record_loaded(instance, record())
+    loaded_state.record_begin(instance, record(), ("b/s",))
     assert "did not come to its end" in doubt(instance)
     found = loaded(instance)
     assert found is not None
     assert found.record == record(pending=("b/s",))
-    loaded_state.remember(instance, record(left_over=("b/s",)))
+    loaded_state.record_loaded(instance, record(left_over=("b/s",)))
     assert doubt(instance) == ""
 
 
@@ -100,14 +102,14 @@ def put(instance: InstanceLayout, name: str, data: bytes | None) -> None:
 def test_certificate_files_that_differ_are_found(instance: InstanceLayout) -> None:
     for name in ("same.pem", "again.pem", "other.pem", "gone.pem"):
         put(instance, f"certificates/{name}", name.encode())
-    loaded_state.remember(instance, record())
-    assert loaded_state.file_changes(instance) == []
+    loaded_state.record_loaded(instance, record())
+    assert loaded_state.find_file_changes(instance) == []
     put(instance, "certificates/again.pem", b"again.pem")
     put(instance, "certificates/other.pem", b"new")
     put(instance, "certificates/added.pem", b"new")
     put(instance, "certificates/gone.pem", None)
     path = instance.certificates
-    assert loaded_state.file_changes(instance) == [
+    assert loaded_state.find_file_changes(instance) == [
         FileChange(str(path / "added.pem"), None, b"new"),
         FileChange(str(path / "gone.pem"), b"gone.pem", None),
         FileChange(str(path / "other.pem"), b"other.pem", b"new"),
@@ -137,17 +139,17 @@ def declared(tmp_path: Path) -> RenderedLayout:
         }
         live_files(made).commit(made, Revisions.of(made).keep(state), {})
         if number == "1":
-            loaded_state.remember(made, record())
+            loaded_state.record_loaded(made, record())
     return made
 
 
 def test_what_a_declared_instance_has_loaded(declared: RenderedLayout) -> None:
-    wanted = loaded_state.unread(declared)
-    found = loaded_state.loaded(declared, PID, "3.0", wanted)
+    wanted = loaded_state.open_committed(declared)
+    found = loaded_state.find_loaded_state(declared, PID, "3.0", wanted)
     assert found is not None
     assert dict(wanted) == {"haproxy.cfg": "global\n", "pool.cfg": "backend 2\n"}
     assert dict(found.texts) == {"haproxy.cfg": "global\n", "pool.cfg": "backend 1\n"}
-    assert loaded_state.file_changes(declared) == [
+    assert loaded_state.find_file_changes(declared) == [
         FileChange(str(declared.current / "listener.cidrs"), b"10.0.0.1\n", b"10.0.0.2\n")
     ]
     assert not loaded_state.is_remembered(declared)
@@ -158,9 +160,9 @@ def test_texts_that_have_been_read_are_not_read_again(declared: RenderedLayout) 
     assert committed is not None
     assert loaded_files is not None
     revisions = Revisions.of(declared)
-    read = [config_dir.read(revisions, files_) for files_ in (committed, loaded_files)]
-    wanted = loaded_state.unread(declared, read)
-    found = loaded_state.loaded(declared, PID, "3.0", wanted, read)
+    read = [config_dir.read_directory(revisions, files_) for files_ in (committed, loaded_files)]
+    wanted = loaded_state.open_committed(declared, read)
+    found = loaded_state.find_loaded_state(declared, PID, "3.0", wanted, read)
     assert found is not None
     assert wanted is read[0].texts
     assert found.texts is read[1].texts
@@ -169,41 +171,44 @@ def test_texts_that_have_been_read_are_not_read_again(declared: RenderedLayout) 
 def test_what_was_committed_has_the_same_digests_when_it_is_loaded(
     declared: RenderedLayout,
 ) -> None:
-    committed = loaded_state.committed_digests(declared)
-    assert loaded_state.good_digests(declared) != committed
-    loaded_state.remember(declared, record())
-    assert loaded_state.good_digests(declared) == committed
-    wanted = loaded_state.unread(declared)
-    found = loaded_state.loaded(declared, PID, "3.0", wanted)
+    committed = loaded_state.digest_committed(declared)
+    assert loaded_state.digest_loaded(declared) != committed
+    loaded_state.record_loaded(declared, record())
+    assert loaded_state.digest_loaded(declared) == committed
+    wanted = loaded_state.open_committed(declared)
+    found = loaded_state.find_loaded_state(declared, PID, "3.0", wanted)
     assert found is not None
     assert found.texts is wanted
-    assert loaded_state.file_changes(declared) == []
+    assert loaded_state.find_file_changes(declared) == []
 
 
 def test_nothing_is_known_of_a_declared_instance_without_good_files(
     declared: RenderedLayout,
 ) -> None:
     Revisions.of(declared).drop(f"{LOADED}{declared.id}")
-    assert loaded_state.loaded(declared, PID, "3.0", loaded_state.unread(declared)) is None
+    assert (
+        loaded_state.find_loaded_state(declared, PID, "3.0", loaded_state.open_committed(declared))
+        is None
+    )
 
 
 def test_files_that_are_the_same_are_not_read(
     instance: InstanceLayout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(instance, "certificates/same.pem", b"large")
-    loaded_state.remember(instance, record())
+    loaded_state.record_loaded(instance, record())
     # Reading is what must not happen, and has no other effect.
     monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
-    assert loaded_state.file_changes(instance) == []
+    assert loaded_state.find_file_changes(instance) == []
 
 
 def test_going_back_brings_everything_back(instance: InstanceLayout) -> None:
     put(instance, "certificates/a.pem", b"first")
-    loaded_state.remember(instance, record())
+    loaded_state.record_loaded(instance, record())
     commit(instance, "second\n", **{"a.pem": b"second", "b.pem": b"second"})
     assert live_files(instance).go_back(instance)
-    assert loaded_state.committed(instance) == FIRST
-    assert loaded_state.file_changes(instance) == []
+    assert loaded_state.read_committed(instance) == FIRST
+    assert loaded_state.find_file_changes(instance) == []
     assert instance.configuration.read_bytes() == b"first\n"
     assert {path.name for path in instance.certificates.iterdir()} == {"a.pem"}
     assert instance.rejected.read_bytes() == b"second\n"

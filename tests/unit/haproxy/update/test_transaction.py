@@ -6,8 +6,13 @@ The worker is a script here: how haproxy itself replies is tested where it runs.
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.update.runtime_change import Change, Command, Inquiry, server_command
-from amphora_agent.haproxy.update.transaction import Refused, carry_out, servers
+from amphora_agent.haproxy.update.runtime_change import (
+    Change,
+    Command,
+    Verification,
+    server_command,
+)
+from amphora_agent.haproxy.update.transaction import ChangeRefused, carry_out, list_servers
 
 
 class Worker:
@@ -25,12 +30,12 @@ class Worker:
         return reply
 
 
-def change(*commands: Command, proof: tuple[Inquiry, ...] = (), undo: str = "") -> Change:
+def change(*commands: Command, proof: tuple[Verification, ...] = (), undo: str = "") -> Change:
     return Change("the change", commands, proof, (Command(undo),) if undo else ())
 
 
-def holds(text: str) -> Inquiry:
-    return Inquiry(text, lambda reply: None if reply == "right" else f"it is {reply!r}")
+def holds(text: str) -> Verification:
+    return Verification(text, lambda reply: None if reply == "right" else f"it is {reply!r}")
 
 
 def test_commands_go_in_order_and_all_proofs_come_last() -> None:
@@ -47,8 +52,8 @@ def test_commands_go_in_order_and_all_proofs_come_last() -> None:
 
 def test_a_question_that_several_have_is_asked_once_and_judged_for_each() -> None:
     worker = Worker(p="right")
-    wrong = Inquiry("p", lambda reply: "not for me")
-    with pytest.raises(Refused, match="not for me"):
+    wrong = Verification("p", lambda reply: "not for me")
+    with pytest.raises(ChangeRefused, match="not for me"):
         carry_out([change(proof=(holds("p"),)), change(proof=(wrong,))], worker)
     assert worker.asked == ["p"]
 
@@ -56,7 +61,7 @@ def test_a_question_that_several_have_is_asked_once_and_judged_for_each() -> Non
 @pytest.mark.parametrize("reply", ["No such server.", "done, or not", "\n"])
 def test_a_reply_that_is_not_success_is_a_refusal(reply: str) -> None:
     worker = Worker(a=reply)
-    with pytest.raises(Refused, match=r"the change.*refused 'a'"):
+    with pytest.raises(ChangeRefused, match=r"the change.*refused 'a'"):
         carry_out([change(Command("a", success=("done",)), Command("b"))], worker)
     assert worker.asked == ["a"]
 
@@ -68,14 +73,14 @@ def test_blanks_around_a_reply_do_not_count() -> None:
 def test_a_refusal_ends_what_its_change_has_begun_and_nothing_else() -> None:
     worker = Worker(b="no")
     changes = [change(Command("a"), undo="abort a"), change(Command("b"), undo="abort b")]
-    with pytest.raises(Refused):
+    with pytest.raises(ChangeRefused):
         carry_out(changes, worker)
     assert worker.asked == ["a", "b", "abort b"]
 
 
 def test_a_worker_that_does_not_answer_refuses() -> None:
     worker = Worker(a="dead", undo="dead")
-    with pytest.raises(Refused, match="does not answer"):
+    with pytest.raises(ChangeRefused, match="does not answer"):
         carry_out([change(Command("a"), undo="undo")], worker)
     assert worker.asked == ["a", "undo"]
 
@@ -84,12 +89,12 @@ def test_what_cannot_be_said_is_refused() -> None:
     def ask(text: str, payload: str) -> str:
         raise ValueError("too large")
 
-    with pytest.raises(Refused, match="too large"):
+    with pytest.raises(ChangeRefused, match="too large"):
         carry_out([change(Command("a"))], ask)
 
 
 def test_what_does_not_hold_is_refused() -> None:
-    with pytest.raises(Refused, match="does not hold: it is 'wrong'"):
+    with pytest.raises(ChangeRefused, match="does not hold: it is 'wrong'"):
         carry_out([change(proof=(holds("p"),))], Worker(p="wrong"))
 
 
@@ -143,4 +148,4 @@ def test_the_servers_that_changes_touch() -> None:
         Command("set maxconn frontend f 3"),
     ]
     assert commands[0].text == "add server b:l/new 10.0.0.1:80 weight 0"
-    assert servers([change(*commands)]) == ("b:l/new", "b:l/old", "b:l/gone", "b:l/full")
+    assert list_servers([change(*commands)]) == ("b:l/new", "b:l/old", "b:l/gone", "b:l/full")

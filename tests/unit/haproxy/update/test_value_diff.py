@@ -2,8 +2,8 @@
 
 import pytest
 
-from amphora_agent.haproxy.config.diff import difference
-from amphora_agent.haproxy.update.value_diff import MOST, differences
+from amphora_agent.haproxy.config.diff import compare_configs
+from amphora_agent.haproxy.update.value_diff import MOST, compare_values
 
 TEXT = """\
 global
@@ -41,8 +41,8 @@ def told(old: str, new: str, text: str = TEXT) -> list[str]:
 
 
 def told_of(before: str, after: str) -> list[str]:
-    change = difference({"haproxy.cfg": before}, {"haproxy.cfg": after})
-    return [str(each) for each in differences(change, ["haproxy.cfg"])]
+    change = compare_configs({"haproxy.cfg": before}, {"haproxy.cfg": after})
+    return [str(each) for each in compare_values(change, ["haproxy.cfg"])]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,8 @@ def test_op11_however_much_differs_little_is_told() -> None:
 
 
 def test_only_what_the_controller_has_sent_is_told() -> None:
-    change = difference(
+    change = compare_configs(
         {"agent.cfg": "global\n maxconn 1\n"}, {"agent.cfg": "global\n maxconn 2\n"}
     )
-    assert differences(change, ["haproxy.cfg"]) == ()
-    assert differences(None, ["haproxy.cfg"]) == ()
+    assert compare_values(change, ["haproxy.cfg"]) == ()
+    assert compare_values(None, ["haproxy.cfg"]) == ()

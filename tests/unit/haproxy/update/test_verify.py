@@ -44,7 +44,7 @@ MEMBERS = [
 
 @pytest.mark.parametrize(("expected", "reply", "wrong"), MEMBERS)
 def test_members(expected: ServerLine | None, reply: str, wrong: str | None) -> None:
-    inquiry = transaction.members("p", {"a": expected})
+    inquiry = transaction.verify_servers("p", {"a": expected})
     assert inquiry.text == "show servers state p"
     assert inquiry.wrong(reply) == wrong
 
@@ -53,14 +53,17 @@ CSV = "# pxname,svname,slim,status,bck\nf,FRONTEND,50,OPEN,\np,a,,UP,1\n"
 
 
 def test_statistics() -> None:
-    assert transaction.frontend("f", "slim", "50").wrong(CSV) is None
-    assert transaction.frontend("f", "slim", "60").wrong(CSV) == "slim of f is '50'"
-    assert transaction.frontend("g", "slim", "50").wrong(CSV) == "g is not there"
-    assert transaction.frontend("f", "slim", "50").wrong("") == "f is not there"
-    assert transaction.roles("p", {"a": True}).wrong(CSV) is None
-    assert transaction.roles("p", {"a": False}).wrong(CSV) == "a is a backup"
-    assert transaction.roles("p", {"b": True}).wrong(CSV) == "b is active"
+    assert transaction.verify_frontend("f", "slim", "50").wrong(CSV) is None
+    assert transaction.verify_frontend("f", "slim", "60").wrong(CSV) == "slim of f is '50'"
+    assert transaction.verify_frontend("g", "slim", "50").wrong(CSV) == "g is not there"
+    assert transaction.verify_frontend("f", "slim", "50").wrong("") == "f is not there"
+    assert transaction.verify_roles("p", {"a": True}).wrong(CSV) is None
+    assert transaction.verify_roles("p", {"a": False}).wrong(CSV) == "a is a backup"
+    assert transaction.verify_roles("p", {"b": True}).wrong(CSV) == "b is active"
     information = "Name: HAProxy\nHard_maxconn: 9\nMaxconn: 7\n"
-    assert transaction.information("Maxconn", "7").wrong(information) is None
-    assert transaction.information("Maxconn", "9").wrong(information) == "Maxconn is '7'"
-    assert transaction.information("Maxconn", "7").wrong("Permission denied") == "Maxconn is None"
+    assert transaction.verify_information("Maxconn", "7").wrong(information) is None
+    assert transaction.verify_information("Maxconn", "9").wrong(information) == "Maxconn is '7'"
+    assert (
+        transaction.verify_information("Maxconn", "7").wrong("Permission denied")
+        == "Maxconn is None"
+    )

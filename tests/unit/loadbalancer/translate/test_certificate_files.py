@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.haproxy.config.parser import parse
+from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.loadbalancer.translate import certificate_files, to_haproxy
 from amphora_agent.loadbalancer.translate.certificate_files import extract, without_keys
 from amphora_agent.model.decode import encode
@@ -131,7 +131,7 @@ def test_every_file_that_haproxy_is_told_of_is_there() -> None:
     named = {
         word.removeprefix(f"{CURRENT}/")
         for text in texts.values()
-        for section in parse(text).sections
+        for section in parse_config(text).sections
         for directive in section.directives
         for word in directive.words
         if word.endswith(".pem")

@@ -10,7 +10,7 @@ from lab.bodies import balancer, decoded, listener
 
 
 def bound(words: str) -> Claim:
-    (found,) = queries.claims(f"frontend f\n    bind {words}\n")
+    (found,) = queries.find_claims(f"frontend f\n    bind {words}\n")
     return found
 
 
@@ -78,4 +78,4 @@ def test_d9_a_load_balancer_claims_what_is_up_at_every_address() -> None:
 
 def test_d9_sockets_that_are_no_addresses_claim_nothing() -> None:
     lines = "".join(f"    bind {word}\n" for word in ("/run/x", "abns@x", "unix@/x", "fd@3"))
-    assert queries.claims(f"frontend f\n{lines}") == frozenset()
+    assert queries.find_claims(f"frontend f\n{lines}") == frozenset()
