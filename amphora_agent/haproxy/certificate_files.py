@@ -17,7 +17,7 @@ from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
 from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind, UnusableFile
 from amphora_agent.haproxy.named_files.references import Role
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.validate import openssl
 from amphora_agent.model.events.changes import AGENT, Caller, Operation
 from amphora_agent.paths import CertificateName, InstanceLayout, Layout, ObjectId

@@ -27,7 +27,7 @@ from amphora_agent.haproxy.config.preflight import Limits
 from amphora_agent.haproxy.config.word_counts import CountedText
 from amphora_agent.haproxy.generations import Generations, differences
 from amphora_agent.haproxy.policy import compat
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process import render
 from amphora_agent.haproxy.process.activator import Activation, Outcome
 from amphora_agent.haproxy.process.binary import Haproxy

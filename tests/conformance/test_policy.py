@@ -11,7 +11,7 @@ from octavia.common import data_models
 
 from amphora_agent.haproxy.config.parser import split_sections
 from amphora_agent.haproxy.policy.engine import Violation, find_violations
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 
 _STATS_SOCKET = re.compile(r"^ *stats socket \S*/([^/\s]+)\.sock ", re.MULTILINE)
 

@@ -19,7 +19,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Record
 from amphora_agent.haproxy.certificate_files import CertificateFiles
 from amphora_agent.haproxy.named_files import certificate_content, crt_list
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.paths import Layout, certificate_name, object_id
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.settings.reader import Settings

@@ -10,7 +10,7 @@ import pytest
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.haproxy.validate.validator import Candidate, Proof, Validator

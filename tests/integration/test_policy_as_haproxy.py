@@ -17,7 +17,7 @@ import pytest
 from amphora_agent.haproxy.config.parser import split_sections
 from amphora_agent.haproxy.policy import table as table
 from amphora_agent.haproxy.policy.engine import find_violations
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 
 #: Lines to a configuration: haproxy goes on after an error.
 _AT_ONCE = 60

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 from amphora_agent.haproxy.named_files import crt_list
 from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
-from amphora_agent.haproxy.policy.words import RefusedError
+from amphora_agent.haproxy.policy.values import RefusedError
 from amphora_agent.x509 import pem
 from amphora_agent.x509.pem import Block
 

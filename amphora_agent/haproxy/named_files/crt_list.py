@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from amphora_agent.haproxy.policy.table import ArgumentKind
-from amphora_agent.haproxy.policy.words import Bounds, RefusedError, refuse_word, show_word
+from amphora_agent.haproxy.policy.values import Bounds, RefusedError, refuse_word, show_word
 from amphora_agent.x509 import pem
 
 #: haproxy reads 64 KiB a line and 2,048 words at most; nobody needs as many.

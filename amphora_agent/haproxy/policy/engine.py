@@ -13,7 +13,7 @@ from typing import NamedTuple
 from amphora_agent.haproxy.config.parser import SECTIONS, Directive, SectionText, split_words
 from amphora_agent.haproxy.policy import table as table
 from amphora_agent.haproxy.policy.table import ArgumentKind
-from amphora_agent.haproxy.policy.words import (
+from amphora_agent.haproxy.policy.values import (
     DATAGRAMS,
     QUOTING,
     STREAMS,

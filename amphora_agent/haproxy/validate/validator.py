@@ -22,7 +22,7 @@ from amphora_agent.haproxy.config.parser import SectionText, Texts, split_sectio
 from amphora_agent.haproxy.config.word_counts import CountedText
 from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
 from amphora_agent.haproxy.policy.engine import find_violations
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.loaded_state import PreparedPlan

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.haproxy.config.parser import Section, parse_config, split_sections
 from amphora_agent.haproxy.policy.engine import find_violations
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.loadbalancer.translate import to_haproxy
 from amphora_agent.model.loadbalancer import accessors
 from amphora_agent.model.loadbalancer.types import (

@@ -9,7 +9,7 @@ import pytest
 from amphora_agent.haproxy.config.parser import SECTIONS, split_sections
 from amphora_agent.haproxy.policy import table as table
 from amphora_agent.haproxy.policy.engine import Violation, find_violations
-from amphora_agent.haproxy.policy.words import Bounds
+from amphora_agent.haproxy.policy.values import Bounds
 from lab.listeners import HealthMonitor, Peer, http_listener, loadbalancer, many_listeners
 
 BASE = "/var/lib/octavia"
