@@ -91,7 +91,7 @@ class Alarms:
                     (self._directory / name).unlink(missing_ok=True)
                 else:
                     files.make_private_directory(self._directory)
-                    files.note(self._directory / name, msgspec.json.encode(alarm))
+                    files.replace_unsynced(self._directory / name, msgspec.json.encode(alarm))
                 del self._unwritten[name]
 
     def _load(self, name: str) -> Alarm | None:

@@ -106,7 +106,8 @@ class Revisions:
             files.make_private_directory(self.directory)
             files.sync_names(self.directory.parent, self.directory.parent.parent)
         for digest, data in new.items():
-            files.write_read_only(self.path(digest), data, sync=len(new) < _MANY)
+            sync = len(new) < _MANY
+            files.replace_unsynced(self.path(digest), data, files.READ_ONLY, sync_data=sync)
         if len(new) >= _MANY:
             files.sync_everything()
         return kept

@@ -484,7 +484,7 @@ class EmbeddedSupervisor:
         self._forget_refusal(path)
         try:
             files.make_directory(self._output)
-            files.note(path, data)
+            files.replace_unsynced(path, data)
         except OSError:  # memory serves, and an older copy must not say otherwise
             self._change(path, None)
 

@@ -230,7 +230,7 @@ def _weigh_words(cursor: Path) -> None:
         lines, last = supervisor_output.of_journal(found.output)
         supervisor_output.say_again(lines)
         if last:
-            files.note(cursor, last.encode())
+            files.replace_unsynced(cursor, last.encode())
         elif known and "cursor" in found.output:  # that entry is not in the journal any more
             files.remove(cursor)
         # Otherwise no unit of ours has said anything.

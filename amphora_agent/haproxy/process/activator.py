@@ -228,7 +228,7 @@ class Activation:
         added = queries.find_new_addresses(wanted, takeover.configuration)
         port_check.require(Namespace(self._layout.namespace), added, self._clock)
         state = takeover.states(wanted)
-        files.note(instance.state, state.encode(errors="surrogateescape"))
+        files.replace_unsynced(instance.state, state.encode(errors="surrogateescape"))
 
     # What differs
 

@@ -276,4 +276,4 @@ def _read(instance: InstanceLayout) -> WorkerRecord | None:
 def _write(instance: InstanceLayout, record: WorkerRecord) -> None:
     files.make_directory(instance.last_good)
     # It speaks of a process, which does not survive a power cut either.
-    files.note(instance.last_good / _RECORD, msgspec.json.encode(record))
+    files.replace_unsynced(instance.last_good / _RECORD, msgspec.json.encode(record))

@@ -213,7 +213,7 @@ class Mastership:
         )
         self._known[instance] = state
         with contextlib.suppress(OSError):  # the next agent looks, and may record it once more
-            files.note(self._vrrp.states, msgspec.json.encode(self._known))
+            files.replace_unsynced(self._vrrp.states, msgspec.json.encode(self._known))
 
 
 def _read(line: bytes) -> tuple[str, State] | None:
