@@ -1,4 +1,4 @@
-"""The amphora as a machine: its figures for `GET /1.0/details` (WIRE §4)."""
+"""Figures of the machine for `GET /1.0/details` (WIRE §4)."""
 
 import os
 import re
@@ -15,14 +15,14 @@ from amphora_agent.supervisor.command import run
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _TUNED_PROFILE = Path("/etc/tuned/active_profile")
-#: There while the kernel has IPVS.
+#: Exists while the kernel has IPVS.
 _IPVS = Path("/proc/net/ip_vs")
 
 
 class Host:
-    """Figures of this machine. `memory_limit`, in MiB, lets several amphorae share a machine:
-    the controller sizes haproxy's caches by the memory that it is told (WIRE §4). `programs` is
-    where keepalived and ipvsadm are."""
+    """Figures of this machine. `memory_limit`, in MiB, lets several amphorae share a machine: the
+    controller sizes haproxy's caches by the reported memory (WIRE §4). `programs` is the directory
+    of keepalived and ipvsadm."""
 
     def __init__(self, memory_limit: int | None = None, programs: Path = Path("/usr/sbin")) -> None:
         self._memory_limit = memory_limit
@@ -34,51 +34,44 @@ class Host:
         return socket.gethostname()
 
     def keepalived_version(self) -> str:
-        """Empty when it is not installed."""
-        return self._version_of("keepalived")
+        """Return the version; empty when it is not installed."""
+        return self._find_version("keepalived")
 
     def ipvsadm_version(self) -> str:
-        """Empty when it is not installed, or cannot tell, for the kernel has no IPVS."""
-        return self._version_of("ipvsadm")
+        """Return the version; empty when it is not installed, or the kernel has no IPVS."""
+        return self._find_version("ipvsadm")
 
     def figures(self) -> dict[str, Any]:
-        """`cpu_count`, `cpu` (jiffies), `memory` (kB), `disk` (bytes of /), `load`,
+        """Return `cpu_count`, `cpu` (jiffies), `memory` (kB), `disk` (bytes of /), `load` and
         `active_tuned_profiles`."""
+        disk = psutil.disk_usage("/")
         return {
             "cpu_count": os.cpu_count() or 1,
-            "cpu": _cpu(),
-            "memory": self._memory(),
-            "disk": _disk(),
+            "cpu": _read_cpu(),
+            "memory": self._read_memory(),
+            "disk": {"used": disk.used, "available": disk.free},
             "load": [f"{average:.2f}" for average in os.getloadavg()],
-            "active_tuned_profiles": _tuned_profiles(),
+            "active_tuned_profiles": _read_tuned_profiles(),
         }
 
     def load(self) -> tuple[float, float]:
-        """How busy it is, in percent: the load of the last minute over the number of processors,
-        and memory that is in use."""
+        """Return, in percent, the load of the last minute per processor, and the memory in use."""
         percent = os.getloadavg()[0] / (os.cpu_count() or 1) * 100
         return percent, psutil.virtual_memory().percent
 
-    def _memory(self) -> dict[str, int]:
+    def _read_memory(self) -> dict[str, int]:
         memory = psutil.virtual_memory()
-        values = {
-            "total": memory.total,
-            "free": memory.free,
-            "buffers": memory.buffers,
-            "cached": memory.cached,
-            "shared": memory.shared,
-            "slab": memory.slab,
-        }
         scale = 1.0
         if self._memory_limit is not None:
             scale = min(1.0, self._memory_limit * 1024 * 1024 / memory.total)
-        kilobytes = {name: int(value * scale) // 1024 for name, value in values.items()}
+        names = ("total", "free", "buffers", "cached", "shared", "slab")
+        kilobytes = {name: int(getattr(memory, name) * scale) // 1024 for name in names}
         kilobytes["swap_used"] = psutil.swap_memory().used // 1024
         return kilobytes
 
-    def _version_of(self, name: str) -> str:
-        """Return the version that a program tells of itself. It is asked once for each program
-        file, and again when IPVS comes or goes."""
+    def _find_version(self, name: str) -> str:
+        """Return what a program reports as its version. It is asked once for each program file, and
+        again when IPVS comes or goes."""
         program = self._programs / name
         file = files.signature(program)
         if file is None:
@@ -91,19 +84,19 @@ class Host:
                     output = run((str(program), "--version"), timeout=10).output
                 except OperationFailed:
                     output = ""
-                known = signature, _version_in(output, name)
+                known = signature, _parse_version(output, name)
                 self._versions[name] = known
             return known[1]
 
 
-def _version_in(output: str, name: str) -> str:
-    """Return the version that stands behind a program's name at the begin of a line. Elsewhere it
-    may be the kernel's, in words of modprobe."""
-    found = re.search(rf"(?mi)^{name} v(\d[^\s,]*)", output)
-    return found[1] if found else ""
+def _parse_version(output: str, name: str) -> str:
+    """Return the version that follows a program's name at the beginning of a line. Elsewhere it may
+    be the kernel's, in an error of modprobe."""
+    version = re.search(rf"(?mi)^{name} v(\d[^\s,]*)", output)
+    return version[1] if version else ""
 
 
-def _cpu() -> dict[str, int | str]:
+def _read_cpu() -> dict[str, int | str]:
     times = psutil.cpu_times()
     jiffies = {name: round(value * _TICKS_PER_SECOND) for name, value in times._asdict().items()}
     guests = jiffies.get("guest", 0) + jiffies.get("guest_nice", 0)  # counted in user and nice too
@@ -115,12 +108,7 @@ def _cpu() -> dict[str, int | str]:
     }
 
 
-def _disk() -> dict[str, int]:
-    usage = psutil.disk_usage("/")
-    return {"used": usage.used, "available": usage.free}
-
-
-def _tuned_profiles() -> str:
+def _read_tuned_profiles() -> str:
     try:
         return " ".join(_TUNED_PROFILE.read_text().split())
     except OSError:

@@ -1,4 +1,4 @@
-"""A pushed configuration: judged by the table, proven where the table asks for it, put in place."""
+"""Replace the configuration by a pushed one, once everything that it changes is shown to work."""
 
 import contextlib
 import errno
@@ -38,10 +38,10 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def find_stranger(path: Path, *, sticky: bool = False) -> str | None:
-    """Return why somebody else than root could exchange the file or directory that `path` names;
-    None when nobody could. Every directory and every symbolic link on the way is looked at.
+    """Return why another user than root could exchange the file or directory `path`; None when
+    nobody could. Checks every directory and every symbolic link on the way.
 
-    With `sticky`, directories like /tmp are no way to do it: what is root's in there stays.
+    With `sticky`, directories like /tmp are accepted: root's files stay in there.
 
     Raises:
         OSError: the path leads nowhere.
@@ -59,7 +59,7 @@ def find_stranger(path: Path, *, sticky: bool = False) -> str | None:
             target = Path(os.readlink(here))
             here = Path("/") if target.is_absolute() else here.parent
             pending += reversed([part for part in target.parts if part != "/"])
-        elif problem := _judge(status, sticky):
+        elif problem := _find_write_access(status, sticky):
             return f"{'a directory above it' if pending else 'it'} {problem}"
         if not pending:
             return None
@@ -67,7 +67,7 @@ def find_stranger(path: Path, *, sticky: bool = False) -> str | None:
         here = here.parent if part == ".." else here / part
 
 
-def _judge(status: os.stat_result, sticky: bool) -> str | None:
+def _find_write_access(status: os.stat_result, sticky: bool) -> str | None:
     if status.st_uid != 0:
         return "does not belong to root"
     if status.st_mode & _WRITABLE_BY_OTHERS:
@@ -79,7 +79,7 @@ def _judge(status: os.stat_result, sticky: bool) -> str | None:
 
 #: The largest file of certificates, in bytes.
 _LARGEST_PEM = 1 << 20
-#: Names that the program may have: anything else is not started to be asked what it is.
+#: Names that the program may have: nothing else is started and asked what it is.
 _HAPROXY_NAME = re.compile(r"haproxy[A-Za-z0-9._-]*")
 _HAPROXY_WORDS = re.compile(rb"HA-?Proxy version")
 _ELF = b"\x7fELF"
@@ -87,21 +87,21 @@ _ELF = b"\x7fELF"
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a TLS connection: the version ("TLSv1.3"), the certificates that it was
-    verified by, in DER, its own first, and the address of the agent that it has reached."""
+    """The client's end of a TLS connection: `version` such as "TLSv1.3", `chain` the certificates
+    (DER) that verified it, its own first, `reached` the agent's address that it used."""
 
     version: str = ""
     chain: tuple[bytes, ...] = ()
     reached: str = ""
 
 
-#: Somebody who is not connected by TLS.
+#: A client without TLS.
 NOBODY = Peer()
 
 
 class Reconfiguration:
-    """Replaces the configuration. `parents` are the directories below which those of the agent may
-    be: the command line names them, never the file."""
+    """Replaces the configuration. The agent's directories may be below `parents`, which the command
+    line names, never the file."""
 
     def __init__(self, settings: SettingsFile, parents: Sequence[Path]) -> None:
         self._settings = settings
@@ -109,7 +109,7 @@ class Reconfiguration:
         self._lock = threading.Lock()
 
     def replace(self, data: bytes, peer: Peer = NOBODY) -> None:
-        """Put a new configuration in place, which `peer` has sent.
+        """Put the new configuration of `peer` in place.
 
         Raises:
             InvalidRequest: it cannot be used, or changes what it may not; nothing is changed. The
@@ -123,7 +123,7 @@ class Reconfiguration:
                 raise _refusal(path, error.reasons) from None
             in_force = self._settings.in_force()
             decision = policy.decide(
-                in_force, wanted, parents=self._parents, known=self._known(in_force)
+                in_force, wanted, parents=self._parents, known=self._list_known(in_force)
             )
             prover = _Prover(in_force, peer)
             unproven = {place: prover.find_flaw(proof) for proof, place in decision.proofs.items()}
@@ -137,15 +137,15 @@ class Reconfiguration:
                 logger.warning("taken up when the agent starts again: %s", ", ".join(later))
             self._settings.store(data)
 
-    def _known(self, in_force: Settings) -> list[str]:
-        """The directories that the agent uses, has used, or would use without a file."""
+    def _list_known(self, in_force: Settings) -> list[str]:
+        """Return the directories that the agent uses, has used, or would use without a file."""
         settings = [in_force, Settings(amphora_id="")]
         with contextlib.suppress(SettingsError):  # there need not be one
             settings.append(read(self._settings.previous))
         return [
             path.rstrip("/")
-            for each in settings
-            for path in (each.base_path, each.base_cert_dir, each.agent_server_network_dir)
+            for values in settings
+            for path in (values.base_path, values.base_cert_dir, values.agent_server_network_dir)
         ]
 
 
@@ -155,7 +155,7 @@ def _refusal(path: str, reasons: Sequence[str]) -> InvalidRequest:
 
 
 def require_listening(host: str, port: int) -> None:
-    """See that a TCP server can listen at this address.
+    """Check that a TCP server can listen at this address.
 
     Raises:
         OSError: it cannot.
@@ -168,21 +168,21 @@ def require_listening(host: str, port: int) -> None:
 
 
 class _Prover:
-    """Looks whether what is to be proven is true now; changes nothing."""
+    """Checks whether a proof holds now; changes nothing."""
 
     def __init__(self, in_force: Settings, peer: Peer) -> None:
         self._in_force = in_force
         self._peer = peer
 
     def find_flaw(self, proof: Proof) -> str | None:
-        """Return what speaks against it, without the value; None when it is proven."""
+        """Return what contradicts the proof, without the value; None when it holds."""
         try:
             match proof:
                 case AddressIsFree(host, port):
-                    return self._of_address(host, port)
+                    return self._find_address_flaw(host, port)
                 case CertificateServes(path, amphora_id):
                     _require_file(Path(path), most=_LARGEST_PEM, sticky=True)
-                    certificate.check(Path(path), amphora_id)
+                    certificate.check_own(Path(path), amphora_id)
                 case AuthorityKnowsCaller(path):
                     _require_file(Path(path), most=_LARGEST_PEM, sticky=True)
                     if not self._peer.chain:
@@ -201,11 +201,11 @@ class _Prover:
             return f"cannot be used: {error.strerror or type(error).__name__}"
         except InvalidRequest as error:
             return error.details
-        except AgentError:  # its words may hold the path
+        except AgentError:  # its text may have the path
             return "cannot be checked"
         return None
 
-    def _of_address(self, host: str, port: int) -> str | None:
+    def _find_address_flaw(self, host: str, port: int) -> str | None:
         if not _reaches(host, self._peer.reached):
             return "you would not reach the API there"
         try:
@@ -225,7 +225,7 @@ class _Prover:
 
 
 class _Flaw(Exception):
-    """What was to be proven is not so; the text says why."""
+    """A proof does not hold; the text says why."""
 
 
 def _require_file(path: Path, *, most: int, sticky: bool) -> None:
@@ -246,8 +246,8 @@ def _require_haproxy(path: Path) -> None:
     content = real.read_bytes()
     if not content.startswith(_ELF) or not _HAPROXY_WORDS.search(content):
         raise _Flaw("is not haproxy")
-    said = run((str(path), "-v"), timeout=10)
-    if not said.succeeded or not _HAPROXY_WORDS.match(said.output.encode()):
+    version = run((str(path), "-v"), timeout=10)
+    if not version.succeeded or not _HAPROXY_WORDS.match(version.output.encode()):
         raise _Flaw("does not answer -v as haproxy does")
 
 
@@ -262,7 +262,7 @@ def _require_directory(proof: DirectoryIsUsable) -> None:
             break
         if not stat.S_ISDIR(status.st_mode):
             raise _Flaw("a part of it is no directory (symbolic links are not followed)")
-        if status.st_uid != 0 or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        if status.st_uid != 0 or status.st_mode & _WRITABLE_BY_OTHERS:
             raise _Flaw("a part of it can be written by others than root")
     known = any(path.is_relative_to(directory) for directory in proof.known)
     if path.is_dir() and not known and next(path.iterdir(), None) is not None:
@@ -275,8 +275,8 @@ def _require_directory(proof: DirectoryIsUsable) -> None:
 
 
 def _reaches(host: str, reached: str) -> bool:
-    """Whether who has reached the address `reached` may reach `host`, too, as far as that can be
-    told from the kinds of both."""
+    """Return whether a client that has reached the address `reached` may reach `host`, too, as far
+    as the kinds of both tell."""
     address = ipaddress.ip_address(host)
     if address.is_multicast or address == ipaddress.ip_address("255.255.255.255"):
         return False
@@ -290,7 +290,7 @@ def _reaches(host: str, reached: str) -> bool:
 
 
 def _others_listen_at(port: int) -> bool:
-    """Whether a process besides this one listens at a TCP port."""
+    """Return whether another process listens at a TCP port."""
     own = set()
     for link in Path("/proc/self/fd").iterdir():
         try:

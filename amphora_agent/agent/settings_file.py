@@ -1,4 +1,4 @@
-"""The file of settings on disk: which one the agent starts with, what is in force, replacement."""
+"""What the controller has decided: its file of settings, and the API version that it speaks."""
 
 import logging
 import threading
@@ -25,7 +25,7 @@ def read(path: Path) -> Settings:
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Raises as `read`."""
+    """Return the content of the file. Raises as `read`."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -39,9 +39,9 @@ def _accept(settings: Settings) -> None:
 class SettingsFile:
     """The settings as they are now: read again when the file has been replaced.
 
-    Each process has its own; that is how a change reaches them all without a message between
-    them. A file that cannot be used is reported, and the last good settings stay. At the start
-    these are those of the file `.previous`: the last one with which an agent has served.
+    Each process has its own, so a change reaches them all without messages between them. A file
+    that cannot be used is reported, and the last good settings stay. At the start these are those
+    of the file `.previous`: the last one with which an agent has served.
 
     `require_usable` raises an AgentError for settings that a process cannot start with.
     """
@@ -96,13 +96,13 @@ class SettingsFile:
         return self._settings
 
     def in_force(self) -> Settings:
-        """Return what this process goes by: what is only read at the start is as it was then."""
+        """Return the settings that this process uses: those that are read only at the start are as
+        they were then."""
         return policy.with_start_settings(self.current(), self._started)
 
     def store(self, data: bytes) -> None:
-        """Put a new file in place. The one before becomes `.previous` if it is one that this agent
-        could start with; else, and when the same is stored once more, the `.previous` that is there
-        is better.
+        """Put a new file in place. The file before becomes `.previous` if this agent could start
+        with it. If not, or if the same content is stored again, the `.previous` stays.
 
         Raises:
             OSError: nothing is changed.
@@ -143,3 +143,31 @@ class SettingsFile:
     def _clear(self) -> None:
         if self._alarms is not None:
             self._alarms.clear_alarm(AlarmKind.CONFIGURATION, str(self.path))
+
+
+class ControllerApi:
+    """The version of the API in which the controller has last changed something. It decides about
+    the form of heartbeats. The API's process writes it to the file `memory`, the heartbeat's reads
+    it; `default` is used until then."""
+
+    def __init__(self, memory: Path, default: str) -> None:
+        self._memory = memory
+        self._default = default
+        self._lock = threading.Lock()
+
+    def version(self) -> str:
+        try:
+            return self._memory.read_text(errors="replace").strip() or self._default
+        except OSError:
+            return self._default
+
+    def record(self, version: str) -> None:
+        """Remember the version of a change. The change is made by now, so a failure is logged."""
+        with self._lock:
+            if self.version() != version:
+                try:
+                    files.write(self._memory, f"{version}\n".encode())
+                except OSError as error:
+                    logger.error("%s: cannot be written: %s", self._memory, error)
+                else:
+                    logger.info("the controller speaks API %s", version)

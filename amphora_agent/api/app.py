@@ -72,7 +72,7 @@ def create_app(services: Services) -> Flask:
     def remember_version(response: Response) -> Response:
         version = http.spoken()
         if version is not None and request.method != "GET" and response.status_code < 400:
-            services.controller.spoken(version)
+            services.controller.record(version)
         return response
 
     app.register_error_handler(AgentError, _handled)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from amphora_agent import files, logs
 from amphora_agent.agent.admission import Admission, RevocationLists
-from amphora_agent.agent.api_version import ControllerApi
 from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
 from amphora_agent.agent.host import Host
 from amphora_agent.agent.reconfiguration import Reconfiguration, require_listening
-from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.agent.settings_file import ControllerApi, SettingsFile
 from amphora_agent.api.app import create_app
 from amphora_agent.api.server.tls import ServerTls, make_first_context
 from amphora_agent.api.services import MadeOnce, Services

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import pytest
 
-from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.events.alarms import Alarms
+from amphora_agent.files import atomic
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from lab import processes
@@ -212,7 +212,7 @@ class Faults:
         self.hit = False
         for name in ("open", "fsync", "fchmod", "chmod", "replace", "unlink", "mkdir"):
             monkeypatch.setattr(os, name, self._failing(getattr(os, name)))
-        monkeypatch.setattr(files, "open", self._open, raising=False)
+        monkeypatch.setattr(atomic, "open", self._open, raising=False)
         monkeypatch.setattr(Path, "open", self._open_path(Path.open))
 
     def arm(self, number: int, error: int, *, lasting: bool) -> None:

@@ -9,9 +9,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from amphora_agent.agent import certificate_check
+from amphora_agent.agent import trust_check
 from amphora_agent.agent.certificate import AgentCertificate
-from amphora_agent.agent.certificate_check import check
+from amphora_agent.agent.trust_check import check_own
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.x509.checks import Unfit
 from lab.pki import Authority
@@ -59,12 +59,12 @@ GOOD_ONES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", GOOD_ONES)
 def test_a_certificate_that_will_do_is_taken(name: str) -> None:
-    leaf = check(GOOD_ONES[name], AMPHORA, NOW)
+    leaf = check_own(GOOD_ONES[name], AMPHORA, NOW)
     assert isinstance(leaf, x509.Certificate)
 
 
 def test_the_leaf_is_the_first_certificate() -> None:
-    assert check(BELOW.pem, AMPHORA, NOW).serial_number == BELOW.serial
+    assert check_own(BELOW.pem, AMPHORA, NOW).serial_number == BELOW.serial
 
 
 BAD_ONES: dict[str, tuple[bytes, str]] = {
@@ -119,20 +119,20 @@ BAD_ONES: dict[str, tuple[bytes, str]] = {
 def test_a_certificate_that_would_lock_the_controller_out_is_refused(name: str) -> None:
     pem, reason = BAD_ONES[name]
     with pytest.raises(Unfit, match=reason):
-        check(pem, AMPHORA, NOW)
+        check_own(pem, AMPHORA, NOW)
 
 
 def test_an_expiry_between_now_and_then_counts_at_the_time_given() -> None:
-    check(GOOD.pem, AMPHORA, NOW + 89 * DAY)
+    check_own(GOOD.pem, AMPHORA, NOW + 89 * DAY)
     with pytest.raises(Unfit, match="is valid from"):
-        check(GOOD.pem, AMPHORA, NOW + 91 * DAY)
+        check_own(GOOD.pem, AMPHORA, NOW + 91 * DAY)
 
 
 def test_no_refusal_quotes_the_key() -> None:
     body = GOOD.key.splitlines()[1]
     for pem, _ in BAD_ONES.values():
         with pytest.raises(Unfit) as raised:
-            check(pem, AMPHORA, NOW)
+            check_own(pem, AMPHORA, NOW)
         assert body.decode() not in str(raised.value)
 
 
@@ -188,5 +188,5 @@ def test_one_that_could_not_be_checked_is_not_taken(
 def test_what_is_taken_can_be_served_with(name: str, tmp_path: Path) -> None:
     path = tmp_path / "server.pem"
     path.write_bytes(GOOD_ONES[name])
-    assert certificate_check.main([str(path), AMPHORA]) == 0
+    assert trust_check.main(["own", str(path), AMPHORA]) == 0
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path)

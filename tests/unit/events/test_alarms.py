@@ -55,7 +55,7 @@ def test_a_full_disk_hides_no_alarm_from_its_process(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     # The one writer of files is made to fail: a full disk would need a mount, and root.
-    monkeypatch.setattr(files, "note", refuse)
+    monkeypatch.setattr(files, "replace_unsynced", refuse)
     alarms = Alarms(directory)
     alarms.set_alarm(KIND, "lb", "x")
     assert [alarm.subject for alarm in alarms.current()] == ["lb"]
@@ -73,7 +73,7 @@ def test_what_a_disk_has_refused_is_done_with_the_next_alarm(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as refusing:
-        refusing.setattr(files, "note", refuse)
+        refusing.setattr(files, "replace_unsynced", refuse)
         refusing.setattr(Path, "unlink", refuse)
         alarms.set_alarm(KIND, "begins", "x")
         alarms.clear_alarm(KIND, "ends")

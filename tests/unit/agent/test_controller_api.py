@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.agent.api_version import ControllerApi
+from amphora_agent.agent.settings_file import ControllerApi
 
 
 def test_until_something_is_changed_the_default_is_believed(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_until_something_is_changed_the_default_is_believed(tmp_path: Path) -> N
 def test_another_process_learns_it_and_a_later_life_too(tmp_path: Path) -> None:
     memory = tmp_path / "heartbeat" / "api"
     other = ControllerApi(memory, "1.0")
-    ControllerApi(memory, "1.0").spoken("0.5")
+    ControllerApi(memory, "1.0").record("0.5")
     assert other.version() == "0.5"
     assert ControllerApi(memory, "1.0").version() == "0.5"
 
@@ -26,13 +26,13 @@ def test_it_is_told_and_written_only_when_it_changes(
     caplog.set_level(logging.INFO)
     memory = tmp_path / "api"
     api = ControllerApi(memory, "1.0")
-    api.spoken("1.0")
+    api.record("1.0")
     assert not memory.exists()
-    api.spoken("0.5")
+    api.record("0.5")
     written = memory.stat().st_ino
-    api.spoken("0.5")
+    api.record("0.5")
     assert memory.stat().st_ino == written
-    api.spoken("1.0")
+    api.record("1.0")
     assert api.version() == "1.0"
     assert [record.getMessage() for record in caplog.records] == [
         "the controller speaks API 0.5",
@@ -53,6 +53,6 @@ def test_that_it_cannot_be_remembered_fails_nothing(
 ) -> None:
     (tmp_path / "file").touch()
     api = ControllerApi(tmp_path / "file" / "api", "1.0")
-    api.spoken("0.5")
+    api.record("0.5")
     assert api.version() == "1.0"
     assert "cannot be written" in caplog.text
