@@ -23,7 +23,7 @@ from amphora_agent.model.events.changes import AGENT, Caller, Operation
 from amphora_agent.paths import CertificateName, InstanceLayout, Layout, ObjectId
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import CERTIFICATES, CONFIGURATION, ContentLost, Revisions
-from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.supervisor.command import Completed
 
 logger = logging.getLogger(__name__)
@@ -42,13 +42,13 @@ class CertificateFiles:
     def __init__(
         self,
         layout: Layout,
-        live: LiveFiles,
+        store: RevisionStore,
         changing: Changing,
         bounds: Callable[[InstanceLayout], Bounds],
         trial: Trial,
     ) -> None:
         self._layout = layout
-        self._live = live
+        self._store = store
         self._changing = changing
         self._bounds = bounds
         self._trial = trial
@@ -77,7 +77,7 @@ class CertificateFiles:
             if trial:
                 (entry,) = changed.values()
                 self._require_trial(instance, path, revisions.path(entry.digest))
-            self._live.commit(instance, {**reading.committed_or_loaded(instance), **changed}, kept)
+            self._store.commit(instance, {**reading.committed_or_loaded(instance), **changed}, kept)
         if kept[f"{CERTIFICATES}{name}"] != data:
             logger.info("instance=%s file=%s written anew for haproxy", instance_id, name)
 
@@ -103,9 +103,9 @@ class CertificateFiles:
             manifest = {**reading.committed_or_loaded(instance)}
             record.kept = manifest.pop(f"{CERTIFICATES}{name}", None) is not None
             if record.kept:
-                self._live.commit(instance, manifest, {})
+                self._store.commit(instance, manifest)
             if not manifest:
-                Revisions.of(instance).drop_all()
+                self._store.forget(instance)
 
     def renewed(self, instance: InstanceLayout) -> dict[str, bytes]:
         """The committed files, by their names in the manifest, that an earlier agent has kept in

@@ -22,6 +22,7 @@ from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 
 logger = logging.getLogger(__name__)
 
@@ -32,17 +33,19 @@ _MOST_WORDS = 500
 class Restarts:
     """Prepares the restarts of instances. Nothing is raised: a start is tried in any case."""
 
-    def __init__(self, layout: Layout, haproxy: Haproxy, live: LiveFiles, alarms: Alarms) -> None:
+    def __init__(
+        self, layout: Layout, haproxy: Haproxy, store: RevisionStore, alarms: Alarms
+    ) -> None:
         self._layout = layout
         self._haproxy = haproxy
-        self._live = live
+        self._store = store
         self._alarms = alarms
 
     def prepare(self, instance: InstanceLayout) -> None:
         """Put committed files back where they were edited; go back when they do not load."""
         try:
             # Whoever holds the lock may be awaiting this start.
-            self._live.check(instance, alone=False)
+            self._store.live.check(instance, alone=False)
             if self._is_doubtful(instance):
                 with files.locked_if_free(self._layout.instance_lock(instance.id)) as free:
                     if free and self._is_doubtful(instance):
@@ -59,7 +62,7 @@ class Restarts:
     def _require_loadable(self, instance: InstanceLayout) -> None:
         """See that haproxy takes what is committed, or go back."""
         checked = self._haproxy.check_files(instance, reading.committed(instance) or {})
-        if not checked.succeeded and self._live.go_back(instance):
+        if not checked.succeeded and self._store.restore(instance):
             report_going_back(self._alarms, instance, checked.output)
 
 
@@ -87,7 +90,8 @@ def main(arguments: Sequence[str]) -> None:
         units=Path(),
     )
     alarms = Alarms(layout.alarms)
-    restarts = Restarts(layout, Haproxy(Path(program), layout.run), LiveFiles(alarms), alarms)
+    store = RevisionStore(LiveFiles(alarms))
+    restarts = Restarts(layout, Haproxy(Path(program), layout.run), store, alarms)
     restarts.prepare(layout.instance(object_id(name)))
 
 

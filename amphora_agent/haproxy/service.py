@@ -22,10 +22,10 @@ from amphora_agent.events.journal import Journal, Record
 from amphora_agent.haproxy import status
 from amphora_agent.haproxy.certificate_files import CertificateFiles
 from amphora_agent.haproxy.config import preflight, queries, word_counts
+from amphora_agent.haproxy.config.diff import compare_configs
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.config.preflight import Limits
 from amphora_agent.haproxy.config.word_counts import CountedText
-from amphora_agent.haproxy.generations import Generations, differences
 from amphora_agent.haproxy.policy import compat
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process import render
@@ -35,11 +35,13 @@ from amphora_agent.haproxy.process.takeover import Takeover, Takeovers
 from amphora_agent.haproxy.restart import Restarts
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.status import require
+from amphora_agent.haproxy.update import value_diff
 from amphora_agent.haproxy.update.planner import Step
 from amphora_agent.haproxy.validate import claims
 from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCount
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.haproxy.validate.validator import Candidate, Validator
+from amphora_agent.model.events import changes
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.model.events.changes import AGENT, Caller, Operation, Part
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
@@ -54,6 +56,7 @@ from amphora_agent.revisions.contents import (
     Revisions,
 )
 from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.supervisor.command import Completed
 from amphora_agent.supervisor.contract import ProcessState, Supervisor
 
@@ -93,22 +96,21 @@ class Instances:
         self._agent_port = agent_port
         self._journal = journal
         self._alarms = alarms
-        self._generations = Generations()
         self._later = later
-        self.live = LiveFiles(alarms)
+        self.store = RevisionStore(LiveFiles(alarms))
         self.takeovers = Takeovers(layout, supervisor)
-        self.activation = Activation(layout, haproxy, supervisor, self.live, alarms, clock)
+        self.activation = Activation(layout, haproxy, supervisor, self.store, alarms, clock)
         # systemd is the one who starts haproxy, or a thread of this process.
         self.headroom = ResourceLimits("1" if supervisor.notified else "self")
         self.acceptance = Validator(haproxy, self.headroom, self._bounds)
         self.addresses = ClaimedAddresses(layout)
         self.listeners = ListenerCount(layout, most_listeners, has_controllers)
-        restarts = Restarts(layout, haproxy, self.live, alarms)
+        restarts = Restarts(layout, haproxy, self.store, alarms)
         supervisor.prepare_restarts(lambda name: self._prepare_restart(restarts, name))
         #: Instances whose files an older agent has left.
         self._taken_over: set[str] = set()
         self.certificates = CertificateFiles(
-            layout, self.live, self.changing, self._bounds, self._try_file
+            layout, self.store, self.changing, self._bounds, self._try_file
         )
 
     # Configuration
@@ -157,7 +159,7 @@ class Instances:
             def check(texts: Texts) -> Completed:
                 # A file whose content is lost is judged as it is, if the text names it.
                 with contextlib.suppress(ContentLost):
-                    self.live.check(instance)
+                    self.store.live.check(instance)
                 given = revisions.path(revisions.keep({"": addition})[""].digest)
                 configuration = texts[name].encode(errors="surrogateescape")
                 done = self.haproxy.check(configuration, instance.configuration, given, peer)
@@ -179,7 +181,7 @@ class Instances:
                     files.write(instance.rejected, configuration)
                 raise
             new = {name: mended.content, ADDITION: addition, PEER: peer.encode()}
-            self.live.commit(instance, {**was, **revisions.keep(new)}, new)
+            self.store.commit(instance, {**was, **revisions.keep(new)}, new)
             self.acceptance.committed(instance, verdict)
             self._report_limits(instance_id, limits)
             record.words = [f"{len(configuration)} bytes; {verdict.proof.value}"]
@@ -205,27 +207,27 @@ class Instances:
         with self.changing(instance, by, Operation.ROLLBACK) as record:
             require(instance)
             if generation is None:
-                generation = self._generations.before(instance)
-            wanted = self._generations.content(instance, generation)
-            self.live.check(instance)
+                generation = self.store.before(instance)
+            wanted = self.store.manifest(instance, generation)
+            self.store.live.check(instance)
             before = reading.committed(instance) or {}
             certificates = {n: each for n, each in wanted.items() if n.startswith(CERTIFICATES)}
             record.words = [f"back to generation {generation}"]
-            record.differences = [*differences(instance, before, wanted)]
+            record.differences = [*_differences(instance, before, wanted)]
             try:
                 # With the certificates of both, what is committed can be loaded all the while.
-                self.live.commit(instance, {**before, **certificates}, {})
+                self.store.commit(instance, {**before, **certificates})
                 self._require_good(instance, wanted)
-                if self._generations.is_configuration_pending(instance):
+                if (reading.loaded(instance) or {}).get(CONFIGURATION) != before.get(CONFIGURATION):
                     record.words.append("the configuration that waited for a reload is dropped")
-                    self.live.keep_rejected(instance)
-                self.live.commit(instance, wanted, {})
+                    self.store.keep_rejected(instance)
+                self.store.commit(instance, wanted)
                 if not self.activation.runs(instance):
                     record.words.append("it does not run, and was not started")
                     return f"Generation {generation} is committed; it does not run"
                 self._activate(instance, record)
             except BaseException:  # also an end by force: nothing may stay half-way
-                self.live.commit(instance, before, {})
+                self.store.commit(instance, before)
                 raise
         return f"Back to generation {generation}, which is now generation {record.generation}"
 
@@ -308,7 +310,7 @@ class Instances:
         """The number of the generation that came up; None when the disk takes no more: it serves
         all the same."""
         try:
-            return self._generations.remember(instance)
+            return self.store.number(instance)
         except OSError as error:
             logger.warning("instance=%s cannot be kept as a generation: %s", instance.id, error)
             return None
@@ -337,12 +339,11 @@ class Instances:
     def _remove_files(self, instance: InstanceLayout) -> None:
         """Remove all that there is of an instance. Until its references are dropped, a kill leaves
         all of it."""
-        self.live.take_away(instance)
-        Revisions.of(instance).drop_all()
+        self.store.live.take_away(instance)
+        self.store.forget(instance)
         files.remove_tree(instance.certificates)
         files.remove_tree(instance.directory)
         self.acceptance.forget(instance.id)
-        self.live.forget(instance.id)
 
     def adopt(self) -> None:
         """Bring what an earlier agent left into order; before anything else is called."""
@@ -386,8 +387,8 @@ class Instances:
                 new |= self.certificates.renewed(instance)
             self._report_limits(instance.id, limits)
             kept = Revisions.of(instance).keep(new)
-            self.live.commit(instance, {**manifest, **kept}, new)
-        self.live.check(instance)
+            self.store.commit(instance, {**manifest, **kept}, new)
+        self.store.live.check(instance)
         self._tidy(instance)
 
     def resume(self) -> None:
@@ -473,17 +474,16 @@ class Instances:
 
     def _tidy(self, instance: InstanceLayout) -> None:
         try:
-            self.live.finish(instance)
             files.remove(instance.state)  # the disk may have refused that when it was read
             files.discard_left()
-            self._generations.tidy(instance)
+            self.store.tidy(instance)
         except (OSError, AgentError) as error:
             logger.warning("instance=%s is not tidied: %s", instance.id, error)
 
     def _try_file(self, instance: InstanceLayout, path: Path, content: Path) -> Completed:
         """Let haproxy check what is committed with another file in the place of one it names."""
         with contextlib.suppress(ContentLost):  # perhaps of the file that comes now
-            self.live.check(instance)
+            self.store.live.check(instance)
         name = re.compile(rf"{re.escape(str(path))}(?![\w.-])".encode())
         manifest = reading.committed(instance) or {}
         configuration = name.sub(str(content).encode(), reading.read(instance, CONFIGURATION))
@@ -527,6 +527,20 @@ class Instances:
             agent_port=self._agent_port,
             group=self.group,
         )
+
+
+def _differences(
+    instance: InstanceLayout, before: Manifest, after: Manifest
+) -> tuple[changes.Difference, ...]:
+    """Return what differs between two configurations; nothing where one cannot be read."""
+    revisions, name = Revisions.of(instance), instance.configuration.name
+    with contextlib.suppress(ContentLost, KeyError, OSError):
+        old, new = (
+            {name: revisions.read(each[CONFIGURATION].digest).decode(errors="surrogateescape")}
+            for each in (before, after)
+        )
+        return value_diff.compare_values(compare_configs(old, new), (name,))
+    return ()
 
 
 def _counted(configuration: bytes, before: CountedText | None) -> CountedText:

@@ -9,10 +9,10 @@ from amphora_agent.errors import NotFound, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import MOST_ENTRIES, Journal
 from amphora_agent.haproxy.config.queries import ListenerType
-from amphora_agent.haproxy.generations import Generations
 from amphora_agent.haproxy.policy import compat
 from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.poller import Observer, listener_index
 from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening
 from amphora_agent.model.events.alarms import Alarm
@@ -27,6 +27,8 @@ from amphora_agent.model.status import (
 )
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
 from amphora_agent.revisions import reading
+from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.supervisor.contract import ProcessState, Supervisor
 
 logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ class Inventory:
         self._index = listener_index()
         self._observer = Observer(layout, clock)
         self._journal = journal
-        self._generations = Generations()
+        self._store = RevisionStore(LiveFiles(alarms))
 
     def running(self) -> int:
         """How many instances run."""
@@ -124,8 +126,8 @@ class Inventory:
             InstanceStatus(
                 id=instance.id,
                 **self._state(instance, silences.get(instance.id)),
-                generation=self._generations.newest(instance),
-                pending=self._generations.is_pending(instance),
+                generation=self._store.newest(instance),
+                pending=not loaded_state.is_remembered(instance),
                 alarms=tuple(alarm for alarm in alarms if alarm.subject == instance.id),
             )
             for instance in reading.instances(self._layout)
@@ -147,10 +149,10 @@ class Inventory:
         return InstanceDetails(
             id=instance.id,
             **self._state(instance, self._silences().get(instance.id)),
-            generation=self._generations.newest(instance),
-            pending=self._generations.is_pending(instance),
+            generation=self._store.newest(instance),
+            pending=not loaded_state.is_remembered(instance),
             alarms=self._alarms.current(instance.id),
-            generations=tuple(self._generations.numbers(instance)),
+            generations=tuple(self._store.numbers(instance)),
             current=current,
             leaving=leaving,
         )

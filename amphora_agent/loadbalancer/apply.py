@@ -23,7 +23,7 @@ from amphora_agent.haproxy.validate.validator import Candidate, Verdict
 from amphora_agent.keepalived.lvs import poller, service
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import results
-from amphora_agent.loadbalancer.store import Record, State, Store
+from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.model.loadbalancer.results import ProcessPlan
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
@@ -61,7 +61,7 @@ class Commitment:
     """Commits the states of load balancers; who changes one holds its lock."""
 
     def __init__(
-        self, layout: Layout, store: Store, instances: Instances, layer4: LvsListeners
+        self, layout: Layout, store: States, instances: Instances, layer4: LvsListeners
     ) -> None:
         self._layout = layout
         self._store = store

@@ -12,7 +12,7 @@ from amphora_agent.loadbalancer import desired_processes
 from amphora_agent.loadbalancer.certificates import resolve
 from amphora_agent.loadbalancer.desired_processes import Text, Wanted
 from amphora_agent.loadbalancer.render import Places
-from amphora_agent.loadbalancer.store import Record, State, Store
+from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.model.loadbalancer.results import ProcessModel
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from amphora_agent.paths import Layout, ObjectId, object_id
@@ -46,7 +46,7 @@ class Files(NamedTuple):
 class Drafts:
     """Makes them."""
 
-    def __init__(self, layout: Layout, store: Store, instances: Instances) -> None:
+    def __init__(self, layout: Layout, store: States, instances: Instances) -> None:
         self._layout = layout
         self._store = store
         self._instances = instances

@@ -6,7 +6,7 @@ import msgspec
 
 from amphora_agent.haproxy.process.activator import Outcome
 from amphora_agent.haproxy.update.planner import Plan
-from amphora_agent.loadbalancer.store import Record, State
+from amphora_agent.loadbalancer.states import Record, State
 from amphora_agent.model.loadbalancer import accessors
 from amphora_agent.model.loadbalancer.results import ProcessModel, ProcessPlan, Result, Summary
 from amphora_agent.model.loadbalancer.types import LoadBalancer

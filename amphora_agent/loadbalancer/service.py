@@ -28,7 +28,7 @@ from amphora_agent.loadbalancer import desired_processes, results
 from amphora_agent.loadbalancer.apply import Commitment
 from amphora_agent.loadbalancer.certificates import resolve
 from amphora_agent.loadbalancer.desired_state import Draft, Drafts
-from amphora_agent.loadbalancer.store import State, Store
+from amphora_agent.loadbalancer.states import State, States
 from amphora_agent.loadbalancer.translate import certificate_files, status
 from amphora_agent.loadbalancer.translate.certificate_files import Times
 from amphora_agent.model.decode import Problem, decode
@@ -93,7 +93,7 @@ class Declared:
         self._layer4 = layer4
         self._readings = readings
         self._process_model = process_model
-        self._store = Store(layout, instances.live)
+        self._store = States(layout, instances.store)
         self._drafts = Drafts(layout, self._store, instances)
         self._commitment = Commitment(layout, self._store, instances, layer4)
         #: By which each load balancer is what it is, as far as that is known.

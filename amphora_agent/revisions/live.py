@@ -29,7 +29,6 @@ from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import (
     CERTIFICATES,
     COMMITTED,
-    CONFIGURATION,
     NO_FILES,
     PLACING,
     WAITING,
@@ -170,33 +169,6 @@ class LiveFiles:
             if (committed := revisions.committed) is not None:
                 revisions.refer(PLACING, committed, sync=False)
         files.remove(instance.configuration)
-
-    def go_back(self, instance: InstanceLayout) -> bool:
-        """Commit the last good files again; without any, the instance has no configuration again.
-        Return whether there are some. A process of a rendered load balancer does not go back alone:
-        whoever committed its files puts back those of all processes.
-
-        What was committed is kept for a person to read.
-        """
-        if not instance.goes_back_alone:
-            return False
-        self.keep_rejected(instance)
-        good = reading.loaded(instance)
-        if good is None:
-            now = reading.committed_or_loaded(instance)
-            waiting = {name: each for name, each in now.items() if name.startswith(CERTIFICATES)}
-            self.commit(instance, waiting, {})
-            return False
-        self.commit(instance, good, {})
-        return True
-
-    def keep_rejected(self, instance: InstanceLayout) -> None:
-        """Keep the configuration that is committed for a person to read, as one that was refused.
-        It is not needed: when it cannot be written, nothing fails."""
-        try:
-            files.write(instance.rejected, reading.read(instance, CONFIGURATION))
-        except (OSError, ContentLost) as error:
-            logger.warning("instance=%s the refused text is not kept: %s", instance.id, error)
 
     def check(self, instance: InstanceLayout, *, alone: bool = True) -> None:
         """See that live files are what is committed; save, report and replace those that are not.

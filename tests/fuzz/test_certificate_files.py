@@ -22,6 +22,7 @@ from amphora_agent.haproxy.named_files import certificate_content, crt_list
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.paths import Layout, certificate_name, object_id
 from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.command import Completed
 from lab import haproxies
@@ -84,8 +85,8 @@ def room(tmp_path: Path) -> Room:
     def trial(*_: object) -> Completed:
         raise AssertionError("no configuration names a file")
 
-    live = LiveFiles(Alarms(layout.alarms))
-    files = CertificateFiles(layout, live, changing, lambda _: bounds, trial)
+    store = RevisionStore(LiveFiles(Alarms(layout.alarms)))
+    files = CertificateFiles(layout, store, changing, lambda _: bounds, trial)
     made = Room(layout, tmp_path / "certs/lb", files)
     files.put(ID, certificate_name("site.pem"), SITE.pem)
     files.put(ID, certificate_name("ca.pem"), SITE.chain)

@@ -43,7 +43,7 @@ from amphora_agent.namespace import Namespace
 from amphora_agent.paths import InstanceLayout, Layout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import PEER, ContentLost, Manifest
-from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
 from amphora_agent.supervisor.identity import kill, start_time
 
@@ -96,14 +96,14 @@ class Activation:
         layout: Layout,
         haproxy: Haproxy,
         supervisor: Supervisor,
-        live: LiveFiles,
+        store: RevisionStore,
         alarms: Alarms,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
         self._haproxy = haproxy
         self._supervisor = supervisor
-        self._live = live
+        self._store = store
         self._alarms = alarms
         self._clock = clock
 
@@ -121,7 +121,7 @@ class Activation:
             OperationFailed: it did not come up; the last good configuration is committed again,
                 and what ran before still serves.
         """
-        self._live.check(instance)
+        self._store.live.check(instance)
         if not self.runs(instance):
             decided = make_plan(
                 None, loaded_state.open_committed(instance), (), self._haproxy.capabilities()
@@ -191,7 +191,7 @@ class Activation:
             OperationFailed: it did not come up. It is stopped, unless it was to run before: then it
                 is tried with the last good files.
         """
-        self._live.check(instance)
+        self._store.live.check(instance)
         name = instance.process
         was_wanted = self._supervisor.state(name) is not ProcessState.STOPPED
         mark = self._supervisor.mark(name)
@@ -546,7 +546,7 @@ class Activation:
         )
 
     def _restore(self, instance: InstanceLayout) -> bool:
-        restored = self._live.go_back(instance)
+        restored = instance.goes_back_alone and self._store.restore(instance)
         if restored:
             logger.warning("instance=%s went back to the last good configuration", instance.id)
         return restored

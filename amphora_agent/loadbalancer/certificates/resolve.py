@@ -11,7 +11,7 @@ import msgspec
 
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.loadbalancer.desired_processes import Wanted
-from amphora_agent.loadbalancer.store import KeptCertificate, State
+from amphora_agent.loadbalancer.states import KeptCertificate, State
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.model.decode import Problem
 from amphora_agent.model.loadbalancer.results import Checked, Given, Purpose

@@ -12,6 +12,7 @@ from amphora_agent.haproxy.update.planner import FileChange
 from amphora_agent.paths import InstanceLayout, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import LOADED, Revisions
+from amphora_agent.revisions.store import RevisionStore
 from tests.builders.instances import commit, layout, live_files
 
 #: Of a process that is there all the while.
@@ -116,6 +117,16 @@ def test_certificate_files_that_differ_are_found(instance: InstanceLayout) -> No
     ]
 
 
+@pytest.mark.parametrize("name", ["haproxy.cfg", "certificates/a.pem"])
+def test_whatever_differs_from_what_came_up_waits(instance: InstanceLayout, name: str) -> None:
+    loaded_state.record_loaded(instance, record())
+    assert loaded_state.is_remembered(instance)
+    put(instance, name, b"other")
+    assert not loaded_state.is_remembered(instance)
+    loaded_state.record_loaded(instance, record())
+    assert loaded_state.is_remembered(instance)
+
+
 @pytest.fixture
 def declared(tmp_path: Path) -> RenderedLayout:
     """One that has come up with its first state, and has a second one committed."""
@@ -206,7 +217,7 @@ def test_going_back_brings_everything_back(instance: InstanceLayout) -> None:
     put(instance, "certificates/a.pem", b"first")
     loaded_state.record_loaded(instance, record())
     commit(instance, "second\n", **{"a.pem": b"second", "b.pem": b"second"})
-    assert live_files(instance).go_back(instance)
+    assert RevisionStore(live_files(instance)).restore(instance)
     assert loaded_state.read_committed(instance) == FIRST
     assert loaded_state.find_file_changes(instance) == []
     assert instance.configuration.read_bytes() == b"first\n"
@@ -218,7 +229,7 @@ def test_without_anything_to_go_back_to_there_is_no_configuration(
     instance: InstanceLayout,
 ) -> None:
     put(instance, "certificates/a.pem", b"waits")
-    assert not live_files(instance).go_back(instance)
+    assert not RevisionStore(live_files(instance)).restore(instance)
     assert not instance.configuration.exists()
     assert not reading.exists(instance)
     assert reading.read(instance, "certificates/a.pem") == b"waits"

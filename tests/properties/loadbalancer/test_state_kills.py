@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.loadbalancer.store import Record, State, Store
+from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.paths import InstanceLayout, Layout, object_id
 from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.settings.reader import Settings
 
 LB = object_id("lb")
@@ -23,10 +24,10 @@ WRITES = os.O_WRONLY | os.O_RDWR
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> States:
     settings = Settings(amphora_id="amphora", base_path=str(tmp_path / "base"))
     layout = Layout.of(settings, run=tmp_path / "run", namespace="none")
-    return Store(layout, LiveFiles(Alarms(layout.alarms)))
+    return States(layout, RevisionStore(LiveFiles(Alarms(layout.alarms))))
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def live_files(instance: InstanceLayout) -> LiveFiles:
     return LiveFiles(Alarms(instance.directory.parent / "alarms"))
 
 
-def change(store: Store, etag: str, *, certificates: bool = True) -> None:
+def change(store: States, etag: str, *, certificates: bool = True) -> None:
     """Commit a state whose one file says what its record does."""
     kept = [name for name in SAME if certificates or "/" not in name]
     before = store.state(LB)
@@ -93,7 +94,7 @@ def require_whole(state: State) -> str:
 @pytest.mark.parametrize("certificates", [True, False])
 @pytest.mark.parametrize("states", [1, 10, 14])
 def test_a_kill_leaves_the_old_or_the_new(
-    store: Store, instance: InstanceLayout, states: int, certificates: bool
+    store: States, instance: InstanceLayout, states: int, certificates: bool
 ) -> None:
     for number in range(states):
         change(store, f"{number}")

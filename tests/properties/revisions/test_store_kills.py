@@ -6,22 +6,22 @@ import sys
 from pathlib import Path
 
 from amphora_agent import files
-from amphora_agent.haproxy.generations import Generations
-from tests.builders.instances import commit, layout
-from tests.unit.haproxy.test_generations import certificates
+from amphora_agent.revisions.store import RevisionStore
+from tests.builders.instances import commit, layout, live_files
+from tests.unit.revisions.test_store import certificates
 
 #: Remembers text after text for a directory, and is killed before a system call of a given number.
 _MORTAL = """
 import os, sys
 from pathlib import Path
-from tests.builders.instances import commit, layout
-from amphora_agent.haproxy.generations import Generations
+from tests.builders.instances import commit, layout, live_files
+from amphora_agent.revisions.store import RevisionStore
 
 instance, fatal = layout(Path(sys.argv[1])), int(sys.argv[2])
-made = Generations(most=2)
+made = RevisionStore(live_files(instance), most=2)
 for number in range(3):
     commit(instance, f"text {number}", **{f"of{number}": b"key"})
-    made.remember(instance)
+    made.number(instance)
     made.tidy(instance)
 calls = 0
 def mortal(real):
@@ -35,7 +35,7 @@ def mortal(real):
 for name in ("mkdir", "link", "symlink", "rename", "replace", "rmdir", "unlink", "open"):
     setattr(os, name, mortal(getattr(os, name)))
 commit(instance, "the last", last=b"key")
-made.remember(instance)
+made.number(instance)
 made.tidy(instance)
 """
 
@@ -48,17 +48,18 @@ def test_a_kill_at_any_step_leaves_whole_generations_and_the_next_number(tmp_pat
         if ended.returncode == 0:
             break
         assert ended.returncode == -signal.SIGKILL
-        instance, made = layout(top), Generations(most=2)
+        instance = layout(top)
+        made = RevisionStore(live_files(instance), most=2)
         numbers = made.numbers(instance)
         for number in numbers:
             name = "last" if number == 4 else f"of{number - 1}"
-            assert certificates(made.content(instance, number)) == {name}, (fatal, number)
+            assert certificates(made.manifest(instance, number)) == {name}, (fatal, number)
         outcomes.append(numbers)
         # Whoever comes next brings it to an end, and leaves nothing lying about.
         commit(instance, "the last", last=b"key")
-        assert made.remember(instance) == 4
+        assert made.number(instance) == 4
         commit(instance, "after", after=b"key")
-        assert made.remember(instance) == 5
+        assert made.number(instance) == 5
         made.tidy(instance)
         assert {path.name for path in instance.revisions.iterdir() if path.is_symlink()} == {
             *("4", "5", "committed")

@@ -1,9 +1,8 @@
-"""The states of rendered load balancers on disk.
+"""The states of rendered load balancers.
 
-A state is a revision (`amphora_agent.revisions`) with everything: what haproxy and keepalived read,
-the certificates, and the load balancer itself. It becomes the committed one by one rename. A kill
-at any instant leaves the old or the new. The live files of the committed state are in `<id>/live`,
-to which `<id>/current` leads.
+A state is a revision with everything: what haproxy and keepalived read, the certificates, and the
+load balancer itself. The live files of the committed state are in `<id>/live`, to which
+`<id>/current` leads.
 
 They are those of the one process of the load balancer, or there is one directory for each process;
 then `<process>/current` leads there.
@@ -18,10 +17,10 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import NotFound
 from amphora_agent.model.loadbalancer.results import About
-from amphora_agent.paths import RENDERED_REFERENCES, Layout, ObjectId, RenderedLayout, object_id
+from amphora_agent.paths import Layout, ObjectId, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import COMMITTED, Manifest, Revisions
-from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 
 _MODEL, _RECORD = "model.json", "record.json"
 
@@ -88,12 +87,13 @@ class State:
         return self._revisions.read(entry.digest)
 
 
-class Store:
-    """The rendered load balancers of a layout. What changes one must hold its lock."""
+class States:
+    """The states of the rendered load balancers of a layout. What changes one must hold its
+    lock."""
 
-    def __init__(self, layout: Layout, live: LiveFiles) -> None:
+    def __init__(self, layout: Layout, store: RevisionStore) -> None:
         self._layout = layout
-        self._live = live
+        self._store = store
 
     def ids(self) -> list[ObjectId]:
         """The load balancers that there are, sorted."""
@@ -121,7 +121,8 @@ class Store:
         return self.revisions(lb_id).reference(COMMITTED)
 
     def revisions(self, lb_id: ObjectId) -> Revisions:
-        return Revisions(self._directory(lb_id) / "revisions", RENDERED_REFERENCES)
+        """The contents and references of a load balancer."""
+        return Revisions.of(self._layout.rendered(lb_id))
 
     def processes(self, lb_id: ObjectId) -> set[str]:
         """The processes that have directories of their own in this load balancer, or had."""
@@ -161,15 +162,12 @@ class Store:
         Raises:
             NotFound
         """
-        revisions = self.revisions(lb_id)
-        digest = revisions.reference(str(number))
-        if digest is None:
-            raise NotFound("Generation Not Found", f"no generation {number}")
-        return State(revisions, number, digest)
+        digest = self._store.digest(self._layout.rendered(lb_id), number)
+        return State(self.revisions(lb_id), number, digest)
 
     def numbers(self, lb_id: ObjectId) -> list[int]:
         """The states that are kept, oldest first."""
-        return self.revisions(lb_id).numbers()
+        return self._store.numbers(self._layout.rendered(lb_id))
 
     def stage(
         self,
@@ -192,15 +190,14 @@ class Store:
     def commit(self, lb_id: ObjectId, state: Manifest) -> State:
         """Make a staged state the load balancer's."""
         revisions, instance = self.revisions(lb_id), self._layout.rendered(lb_id)
-        number = max(revisions.numbers(), default=0) + 1
         digest = revisions.keep_manifest(state)
-        new = State(revisions, number, digest)
+        new = State(revisions, 0, digest)
         for process in new.record.processes:
             if process != lb_id:
                 files.make_directory(self._layout.base / process)
                 files.point(self._layout.base / process / "current", _link(process, lb_id))
-        revisions.refer(str(number), digest, sync=False)
-        self._live.commit(instance, state, {})
+        new.number = self._store.number(instance, digest) or 0
+        self._store.commit(instance, state)
         files.point(instance.current, instance.live.name)
         return new
 
@@ -211,24 +208,22 @@ class Store:
         if before is None:
             self.forget(lb_id)
             return
-        self._live.commit(self._layout.rendered(lb_id), before.files, {})
+        self._store.commit(self._layout.rendered(lb_id), before.files)
         if failed is not None and failed.number != before.number:
             self.revisions(lb_id).drop(str(failed.number))
 
     def forget(self, lb_id: ObjectId) -> None:
         """Forget a load balancer and its states."""
         instance = self._layout.rendered(lb_id)
-        live = instance.live
         files.remove(instance.current)
-        self.revisions(lb_id).drop_all()
-        files.remove_tree(live)
-        self._live.forget(lb_id)
+        self._store.forget(instance)
+        files.remove_tree(instance.live)
 
     def remove(self, lb_id: ObjectId) -> None:
         """Remove all that there is of a load balancer at one instant: what is half removed nobody
         would ask to be removed again, and keys are in it."""
         files.remove_at_once(self._directory(lb_id))
-        self._live.forget(lb_id)
+        self._store.live.forget(lb_id)
 
     def forget_empty(self, lb_id: ObjectId) -> None:
         """Remove what was made for a load balancer that there is not, unless it is of use."""

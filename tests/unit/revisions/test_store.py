@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.errors import NotFound
-from amphora_agent.haproxy.generations import Generations
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions.contents import CERTIFICATES, Manifest, Revisions
-from tests.builders.instances import commit, layout
+from amphora_agent.revisions.store import RevisionStore
+from tests.builders.instances import commit, layout, live_files
 
 #: What the certificates of the tests hold.
 KEY = b"a key"
@@ -19,6 +19,10 @@ KEY = b"a key"
 @pytest.fixture
 def instance(tmp_path: Path) -> InstanceLayout:
     return layout(tmp_path)
+
+
+def store(instance: InstanceLayout, **limits: int) -> RevisionStore:
+    return RevisionStore(live_files(instance), **limits)
 
 
 def certificates(manifest: Manifest) -> set[str]:
@@ -32,46 +36,44 @@ def kept_contents(instance: InstanceLayout) -> set[bytes]:
 
 
 def test_what_came_up_is_numbered_from_1_on(instance: InstanceLayout) -> None:
-    made = Generations()
+    made = store(instance)
     assert made.numbers(instance) == []
     for number in (1, 2, 3):
         commit(instance, f"text {number}")
-        assert made.remember(instance) == number
+        assert made.number(instance) == number
     assert made.numbers(instance) == [1, 2, 3]
 
 
 def test_the_numbers_go_on_after_a_restart(instance: InstanceLayout) -> None:
     commit(instance, "one")
-    Generations().remember(instance)
+    store(instance).number(instance)
     commit(instance, "two")
-    assert Generations().remember(instance) == 2
+    assert store(instance).number(instance) == 2
 
 
 def test_what_came_up_again_unchanged_keeps_its_number(instance: InstanceLayout) -> None:
-    made = Generations()
+    made = store(instance)
     commit(instance, "one", a=KEY)
-    assert made.remember(instance) == made.remember(instance) == 1
+    assert made.number(instance) == made.number(instance) == 1
     commit(instance, "one", a=KEY)
-    assert made.remember(instance) == 1
+    assert made.number(instance) == 1
 
 
 def test_a_generation_is_what_was_committed_then(instance: InstanceLayout) -> None:
-    made = Generations()
+    made = store(instance)
     first = commit(instance, "one", kept=b"k", replaced=b"old", removed=b"r")
-    made.remember(instance)
+    made.number(instance)
     second = commit(instance, "two", kept=b"k", replaced=b"new", added=b"a")
-    made.remember(instance)
-    assert made.content(instance, 1) == first
-    assert made.content(instance, 2) == second
+    made.number(instance)
+    assert made.manifest(instance, 1) == first
+    assert made.manifest(instance, 2) == second
 
 
 @pytest.mark.parametrize("what", ["configuration", "certificate", "new", "gone"])
-def test_whatever_differs_from_the_newest_waits(instance: InstanceLayout, what: str) -> None:
-    made = Generations()
+def test_whatever_differs_from_the_newest_is_another(instance: InstanceLayout, what: str) -> None:
+    made = store(instance)
     commit(instance, "one", a=b"1", b=b"2")
-    assert made.is_pending(instance)
-    made.remember(instance)
-    assert not made.is_pending(instance)
+    made.number(instance)
     match what:
         case "configuration":
             commit(instance, "two", a=b"1", b=b"2")
@@ -81,17 +83,14 @@ def test_whatever_differs_from_the_newest_waits(instance: InstanceLayout, what: 
             commit(instance, "one", a=b"1", b=b"2", c=b"3")
         case "gone":
             commit(instance, "one", a=b"1")
-    assert made.is_pending(instance)
-    assert made.is_configuration_pending(instance) is (what == "configuration")
-    assert made.remember(instance) == 2
-    assert not made.is_pending(instance)
+    assert made.number(instance) == 2
 
 
 def test_keys_are_for_the_agent_alone_and_nobody_writes_contents(instance: InstanceLayout) -> None:
     old = os.umask(0)
     try:
         commit(instance, "one", a=KEY)
-        Generations().remember(instance)
+        store(instance).number(instance)
     finally:
         os.umask(old)
     assert stat.S_IMODE(instance.revisions.stat().st_mode) == 0o700
@@ -102,10 +101,10 @@ def test_keys_are_for_the_agent_alone_and_nobody_writes_contents(instance: Insta
 
 
 def test_op2_ten_generations_keep_each_content_once(instance: InstanceLayout) -> None:
-    made = Generations()
+    made = store(instance)
     for number in range(10):
         commit(instance, f"text {number}", **{f"c{each}": b"%d" % each for each in range(50)})
-        made.remember(instance)
+        made.number(instance)
     assert len(made.numbers(instance)) == 10
     contents = [path for path in instance.revisions.iterdir() if not path.is_symlink()]
     # Of each generation its text, its addition and its manifest; the peer and certificates once.
@@ -115,25 +114,25 @@ def test_op2_ten_generations_keep_each_content_once(instance: InstanceLayout) ->
 
 
 def test_the_oldest_are_forgotten_with_their_certificates(instance: InstanceLayout) -> None:
-    made = Generations(most=3)
+    made = store(instance, most=3)
     for number in range(1, 8):
         commit(instance, f"text {number}", **{f"of{number}": b"key %d" % number})
-        made.remember(instance)
+        made.number(instance)
     assert made.numbers(instance) == [5, 6, 7]
     made.tidy(instance)
     assert Revisions.of(instance).numbers() == [5, 6, 7]
-    assert certificates(made.content(instance, 5)) == {"of5"}
+    assert certificates(made.manifest(instance, 5)) == {"of5"}
     keys = {data for data in kept_contents(instance) if data.startswith(b"key")}
     assert keys == {b"key 5", b"key 6", b"key 7"}
 
 
 def test_what_was_only_uploaded_is_forgotten_too(instance: InstanceLayout) -> None:
-    made = Generations()
+    made = store(instance)
     commit(instance, "one", a=KEY)
-    made.remember(instance)
+    made.number(instance)
     commit(instance, "never loaded", a=b"another")
     commit(instance, "two")
-    made.remember(instance)
+    made.number(instance)
     made.tidy(instance)
     assert b"never loaded" not in kept_contents(instance)
     assert b"another" not in kept_contents(instance)
@@ -141,36 +140,36 @@ def test_what_was_only_uploaded_is_forgotten_too(instance: InstanceLayout) -> No
 
 
 def test_they_hold_no_more_bytes_than_they_may(instance: InstanceLayout) -> None:
-    made = Generations(most_bytes=2200)
+    made = store(instance, most_bytes=2200)
     for number in range(5):
         # What all of them have counts once, however large it is.
         commit(instance, f"{number}" * 400, shared=b"x" * 5000)
-        made.remember(instance)
+        made.number(instance)
         made.tidy(instance)
     assert made.numbers(instance) == [3, 4, 5]
     for number in range(5, 8):
         commit(instance, "text", large=f"{number}".encode() * 2000)
-        made.remember(instance)
+        made.number(instance)
         made.tidy(instance)
     assert made.numbers(instance) == [7, 8]
 
 
 def test_the_newest_is_kept_however_large_it_is(instance: InstanceLayout) -> None:
-    made = Generations(most_bytes=1)
+    made = store(instance, most_bytes=1)
     for text in ("one", "two"):
         commit(instance, text)
-        made.remember(instance)
+        made.number(instance)
         made.tidy(instance)
     assert made.numbers(instance) == [2]
 
 
 def test_one_that_is_not_there_is_said_to_be_so(instance: InstanceLayout) -> None:
-    made = Generations(most=2)
+    made = store(instance, most=2)
     with pytest.raises(NotFound, match="no generation 1: there is none yet"):
-        made.content(instance, 1)
+        made.manifest(instance, 1)
     for number in range(3):
         commit(instance, f"text {number}")
-        made.remember(instance)
+        made.number(instance)
     for number in (0, -1, 1, 4):
         with pytest.raises(NotFound, match=f"no generation {number}: there are 2 to 3"):
-            made.content(instance, number)
+            made.manifest(instance, number)

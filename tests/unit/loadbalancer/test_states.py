@@ -1,4 +1,4 @@
-"""States of declared load balancers: made beside one another, committed at one instant."""
+"""States of rendered load balancers: made beside one another, committed at one instant."""
 
 from pathlib import Path
 
@@ -6,11 +6,12 @@ import pytest
 
 from amphora_agent.errors import NotFound
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.loadbalancer.store import Record, State, Store
+from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.model.loadbalancer.results import About, Purpose
 from amphora_agent.paths import Layout, ObjectId, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.live import LiveFiles
+from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.settings.reader import Settings
 
 LB = object_id("lb")
@@ -23,8 +24,8 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def store(layout: Layout) -> Store:
-    return Store(layout, LiveFiles(Alarms(layout.alarms)))
+def store(layout: Layout) -> States:
+    return States(layout, RevisionStore(LiveFiles(Alarms(layout.alarms))))
 
 
 def record(etag: str = "1", *processes: str) -> Record:
@@ -37,7 +38,7 @@ def record(etag: str = "1", *processes: str) -> Record:
     )
 
 
-def committed(store: Store, made: dict[str, bytes], *kept: str, etag: str = "1") -> State:
+def committed(store: States, made: dict[str, bytes], *kept: str, etag: str = "1") -> State:
     staged = store.stage(LB, made, kept, store.state(LB), record(etag), b"{}")
     return store.commit(LB, staged)
 
@@ -46,14 +47,14 @@ def current(layout: Layout, lb: ObjectId = LB) -> Path:
     return layout.base / lb / "current"
 
 
-def test_there_is_nothing_at_first(store: Store) -> None:
+def test_there_is_nothing_at_first(store: States) -> None:
     assert store.ids() == []
     assert store.state(LB) is None
     with pytest.raises(NotFound):
         store.existing(LB)
 
 
-def test_what_was_committed_is_there(store: Store, layout: Layout) -> None:
+def test_what_was_committed_is_there(store: States, layout: Layout) -> None:
     state = committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
     assert (state.number, state.record.etag) == (1, "1")
     assert store.ids() == [LB]
@@ -62,7 +63,7 @@ def test_what_was_committed_is_there(store: Store, layout: Layout) -> None:
     assert current(layout).readlink() == Path("live")
 
 
-def test_only_the_agent_can_read_it(store: Store, layout: Layout) -> None:
+def test_only_the_agent_can_read_it(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
     for directory in (layout.base / LB / "live", layout.base / LB / "revisions"):
         assert directory.stat().st_mode & 0o777 == 0o700
@@ -70,7 +71,7 @@ def test_only_the_agent_can_read_it(store: Store, layout: Layout) -> None:
             assert path.is_symlink() or path.stat().st_mode & 0o077 == 0, path
 
 
-def test_files_that_are_as_before_are_not_written_again(store: Store, layout: Layout) -> None:
+def test_files_that_are_as_before_are_not_written_again(store: States, layout: Layout) -> None:
     first = committed(store, {"haproxy.cfg": b"text", "pool.cfg": b"old"})
     kept = current(layout) / "haproxy.cfg"
     inode = kept.stat().st_ino
@@ -83,20 +84,20 @@ def test_files_that_are_as_before_are_not_written_again(store: Store, layout: La
     assert store.existing(LB).record.etag == "2"
 
 
-def test_files_that_are_gone_are_removed(store: Store, layout: Layout) -> None:
+def test_files_that_are_gone_are_removed(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key", "gone.cfg": b""})
     committed(store, {}, "haproxy.cfg", etag="2")
     names = {path.name for path in (layout.base / LB / "live").rglob("*") if path.is_file()}
     assert names == {"haproxy.cfg", "model.json", "record.json"}
 
 
-def test_what_is_not_committed_leaves_nothing(store: Store, layout: Layout) -> None:
+def test_what_is_not_committed_leaves_nothing(store: States, layout: Layout) -> None:
     store.stage(LB, {"haproxy.cfg": b"x"}, (), None, record(), b"{}")
     store.forget_empty(LB)
     assert not (layout.base / LB).exists()
 
 
-def test_going_back_forgets_what_failed(store: Store, layout: Layout) -> None:
+def test_going_back_forgets_what_failed(store: States, layout: Layout) -> None:
     before = committed(store, {"haproxy.cfg": b"old"})
     committed(store, {"haproxy.cfg": b"new"}, etag="2")
     store.go_back(LB, before)
@@ -109,7 +110,7 @@ def test_going_back_forgets_what_failed(store: Store, layout: Layout) -> None:
     assert not (layout.base / LB).exists()
 
 
-def test_going_back_to_the_same_state_gives_it_another_number(store: Store) -> None:
+def test_going_back_to_the_same_state_gives_it_another_number(store: States) -> None:
     first = committed(store, {"haproxy.cfg": b"old"})
     committed(store, {"haproxy.cfg": b"new"}, etag="2")
     again = store.commit(LB, store.numbered(LB, 1).files)
@@ -117,7 +118,7 @@ def test_going_back_to_the_same_state_gives_it_another_number(store: Store) -> N
     assert store.existing(LB).number == 3
 
 
-def test_several_processes_have_directories_that_lead_there(store: Store, layout: Layout) -> None:
+def test_several_processes_have_directories_that_lead_there(store: States, layout: Layout) -> None:
     made = {"a/haproxy.cfg": b"a", "b/haproxy.cfg": b"b"}
     store.commit(LB, store.stage(LB, made, (), None, record("1", "a", "b"), b"{}"))
     assert (layout.base / "a" / "current" / "haproxy.cfg").read_bytes() == b"a"
@@ -127,7 +128,7 @@ def test_several_processes_have_directories_that_lead_there(store: Store, layout
     assert store.taken("a", object_id("a"))
 
 
-def test_certificates_are_kept_by_name(store: Store) -> None:
+def test_certificates_are_kept_by_name(store: States) -> None:
     about = About(
         purpose=Purpose.CERTIFICATE, subject="CN=a", not_before="", not_after="", fingerprint=""
     )
