@@ -24,8 +24,9 @@ from amphora_agent.haproxy.replies.workers import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.loadbalancer import render
 from amphora_agent.loadbalancer.render import Places
-from amphora_agent.loadbalancer.translate import names, to_haproxy
+from amphora_agent.loadbalancer.translate import names
 from amphora_agent.loadbalancer.translate.backends import Backend, Server
+from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer.results import ProcessModel
 from amphora_agent.model.loadbalancer.types import ListenerProtocol, LoadBalancer, Pool
@@ -106,10 +107,10 @@ class Site:
             if listener.listener_id in listener_ids and listener.protocol is ListenerProtocol.HTTP
         )
 
-    def processes(self, model: ProcessModel) -> tuple[to_haproxy.Process, ...]:
+    def processes(self, model: ProcessModel) -> tuple[Process, ...]:
         if model is ProcessModel.LOADBALANCER:
-            return (to_haproxy.whole(self.balancer),)
-        return tuple(to_haproxy.each(self.balancer))
+            return (rendered.translate_whole(self.balancer),)
+        return tuple(rendered.translate_each(self.balancer))
 
 
 def _listener(number: int, pool_id: str, *, encrypted: bool) -> dict[str, Any]:
@@ -146,7 +147,7 @@ class Instance:
 
     def __init__(
         self,
-        process: to_haproxy.Process,
+        process: Process,
         directory: Path,
         certificates: Path,
         program: Path,
@@ -178,7 +179,7 @@ class Instance:
         self.name = name
         self.socket = MasterSocket(directory / "master")
 
-    def write(self, process: to_haproxy.Process) -> None:
+    def write(self, process: Process) -> None:
         """Write the files."""
         for name, text in rendered.render(process, self._places).items():
             (self._configuration / name).write_text(text)

@@ -18,9 +18,10 @@ from amphora_agent.loadbalancer import render as loadbalancer_render
 from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.translate import certificate_files, names, to_haproxy, to_lvs
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
-from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.addressing import Address
+from amphora_agent.model.loadbalancer.resolved import ResolvedListener, ResolvedLoadBalancer
 from amphora_agent.model.loadbalancer.results import ProcessModel
-from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer
+from amphora_agent.model.loadbalancer.types import LoadBalancer
 from amphora_agent.paths import PARTS
 
 #: File descriptors that haproxy has for itself, and some.
@@ -28,19 +29,18 @@ _OTHERS = 200
 
 _canonical = msgspec.json.Encoder(enc_hook=str, order="deterministic")
 
-PlacesOf = Callable[[LoadBalancer, str], Places]
+PlacesOf = Callable[[ResolvedLoadBalancer, str], Places]
 
 
 class Wanted(NamedTuple):
     """One process. Its files are below `prefix` in those of the load balancer: "" or "<id>/".
-    `balancer` is the part of the load balancer that it serves, `served` are the listeners of it
-    that are up."""
+    `listeners` are those that it serves, all of which are up."""
 
     id: str
     prefix: str
     places: Places
-    balancer: LoadBalancer
-    served: tuple[Listener, ...]
+    vips: tuple[Address, ...]
+    listeners: tuple[ResolvedListener, ...]
 
 
 class Text(NamedTuple):
@@ -51,26 +51,20 @@ class Text(NamedTuple):
 
 
 def processes(
-    balancer: LoadBalancer, model: ProcessModel, places_of: PlacesOf
+    balancer: ResolvedLoadBalancer, model: ProcessModel, places_of: PlacesOf
 ) -> tuple[Wanted, ...]:
     """The processes that a load balancer needs: none for nothing to listen at."""
-    up = accessors.is_up(balancer)
-    listeners = [
-        listener
-        for listener in balancer.listeners or ()
-        if up and accessors.is_up(listener) and not accessors.is_layer4(listener)
-    ]
-    name = balancer.loadbalancer_id
+    listeners, name = balancer.haproxy_listeners, balancer.id
     if not listeners:
         return ()
     if model is ProcessModel.LOADBALANCER:
-        return (Wanted(name, "", places_of(balancer, name), balancer, tuple(listeners)),)
+        return (Wanted(name, "", places_of(balancer, name), balancer.vips, listeners),)
     return tuple(
         Wanted(
             listener.listener_id,
             f"{listener.listener_id}/",
             places_of(balancer, listener.listener_id),
-            msgspec.structs.replace(balancer, listeners=(listener,)),
+            balancer.vips,
             (listener,),
         )
         for listener in listeners
@@ -121,18 +115,15 @@ def _joined(texts: Sequence[Text]) -> Text:
 
 
 def _process(wanted: Wanted) -> Process:
-    return (
-        next(to_haproxy.each(wanted.balancer))
-        if wanted.prefix
-        else to_haproxy.whole(wanted.balancer)
-    )
+    return to_haproxy.translate_process(wanted.id, wanted.vips, wanted.listeners)
 
 
-def layer4_texts(balancer: LoadBalancer, places: Places) -> dict[str, Text]:
+def layer4_texts(balancer: ResolvedLoadBalancer, places: Places) -> dict[str, Text]:
     """The files for keepalived, by the ids of their listeners."""
+    servers = [to_lvs.translate_listener(balancer, each) for each in balancer.lvs_listeners]
     return {
         each.id: Text(_mark(each, places), partial(loadbalancer_render.render_layer4, each, places))
-        for each in to_lvs.each(balancer)
+        for each in servers
     }
 
 

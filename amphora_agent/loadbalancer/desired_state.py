@@ -13,8 +13,8 @@ from amphora_agent.loadbalancer.certificates import resolve
 from amphora_agent.loadbalancer.desired_processes import Text, Wanted
 from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.states import Record, State, States
+from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
 from amphora_agent.model.loadbalancer.results import ProcessModel
-from amphora_agent.model.loadbalancer.types import LoadBalancer
 from amphora_agent.paths import Layout, ObjectId, object_id
 from amphora_agent.revisions.contents import digest_of
 
@@ -54,7 +54,7 @@ class Drafts:
     def of(
         self,
         lb_id: ObjectId,
-        balancer: LoadBalancer,
+        balancer: ResolvedLoadBalancer,
         before: State | None,
         model: ProcessModel,
         chosen: ProcessModel | None,
@@ -68,7 +68,7 @@ class Drafts:
         processes = desired_processes.processes(balancer, model, self._places)
         certificates = resolve.of(balancer, processes, before, self._store.stored(lb_id))
         layer4 = desired_processes.layer4_texts(balancer, self._places(balancer, lb_id))
-        content = desired_processes.canonical(balancer)
+        content = desired_processes.canonical(balancer.model)
         digests = {name: each.file for name, each in certificates.known.items()}
         return Draft(
             content,
@@ -113,11 +113,11 @@ class Drafts:
         marked = {name: text.mark for name, text in texts.items()}
         return Files(made, tuple(kept), msgspec.structs.replace(draft.record, marks=marked))
 
-    def _places(self, balancer: LoadBalancer, process: str) -> Places:
+    def _places(self, balancer: ResolvedLoadBalancer, process: str) -> Places:
         instance = self._layout.rendered(object_id(process))
         return Places(
-            loadbalancer_id=balancer.loadbalancer_id,
-            project_id=balancer.project_id or "",
+            loadbalancer_id=balancer.id,
+            project_id=balancer.project_id,
             configuration=str(instance.current),
             certificates=str(instance.certificates),
             stats_socket=str(instance.stats_socket),

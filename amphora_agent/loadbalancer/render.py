@@ -14,7 +14,7 @@ from amphora_agent.loadbalancer.translate.backends import Backend
 from amphora_agent.loadbalancer.translate.frontends import Frontend
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.loadbalancer.translate.to_lvs import VirtualServer
-from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.types import METRICS_BACKEND
 
 _FOLDER = "haproxy_templates"
 
@@ -66,7 +66,7 @@ class Places(NamedTuple):
 
 def render_process(process: Process, places: Places) -> str:
     """What the listeners of one haproxy share."""
-    return _text("process.cfg.j2", process=process, places=places, metrics=accessors.METRICS)
+    return _text("process.cfg.j2", process=process, places=places, metrics=METRICS_BACKEND)
 
 
 def render_listener(listener: Frontend, places: Places) -> str:

@@ -7,9 +7,8 @@ import msgspec
 from amphora_agent.haproxy.process.activator import Outcome
 from amphora_agent.haproxy.update.planner import Plan
 from amphora_agent.loadbalancer.states import Record, State
-from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
 from amphora_agent.model.loadbalancer.results import ProcessModel, ProcessPlan, Result, Summary
-from amphora_agent.model.loadbalancer.types import LoadBalancer
 
 #: From the least to the most that is noticed.
 _STEPS = ("nothing", "runtime", "stop", "reload", "replace", "start")
@@ -23,15 +22,15 @@ _ENDS = (
 )
 
 
-def summary(balancer: LoadBalancer, state: State) -> Summary:
+def summary(balancer: ResolvedLoadBalancer, state: State) -> Summary:
     """A load balancer among others."""
     return Summary(
-        loadbalancer_id=balancer.loadbalancer_id,
+        loadbalancer_id=balancer.id,
         etag=state.record.etag,
         process_model=ProcessModel(state.record.process_model),
         generation=state.number,
-        listeners=len(balancer.listeners or ()),
-        pools=len(accessors.pools(balancer)),
+        listeners=len(balancer.listeners),
+        pools=len(balancer.pools),
     )
 
 

@@ -26,15 +26,16 @@ from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import desired_processes, results
 from amphora_agent.loadbalancer.apply import Commitment
-from amphora_agent.loadbalancer.certificates import resolve
+from amphora_agent.loadbalancer.certificates.resolve import check
 from amphora_agent.loadbalancer.desired_state import Draft, Drafts
 from amphora_agent.loadbalancer.states import State, States
 from amphora_agent.loadbalancer.translate import certificate_files, status
 from amphora_agent.loadbalancer.translate.certificate_files import Times
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events.changes import Caller, Operation
-from amphora_agent.model.loadbalancer import accessors, claims, merge_patch, validation
+from amphora_agent.model.loadbalancer import merge_patch, validation
 from amphora_agent.model.loadbalancer.pool_merge import normal_form
+from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer, resolve
 from amphora_agent.model.loadbalancer.results import (
     About,
     Given,
@@ -107,7 +108,7 @@ class Declared:
         for lb_id in self._store.ids():
             state = self._store.state(lb_id)
             if state is not None:
-                found.append(results.summary(decode(state.model(), LoadBalancer), state))
+                found.append(results.summary(_resolved(state), state))
         return Summaries(tuple(found))
 
     def get(self, lb_id: ObjectId) -> tuple[bytes, str]:
@@ -130,7 +131,6 @@ class Declared:
             NotFound
         """
         state = self._store.existing(lb_id)
-        balancer = decode(state.model(), LoadBalancer)
         said: dict[str, str | None] = {}
         for process in state.record.processes:
             socket = master_of(self._layout.rendered(ObjectId(process)))
@@ -145,7 +145,7 @@ class Declared:
             for name, kept in state.record.certificates.items()
         }
         notes = certificate_files.notes(times, datetime.now(UTC))
-        return status.of(balancer, said, layer4, notes)
+        return status.find_status(_resolved(state), said, layer4, notes)
 
     # Changes
 
@@ -228,10 +228,12 @@ class Declared:
                 generation = earlier[-1]
             again = self._store.numbered(lb_id, generation)
             record.words = [f"back to generation {generation}"]
-            balancer = decode(again.model(), LoadBalancer)
+            balancer = _resolved(again)
             layer4 = {*again.record.layer4, *before.record.layer4}
             with (
-                self._instances.listeners.counting(lb_id, _count_listeners(balancer), own=layer4),
+                self._instances.listeners.counting(
+                    lb_id, len(balancer.active_listeners), own=layer4
+                ),
                 self._claiming(lb_id, balancer),
             ):
                 processes = again.record.processes
@@ -290,7 +292,7 @@ class Declared:
         """
         with self._changing(lb_id, by, Operation.CERTIFICATE_PUT, kept=not dry_run) as record:
             record.words = [name]
-            (checked,) = resolve.check([Given(name, pem.decode(errors="replace"))])
+            (checked,) = check([Given(name, pem.decode(errors="replace"))])
             if checked.about is None:
                 raise InvalidRequest.of([("body", checked.problem)])
             new = name not in self._store.certificates(lb_id)
@@ -328,7 +330,7 @@ class Declared:
     def _make(
         self,
         lb_id: ObjectId,
-        balancer: LoadBalancer,
+        balancer: ResolvedLoadBalancer,
         before: State | None,
         chosen: ProcessModel | None,
         record: journal.Record,
@@ -345,7 +347,7 @@ class Declared:
         made, kept, described = self._drafts.files(draft, before)
         layer4 = {*draft.record.layer4, *(before.record.layer4 if before else ())}
         with (
-            self._instances.listeners.counting(lb_id, _count_listeners(balancer), own=layer4),
+            self._instances.listeners.counting(lb_id, len(balancer.active_listeners), own=layer4),
             self._claiming(lb_id, balancer),
         ):
             staged = self._store.stage(lb_id, made, kept, before, described, draft.model)
@@ -369,16 +371,18 @@ class Declared:
             return False  # it is to be remembered
         return self._commitment.holds(lb_id, state)
 
-    def _require_free(self, lb_id: ObjectId, balancer: LoadBalancer, model: ProcessModel) -> None:
+    def _require_free(
+        self, lb_id: ObjectId, balancer: ResolvedLoadBalancer, model: ProcessModel
+    ) -> None:
         """See that nobody else has the names that instances are to have.
 
         Raises:
             Conflict
         """
         names = [lb_id]
-        for listener in balancer.listeners or ():
+        for listener in balancer.listeners:
             name = listener.listener_id
-            if accessors.is_layer4(listener):
+            if listener.is_layer4:
                 continue
             if model is ProcessModel.LISTENER:
                 names.append(object_id(name))
@@ -389,7 +393,7 @@ class Declared:
                 raise Conflict("Name is taken", f"there is another instance {name}")
 
     def _claiming(
-        self, lb_id: ObjectId, balancer: LoadBalancer
+        self, lb_id: ObjectId, balancer: ResolvedLoadBalancer
     ) -> contextlib.AbstractContextManager[None]:
         """Claim the addresses of a load balancer while a change is under way.
 
@@ -398,7 +402,7 @@ class Declared:
         """
         return self._instances.addresses.claiming(
             lb_id,
-            lambda: claims.of_balancer(balancer),
+            balancer.claims,
             alone=True,
             more=lambda: self._layer4.claims(rendered_only=False),
         )
@@ -416,7 +420,7 @@ class Declared:
                 self._store.forget_empty(lb_id)
 
 
-def _decoded(lb_id: ObjectId, body: bytes) -> LoadBalancer:
+def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
     """The load balancer in a body.
 
     Raises:
@@ -432,7 +436,11 @@ def _decoded(lb_id: ObjectId, body: bytes) -> LoadBalancer:
         wrong.append(Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))
     if wrong:
         raise InvalidRequest.of(wrong)
-    return normal_form(balancer, body)
+    return resolve(normal_form(balancer, body))
+
+
+def _resolved(state: State) -> ResolvedLoadBalancer:
+    return resolve(decode(state.model(), LoadBalancer))
 
 
 def _nothing(lb_id: ObjectId, state: State, record: journal.Record, *, dry_run: bool) -> Result:
@@ -447,13 +455,6 @@ def _json_object(body: bytes) -> dict[str, object]:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest.of([("body", f"not a JSON object: {error}")]) from None
-
-
-def _count_listeners(balancer: LoadBalancer) -> int:
-    """The listeners of which heartbeats tell."""
-    if not accessors.is_up(balancer):
-        return 0
-    return sum(accessors.is_up(listener) for listener in balancer.listeners or ())
 
 
 def _require(state: State | None, precondition: Precondition) -> None:

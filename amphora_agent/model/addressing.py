@@ -1,8 +1,9 @@
-"""Addresses, networks and MAC addresses as JSON writes them, turned into real types."""
+"""Addresses, networks and MAC addresses as JSON writes them, and claims of sockets on them."""
 
 import functools
 import re
 from abc import ABCMeta
+from collections.abc import Iterable
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -14,7 +15,7 @@ from ipaddress import (
     ip_interface,
     ip_network,
 )
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     Address: TypeAlias = IPv4Address | IPv6Address
@@ -93,3 +94,86 @@ def parse_mac(text: str) -> Mac:
     if int(normal[:2], 16) & 1 or not normal.strip("0:"):
         raise ValueError(f"{text!r} is not the MAC address of one interface")
     return Mac(normal)
+
+
+def prefix_length(mask: Address) -> int | None:
+    """Return the prefix length of a network with this mask; None when its ones are not all in
+    front, or there are none."""
+    bits = f"{int(mask):0{mask.max_prefixlen}b}"
+    return len(bits.rstrip("0")) if re.fullmatch("1+0*", bits) else None
+
+
+# Claims: what one load balancer claims, no other may have. Two sockets of haproxy at one address
+# and port are no error to the kernel: it divides the connections between them.
+
+TCP = "TCP"
+
+_IPV4, _IPV6 = frozenset({4}), frozenset({6})
+#: The IP versions that a socket at no particular address serves.
+EVERYWHERE = _IPV4 | _IPV6
+
+
+class Claim(NamedTuple):
+    """Ports from `low` to `high`, at an address in its shortest form, or with "" at all addresses
+    of some IP versions. `transport` is Octavia's word: TCP, UDP or SCTP."""
+
+    transport: str
+    host: str
+    versions: frozenset[int]
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        host = with_brackets(self.host) or "*"
+        ports = str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+        return f"{host}:{ports} ({self.transport})"
+
+    def meets(self, other: "Claim") -> bool:
+        """Whether a connection can be for both."""
+        return (
+            self.transport == other.transport
+            and self.low <= other.high
+            and other.low <= self.high
+            and bool(self.versions & other.versions)
+            and (not self.host or not other.host or self.host == other.host)
+        )
+
+
+def claim(
+    transport: str,
+    host: str | Address,
+    low: int,
+    high: int | None = None,
+    *,
+    only_ipv6: bool = False,
+) -> Claim:
+    """The claim of a socket. What is no IP address counts as every address, and so does `::`, whose
+    sockets serve IPv4, too, unless they are for `only_ipv6`."""
+    last = low if high is None else high
+    try:
+        address = ip_address(host) if isinstance(host, str) else host
+    except ValueError:
+        return Claim(transport, "", EVERYWHERE, low, last)
+    if isinstance(address, IPv6Address):
+        if address.is_unspecified:
+            return Claim(transport, "", _IPV6 if only_ipv6 else EVERYWHERE, low, last)
+        address = address.ipv4_mapped or address
+    versions = _IPV4 if address.version == 4 else _IPV6
+    return Claim(transport, "" if address.is_unspecified else str(address), versions, low, last)
+
+
+def first_meeting(some: Iterable[Claim], others: Iterable[Claim]) -> Claim | None:
+    """One of `some` that meets one of the others."""
+    by_port: dict[int, list[Claim]] = {}
+    ranges: list[Claim] = []
+    for other in others:
+        if other.low == other.high:
+            by_port.setdefault(other.low, []).append(other)
+        else:
+            ranges.append(other)
+    every_port = [other for found in by_port.values() for other in found]
+    for each in some:
+        at_port = by_port.get(each.low, []) if each.low == each.high else every_port
+        if any(map(each.meets, (*at_port, *ranges))):
+            return each
+    return None

@@ -9,7 +9,6 @@ import sys
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.loadbalancer import render
-from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.types import LoadBalancer
@@ -23,13 +22,16 @@ def answer(body: bytes) -> dict[str, object]:
         balancer = decode(body, LoadBalancer)
     except InvalidRequest as error:
         return {"problems": [error.details]}
-    process = to_haproxy.whole(balancer)
+    process = rendered.translate_whole(balancer)
     rendered.render(process, PLACES)
     return {
         "problems": [str(problem) for problem in validation.problems(balancer)],
         "frontends": [each.id for each in process.frontends],
         "backends": [each.id for each in process.backends],
-        "layer4": {each.id: render.render_layer4(each, PLACES) for each in to_lvs.each(balancer)},
+        "layer4": {
+            each.id: render.render_layer4(each, PLACES)
+            for each in rendered.translate_layer4(balancer)
+        },
     }
 
 

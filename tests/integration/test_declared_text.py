@@ -19,7 +19,6 @@ from amphora_agent.keepalived.config import lvs
 from amphora_agent.keepalived.program import SOMETHING_TO_SAY, complaints
 from amphora_agent.loadbalancer import render as loadbalancer_render
 from amphora_agent.loadbalancer.render import Places
-from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.l7_validation import MOST_RULES
@@ -120,8 +119,8 @@ def test_any_model_is_configuration(
     @any_model
     @given(balancers())
     def is_accepted(made: LoadBalancer) -> None:
-        check(program, write(to_haproxy.whole(made), directory, certificates))
-        for process in itertools.islice(to_haproxy.each(made), 1):
+        check(program, write(rendered.translate_whole(made), directory, certificates))
+        for process in itertools.islice(rendered.translate_each(made), 1):
             check(program, write(process, directory, certificates))
 
     is_accepted()
@@ -166,7 +165,7 @@ def test_any_regular_expression_that_passes_is_one_to_every_engine(
     ]
     made = decoded(balancer(listener(l7policies=policies)))
     assert not list(validation.problems(made))
-    check(program, write(to_haproxy.whole(made), directory, certificates))
+    check(program, write(rendered.translate_whole(made), directory, certificates))
 
 
 def test_a_shared_pool_is_checked_by_one_backend(
@@ -183,7 +182,7 @@ def test_a_shared_pool_is_checked_by_one_backend(
             pools=(shared,),
         )
     )
-    current = write(to_haproxy.whole(made), directory, certificates)
+    current = write(rendered.translate_whole(made), directory, certificates)
     check(program, current)
     text = (current / "pool-pool.cfg").read_text()
     assert re.findall(r"^backend (.*)", text, re.M) == ["pool", "pool:two"]
@@ -192,7 +191,8 @@ def test_a_shared_pool_is_checked_by_one_backend(
 
 def layer4_texts(made: LoadBalancer, directory: Path) -> list[str]:
     return [
-        loadbalancer_render.render_layer4(each, places(directory)) for each in to_lvs.each(made)
+        loadbalancer_render.render_layer4(each, places(directory))
+        for each in rendered.translate_layer4(made)
     ]
 
 

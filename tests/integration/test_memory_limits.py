@@ -18,7 +18,6 @@ from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
-from amphora_agent.loadbalancer.translate import to_haproxy
 from lab import bodies, haproxies, rendered
 from lab.backend import Backend
 from lab.bodies import Body
@@ -57,7 +56,7 @@ def declared(directory: Path, *, checked: bool) -> str:
         for number, each in enumerate(pools)
     ]
     body = bodies.balancer(*listeners, pools=tuple(pools), vip_address=VIP)
-    process = to_haproxy.whole(bodies.decoded(body))
+    process = rendered.translate_whole(bodies.decoded(body))
     places = PLACES._replace(
         configuration=str(directory / "current"),
         certificates=str(directory / "current"),

@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 from amphora_agent.haproxy.config import parser
 from amphora_agent.haproxy.config.parser import Config, Section
-from amphora_agent.model.addressing import split_endpoint
-from amphora_agent.model.loadbalancer.claims import TCP, Claim, claim
+from amphora_agent.model.addressing import TCP, Claim, claim, split_endpoint
 
 #: Options that make it another socket than a plain one of this address.
 _UNUSUAL = frozenset({"interface", "namespace", "transparent"})

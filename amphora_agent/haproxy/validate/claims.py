@@ -15,7 +15,7 @@ from amphora_agent.errors import Conflict, InvalidRequest
 from amphora_agent.haproxy.config import parser, queries
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.poller import listener_index
-from amphora_agent.model.loadbalancer.claims import Claim, first_meeting
+from amphora_agent.model.addressing import Claim, first_meeting
 from amphora_agent.paths import InstanceLayout, Layout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import ContentLost

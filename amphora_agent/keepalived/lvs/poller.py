@@ -12,7 +12,7 @@ from amphora_agent.keepalived.config.lvs import Listener
 from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.lvs import status
 from amphora_agent.keepalived.lvs.status import Service
-from amphora_agent.model.loadbalancer.claims import Claim, claim
+from amphora_agent.model.addressing import Claim, claim
 from amphora_agent.model.status import InstanceReading, WorkerReading
 from amphora_agent.paths import Layout, LvsLayout, ObjectId
 

@@ -30,8 +30,8 @@ from amphora_agent.keepalived.program import (
     complaints,
     renumber,
 )
+from amphora_agent.model.addressing import Claim
 from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.model.loadbalancer.claims import Claim
 from amphora_agent.model.status import ListenerStatus
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, LvsLayout, ObjectId

@@ -14,8 +14,8 @@ from amphora_agent.loadbalancer.desired_processes import Wanted
 from amphora_agent.loadbalancer.states import KeptCertificate, State
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.model.decode import Problem
+from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
 from amphora_agent.model.loadbalancer.results import Checked, Given, Purpose
-from amphora_agent.model.loadbalancer.types import LoadBalancer
 from amphora_agent.supervisor.command import run
 from amphora_agent.x509 import pem
 
@@ -70,7 +70,7 @@ class _Came(NamedTuple):
 
 
 def of(
-    balancer: LoadBalancer,
+    balancer: ResolvedLoadBalancer,
     processes: Sequence[Wanted],
     before: State | None,
     stored: Mapping[str, bytes],
@@ -118,7 +118,7 @@ def _known_before(before: State | None) -> dict[tuple[str, str], str]:
 
 
 def _extracted(
-    balancer: LoadBalancer,
+    balancer: ResolvedLoadBalancer,
     processes: Sequence[Wanted],
     before: State | None,
     stored: Mapping[str, bytes],
@@ -149,7 +149,7 @@ def _extracted(
                 )
 
     for each in processes:
-        listeners = [listener.listener_id for listener in each.served]
+        listeners = [listener.listener_id for listener in each.listeners]
         has = _files_before(before, each.prefix)
         where = each.places.certificates
         add(

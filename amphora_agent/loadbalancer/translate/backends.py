@@ -3,23 +3,21 @@
 from typing import NamedTuple
 
 from amphora_agent.loadbalancer.translate import options
-from amphora_agent.loadbalancer.translate.options import Check, Tls
+from amphora_agent.loadbalancer.translate.options import Tls
 from amphora_agent.model.addressing import with_brackets
-from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.resolved import (
+    HealthCheck,
+    ResolvedListener,
+    ResolvedMember,
+    ResolvedPool,
+)
 from amphora_agent.model.loadbalancer.types import (
     Algorithm,
     InsertHeader,
-    Listener,
     ListenerProtocol,
-    Member,
     PersistenceType,
-    Pool,
     PoolProtocol,
 )
-
-#: The controller's defaults (`[haproxy_amphora] timeout_*`), in milliseconds.
-_SERVER_TIMEOUT = 50_000
-_CONNECT_TIMEOUT = 5_000
 
 _BALANCE = {
     Algorithm.LEAST_CONNECTIONS: "leastconn",
@@ -66,7 +64,7 @@ class Backend(NamedTuple):
     balance: str
     persistence: PersistenceType | None
     cookie: str
-    check: Check | None
+    check: HealthCheck | None
     tracked: str
     send_proxy: str
     forwards_for: bool
@@ -93,28 +91,22 @@ class Use(NamedTuple):
     server_timeout: int
 
 
-def use(listener: Listener, pool: Pool) -> Use:
-    """How this listener uses this pool."""
+def find_use(listener: ResolvedListener, pool: ResolvedPool) -> Use:
+    """Return how this listener uses this pool."""
     by_proxy = pool.protocol in (PoolProtocol.PROXY, PoolProtocol.PROXYV2)
     http = options.reads_http(listener) if by_proxy else pool.protocol is PoolProtocol.HTTP
     terminates = listener.protocol is ListenerProtocol.TERMINATED_HTTPS
     return Use(
         mode="http" if http else "tcp",
         tells_tls=terminates and pool.protocol is PoolProtocol.PROXYV2,
-        insert_headers=_insert_headers(listener),
-        connect_timeout=listener.timeout_member_connect or _CONNECT_TIMEOUT,
-        server_timeout=listener.timeout_member_data or _SERVER_TIMEOUT,
+        insert_headers=tuple(sorted(listener.added_headers)),
+        connect_timeout=listener.timeout_member_connect,
+        server_timeout=listener.timeout_member_data,
     )
 
 
-def _insert_headers(listener: Listener) -> tuple[InsertHeader, ...]:
-    wanted = listener.insert_headers or {}
-    return tuple(sorted(header for header, value in wanted.items() if accessors.is_true(value)))
-
-
-def backend(pool: Pool, name: str, use: Use, *, first: bool) -> Backend:
-    """The backend that a pool is in one use; the first one's checks decide for all."""
-    checked = options.of(pool)
+def translate_pool(pool: ResolvedPool, name: str, use: Use, *, first: bool) -> Backend:
+    """Return the backend that a pool is in one use; the first one's checks decide for all."""
     persistence = pool.session_persistence
     if persistence and persistence.type is not PersistenceType.SOURCE_IP and use.mode == "tcp":
         persistence = None
@@ -125,8 +117,8 @@ def backend(pool: Pool, name: str, use: Use, *, first: bool) -> Backend:
         balance=_BALANCE[pool.lb_algorithm],
         persistence=persistence.type if persistence else None,
         cookie=(persistence.cookie_name or "") if persistence else "",
-        check=checked,
-        tracked="" if first or not checked else pool.pool_id,
+        check=pool.check,
+        tracked="" if first or not pool.check else pool.pool_id,
         send_proxy=_send_proxy(pool, use),
         forwards_for=InsertHeader.FORWARDED_FOR in use.insert_headers,
         headers=tuple(
@@ -134,17 +126,17 @@ def backend(pool: Pool, name: str, use: Use, *, first: bool) -> Backend:
             for header in use.insert_headers
             if (value := _HEADER_VALUES[header]) is not None
         ),
-        tls=options.tls(pool) if pool.tls_enabled else None,
+        tls=options.translate_tls(pool) if pool.tls_enabled else None,
         has_client_certificate=bool(pool.tls_container_data or pool.tls_container_ref),
-        has_ca=bool(pool.ca_tls_container_data or pool.ca_tls_container_ref),
-        has_crl=bool(pool.crl_container_data or pool.crl_container_ref),
+        has_ca=pool.has_ca,
+        has_crl=pool.has_crl,
         connect_timeout=use.connect_timeout,
         server_timeout=use.server_timeout,
-        servers=tuple(_server(member) for member in pool.members or ()),
+        servers=tuple(map(_server, pool.members)),
     )
 
 
-def _send_proxy(pool: Pool, use: Use) -> str:
+def _send_proxy(pool: ResolvedPool, use: Use) -> str:
     if pool.protocol is PoolProtocol.PROXY:
         return "send-proxy"
     if pool.protocol is PoolProtocol.PROXYV2:
@@ -152,13 +144,13 @@ def _send_proxy(pool: Pool, use: Use) -> str:
     return ""
 
 
-def _server(member: Member) -> Server:
+def _server(member: ResolvedMember) -> Server:
     return Server(
         id=member.member_id,
         address=options.endpoint(member.address, member.protocol_port),
-        weight=accessors.weight(member),
+        weight=member.weight,
         backup=bool(member.backup),
-        disabled=not accessors.is_up(member),
+        disabled=not member.admin_state_up,
         check_address=with_brackets(member.monitor_address) if member.monitor_address else "",
         check_port=member.monitor_port,
     )

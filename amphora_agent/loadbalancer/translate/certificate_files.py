@@ -12,7 +12,11 @@ import msgspec
 
 from amphora_agent.loadbalancer.translate import names
 from amphora_agent.model.decode import Problem
-from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.resolved import (
+    ResolvedListener,
+    ResolvedLoadBalancer,
+    ResolvedPool,
+)
 from amphora_agent.model.loadbalancer.results import OperatingStatus
 from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool, TlsContainer
 from amphora_agent.x509 import pem
@@ -43,7 +47,7 @@ class _Wanted(NamedTuple):
 
 
 def extract(
-    balancer: LoadBalancer,
+    balancer: ResolvedLoadBalancer,
     listeners: Collection[str],
     directory: str,
     *,
@@ -59,25 +63,23 @@ def extract(
     files: dict[str, bytes] = {}
     problems: list[Problem] = []
     spoken_of: dict[str, str] = {}
-    for owner, wanted in _used(balancer):
-        if isinstance(owner, Listener) and owner.listener_id not in listeners:
-            continue
+    for wanted in _used(balancer, listeners):
         spoken_of[wanted.name] = wanted.ref_path if wanted.data is None else wanted.data_path
         content = _content(wanted, before, stored)
         if isinstance(content, Problem):
             problems.append(content)
         else:
             files[wanted.name] = content
-    for listener in balancer.listeners or ():
-        if listener.listener_id in listeners and accessors.terminates_tls(listener):
-            served = _served("", listener)
+    for listener in balancer.listeners:
+        if listener.listener_id in listeners and listener.terminates_tls:
+            served = _served(listener)
             lines = dict.fromkeys(f"{directory}/{wanted.name}\n" for wanted in served)
             files[names.certificate(listener.listener_id)] = "".join(lines).encode()
     return Certificates(files, tuple(problems), spoken_of)
 
 
 def extract_idle(
-    balancer: LoadBalancer,
+    balancer: ResolvedLoadBalancer,
     needed: Collection[str],
     *,
     before: Mapping[str, bytes],
@@ -88,7 +90,7 @@ def extract_idle(
     the files that processes need."""
     files: dict[str, bytes] = {}
     spoken_of: dict[str, str] = {}
-    for _, wanted in _named(balancer):
+    for wanted in _named(balancer):
         if wanted.name not in needed:
             content = _content(wanted, before, stored)
             if not isinstance(content, Problem):
@@ -99,29 +101,27 @@ def extract_idle(
     return Certificates(files, (), spoken_of)
 
 
-def _used(balancer: LoadBalancer) -> Iterator[tuple[Listener | Pool, _Wanted]]:
-    """Those of what is up, each with what it is of."""
-    if accessors.is_up(balancer):
-        for owner, wanted in _named(balancer):
-            speaks_tls = (
-                accessors.terminates_tls(owner)
-                if isinstance(owner, Listener)
-                else owner.tls_enabled
-            )
-            if accessors.is_up(owner) and speaks_tls:
-                yield owner, wanted
+def _used(balancer: ResolvedLoadBalancer, listeners: Collection[str]) -> Iterator[_Wanted]:
+    """Yield the files of these listeners, and of all pools, as far as they are up."""
+    for listener in balancer.active_listeners:
+        if listener.listener_id in listeners and listener.terminates_tls:
+            yield from _of_listener(listener)
+    for pool in balancer.pools.values():
+        if balancer.is_up and pool.admin_state_up and pool.tls_enabled:
+            yield from _of_pool(pool)
 
 
-def _named(balancer: LoadBalancer) -> Iterator[tuple[Listener | Pool, _Wanted]]:
-    """All that the model names, each with what it is of."""
-    for index, listener in enumerate(balancer.listeners or ()):
-        path = f"listeners[{index}]"
-        for wanted in (*_served(path, listener), *_of_clients(path, listener)):
-            yield listener, wanted
-    paths = {pool.pool_id: path for path, pool in reversed([*accessors.all_pools(balancer)])}
-    for pool_id, pool in accessors.pools(balancer).items():
-        for wanted in _of_pool(paths[pool_id], pool):
-            yield pool, wanted
+def _named(balancer: ResolvedLoadBalancer) -> Iterator[_Wanted]:
+    """Yield all files that the model names."""
+    for listener in balancer.listeners:
+        yield from _of_listener(listener)
+    for pool in balancer.pools.values():
+        yield from _of_pool(pool)
+
+
+def _of_listener(listener: ResolvedListener) -> Iterator[_Wanted]:
+    yield from _served(listener)
+    yield from _of_clients(listener)
 
 
 def _content(
@@ -175,8 +175,9 @@ def without_keys(balancer: LoadBalancer) -> LoadBalancer:
     )
 
 
-def _served(path: str, listener: Listener) -> Iterator[_Wanted]:
+def _served(listener: ResolvedListener) -> Iterator[_Wanted]:
     """What clients are shown; the first is the one for those that name nobody we know."""
+    path = listener.path
     if listener.default_tls_container_data or listener.default_tls_container_ref:
         yield _Wanted(
             f"{path}.default_tls_container_data",
@@ -196,7 +197,7 @@ def _served(path: str, listener: Listener) -> Iterator[_Wanted]:
         yield _Wanted("", f"{path}.sni_container_refs[{index}]", name, None, ref)
 
 
-def _of_clients(path: str, listener: Listener) -> Iterator[_Wanted]:
+def _of_clients(listener: ResolvedListener) -> Iterator[_Wanted]:
     """What clients are examined with."""
     for purpose, data, ref in (
         ("ca_tls", listener.client_ca_tls_container_data, listener.client_ca_tls_container_ref),
@@ -204,11 +205,11 @@ def _of_clients(path: str, listener: Listener) -> Iterator[_Wanted]:
     ):
         if data or ref:
             name = names.certificate(listener.listener_id, f"client-{purpose.partition('_')[0]}")
-            field = f"{path}.client_{purpose}_container"
+            field = f"{listener.path}.client_{purpose}_container"
             yield _Wanted(f"{field}_data", f"{field}_ref", name, data, ref)
 
 
-def _of_pool(path: str, pool: Pool) -> Iterator[_Wanted]:
+def _of_pool(pool: ResolvedPool) -> Iterator[_Wanted]:
     for field, purpose, data, ref in (
         ("tls_container", "client", pool.tls_container_data, pool.tls_container_ref),
         ("ca_tls_container", "ca", pool.ca_tls_container_data, pool.ca_tls_container_ref),
@@ -216,7 +217,7 @@ def _of_pool(path: str, pool: Pool) -> Iterator[_Wanted]:
     ):
         if data or ref:
             name = names.certificate(pool.pool_id, purpose)
-            yield _Wanted(f"{path}.{field}_data", f"{path}.{field}_ref", name, data, ref)
+            yield _Wanted(f"{pool.path}.{field}_data", f"{pool.path}.{field}_ref", name, data, ref)
 
 
 def _key_of(container: TlsContainer, wanted: _Wanted, before: Mapping[str, bytes]) -> bytes | None:

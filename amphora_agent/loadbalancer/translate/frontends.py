@@ -2,29 +2,28 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from amphora_agent.loadbalancer.translate import options
 from amphora_agent.loadbalancer.translate.options import Tls
 from amphora_agent.model.addressing import Address
-from amphora_agent.model.loadbalancer import accessors
-from amphora_agent.model.loadbalancer.accessors import is_up
+from amphora_agent.model.loadbalancer.resolved import (
+    ResolvedListener,
+    ResolvedPolicy,
+    ResolvedPool,
+)
 from amphora_agent.model.loadbalancer.types import (
+    METRICS_BACKEND,
     Action,
     Algorithm,
     ClientAuthentication,
     CompareType,
-    L7Policy,
     L7Rule,
-    Listener,
     ListenerProtocol,
-    Pool,
     RuleType,
 )
 
-#: The controller's default (`[haproxy_amphora] timeout_client_data`), in milliseconds.
-_CLIENT_TIMEOUT = 50_000
 #: The controller's default (`default_connection_limit`), and what it ever asks for.
 _CONNECTIONS, MOST_CONNECTIONS = 50_000, 1_000_000
 
@@ -53,13 +52,6 @@ _VERIFY = {
     ClientAuthentication.NONE: "",
     ClientAuthentication.MANDATORY: "required",
     ClientAuthentication.OPTIONAL: "optional",
-}
-#: The order in which haproxy decides, whatever the order in which it is told.
-_PRECEDENCE = {
-    Action.REJECT: 0,
-    Action.REDIRECT_PREFIX: 1,
-    Action.REDIRECT_TO_URL: 1,
-    Action.REDIRECT_TO_POOL: 2,
 }
 
 
@@ -103,69 +95,43 @@ class Frontend(NamedTuple):
     default_backend: str
 
 
-def pools_used(listener: Listener) -> Iterator[str]:
-    """The ids of those that a listener leads to, in whatever state they are."""
-    default = accessors.default_pool_id(listener)
-    if default is not None:
-        yield default
-    for policy in _policies_in_order(listener):
-        pool_id = accessors.redirect_pool_id(policy)
-        if pool_id is not None:
-            yield pool_id
-
-
-def _policies_in_order(listener: Listener) -> list[L7Policy]:
-    """Those that decide anything: up, with a rule that is up. In the order of their effect."""
-    effective = [
-        policy
-        for policy in listener.l7policies or ()
-        if is_up(policy) and any(is_up(rule) for rule in policy.rules or ())
-    ]
-    return sorted(effective, key=lambda each: (_PRECEDENCE[each.action], each.position or 0))
-
-
-def frontend(
-    listener: Listener,
-    vips: tuple[Address, ...],
-    pools: Mapping[str, Pool],
-    backend: Callable[[Pool], str],
+def translate_listener(
+    listener: ResolvedListener, vips: tuple[Address, ...], backend: Callable[[ResolvedPool], str]
 ) -> Frontend:
-    """`pools` are those that are up; `backend` names what one of them is to this listener."""
+    """Return the frontend of a listener; `backend` names what a pool that is up is to it."""
 
-    def leads_to(pool_id: str | None) -> str:
-        pool = pools.get(pool_id or "")
-        return backend(pool) if pool else ""
+    def leads_to(pool: ResolvedPool | None) -> str:
+        return backend(pool) if pool and pool.admin_state_up else ""
 
     policies = []
-    for policy in _policies_in_order(listener):
-        target = leads_to(accessors.redirect_pool_id(policy))
+    for policy in listener.policies:
+        target = leads_to(policy.pool)
         if policy.action is not Action.REDIRECT_TO_POOL or target:
-            policies.append(_policy(policy, target))
-    limit = listener.connection_limit or -1
-    default = leads_to(accessors.default_pool_id(listener))
-    if listener.protocol is ListenerProtocol.PROMETHEUS:
-        default = accessors.METRICS
+            policies.append(_translate_policy(policy, target))
+    prometheus = listener.protocol is ListenerProtocol.PROMETHEUS
     cidrs = listener.allowed_cidrs
-    used = [pools[each] for each in pools_used(listener) if each in pools]
     return Frontend(
         id=listener.listener_id,
         mode="http" if options.reads_http(listener) else "tcp",
         binds=tuple(options.endpoint(vip, listener.protocol_port) for vip in vips),
-        connection_limit=min(limit, MOST_CONNECTIONS) if limit > 0 else _CONNECTIONS,
-        client_timeout=listener.timeout_client_data or _CLIENT_TIMEOUT,
+        connection_limit=min(listener.connection_limit or _CONNECTIONS, MOST_CONNECTIONS),
+        client_timeout=listener.timeout_client_data,
         inspect_delay=listener.timeout_tcp_inspect or 0,
         allowed=tuple(map(str, cidrs)) if cidrs else None,
-        keeps_source_port=any(pool.lb_algorithm is Algorithm.SOURCE_IP_PORT for pool in used),
-        tls=options.tls(listener) if accessors.terminates_tls(listener) else None,
-        client_verify=_client_verify(listener),
-        has_crl=bool(listener.client_crl_container_data or listener.client_crl_container_ref),
+        keeps_source_port=any(
+            pool.admin_state_up and pool.lb_algorithm is Algorithm.SOURCE_IP_PORT
+            for pool in listener.used_pools
+        ),
+        tls=options.translate_tls(listener) if listener.terminates_tls else None,
+        client_verify=_VERIFY[listener.client_authentication],
+        has_crl=listener.has_client_crl,
         hsts=_hsts(listener),
         policies=tuple(policies),
-        default_backend=default,
+        default_backend=METRICS_BACKEND if prometheus else leads_to(listener.default_pool),
     )
 
 
-def _hsts(listener: Listener) -> str:
+def _hsts(listener: ResolvedListener) -> str:
     if listener.hsts_max_age is None or listener.protocol is not ListenerProtocol.TERMINATED_HTTPS:
         return ""
     return (
@@ -175,20 +141,14 @@ def _hsts(listener: Listener) -> str:
     )
 
 
-def _client_verify(listener: Listener) -> str:
-    has_ca = listener.client_ca_tls_container_data or listener.client_ca_tls_container_ref
-    wanted = listener.client_authentication
-    return _VERIFY[wanted] if has_ca and wanted else ""
-
-
-def _policy(policy: L7Policy, pool: str) -> Policy:
-    rules = [rule for rule in policy.rules or () if is_up(rule)]
+def _translate_policy(policy: ResolvedPolicy, backend: str) -> Policy:
+    names = (f"{'!' if rule.invert else ''}{_acl_name(rule)}" for rule in policy.rules)
     return Policy(
         action=policy.action,
-        acls=tuple(acl for rule in rules for acl in _acls(rule)),
-        condition=" ".join(f"{'!' if rule.invert else ''}{_acl_name(rule)}" for rule in rules),
-        target=pool or policy.redirect_url or policy.redirect_prefix or "",
-        code=policy.redirect_http_code,
+        acls=tuple(acl for rule in policy.rules for acl in _acls(rule)),
+        condition=" ".join(names),
+        target=backend or policy.target,
+        code=policy.code,
     )
 
 
@@ -199,7 +159,7 @@ def _acl_name(rule: L7Rule) -> str:
 
 def _acls(rule: L7Rule) -> Iterator[Acl]:
     """The ACLs of a rule; it matches when one of them does."""
-    value = accessors.compared_with(rule)
+    value = rule.compared_value
     match rule.type:
         case RuleType.HEADER:
             for fetch in _header_fetches(rule.compare_type, value):

@@ -7,7 +7,7 @@ where haproxy or keepalived does not serve a listener, the load balancer is in E
 takes no heartbeat for valid then, and replaces the amphora.)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -15,10 +15,12 @@ import msgspec
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.replies.statistics import read_statistics
-from amphora_agent.loadbalancer.translate import frontends
 from amphora_agent.loadbalancer.translate.certificate_files import Note
-from amphora_agent.model.loadbalancer import accessors
-from amphora_agent.model.loadbalancer.accessors import is_up
+from amphora_agent.model.loadbalancer.resolved import (
+    ResolvedListener,
+    ResolvedLoadBalancer,
+    ResolvedPool,
+)
 from amphora_agent.model.loadbalancer.results import (
     ListenerStatus,
     LoadBalancerStatus,
@@ -26,7 +28,6 @@ from amphora_agent.model.loadbalancer.results import (
     OperatingStatus,
     PoolStatus,
 )
-from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool
 from amphora_agent.model.status import InstanceReading
 
 _DOWN = "administratively down"
@@ -91,8 +92,8 @@ class _Told(NamedTuple):
     members: Mapping[str, tuple[Status, str]]
 
 
-def of(
-    balancer: LoadBalancer,
+def find_status(
+    balancer: ResolvedLoadBalancer,
     statistics: Mapping[str, str | None],
     layer4: Mapping[str, InstanceReading],
     notes: Mapping[str, Note] = MappingProxyType({}),
@@ -102,18 +103,18 @@ def of(
     ids. Octavia knows nothing of certificates: a listener or pool that they keep from working is
     not ONLINE here."""
     said = _read(statistics.values())
-    used = _used_pools(balancer) if said.silent else frozenset()
+    used = {pool.pool_id for each in balancer.haproxy_listeners for pool in each.used_pools}
     pools = tuple(
-        _noted(_pool(pool, _told(pool, said, layer4, silent=pool.pool_id in used)), pool, notes)
-        for pool in accessors.pools(balancer).values()
+        _noted(_pool(pool, _told(pool, said, layer4, used)), notes.get(pool.pool_id))
+        for pool in balancer.pools.values()
     )
     by_id = {pool.pool_id: pool for pool in pools}
     listeners = tuple(
-        _noted(_listener(listener, said, layer4, by_id), listener, notes)
-        for listener in balancer.listeners or ()
+        _noted(_listener(listener, said, layer4, by_id), notes.get(listener.listener_id))
+        for listener in balancer.listeners
     )
     status, reason = Status.OFFLINE, _DOWN
-    if is_up(balancer):
+    if balancer.is_up:
         status, reason = _worst(
             (
                 *((each.operating_status, f"pool {each.pool_id}: {each.reason}") for each in pools),
@@ -124,7 +125,7 @@ def of(
             )
         )
     return LoadBalancerStatus(
-        loadbalancer_id=balancer.loadbalancer_id,
+        loadbalancer_id=balancer.id,
         operating_status=status,
         reason=reason,
         listeners=listeners,
@@ -135,9 +136,8 @@ def of(
 _Status = TypeVar("_Status", ListenerStatus, PoolStatus)
 
 
-def _noted(told: _Status, of: Listener | Pool, notes: Mapping[str, Note]) -> _Status:
-    """With what certificates do to an object that is meant to work."""
-    note = notes.get(of.listener_id if isinstance(of, Listener) else of.pool_id)
+def _noted(told: _Status, note: Note | None) -> _Status:
+    """Add what certificates do to an object that is meant to work."""
     if note is None or told.operating_status is Status.OFFLINE:
         return told
     found = ((told.operating_status, told.reason), (note.status, note.reason))
@@ -169,29 +169,17 @@ def _read(statistics: Iterable[str | None]) -> _Said:
     return _Said(frontends, backends, servers, silent)
 
 
-def _used_pools(balancer: LoadBalancer) -> frozenset[str]:
-    """The pools that haproxy has for a listener or policy."""
-    if not is_up(balancer):
-        return frozenset()
-    return frozenset(
-        pool_id
-        for listener in balancer.listeners or ()
-        if is_up(listener) and not accessors.is_layer4(listener)
-        for pool_id in frontends.pools_used(listener)
-    )
-
-
 def _listener(
-    listener: Listener,
+    listener: ResolvedListener,
     said: _Said,
     layer4: Mapping[str, InstanceReading],
     pools: Mapping[str, PoolStatus],
 ) -> ListenerStatus:
     status, reason, connections = Status.OFFLINE, _DOWN, 0
-    if is_up(listener):
+    if listener.admin_state_up:
         status, reason, connections = _serving(listener, said, layer4)
     if status is Status.ONLINE:
-        found = (pools[each] for each in frontends.pools_used(listener) if each in pools)
+        found = (pools[pool.pool_id] for pool in listener.used_pools)
         _, reason = _worst(
             (each.operating_status, f"pool {each.pool_id}: {each.reason}") for each in found
         )
@@ -204,11 +192,11 @@ def _listener(
 
 
 def _serving(
-    listener: Listener, said: _Said, layer4: Mapping[str, InstanceReading]
+    listener: ResolvedListener, said: _Said, layer4: Mapping[str, InstanceReading]
 ) -> tuple[Status, str, int]:
     """How a listener that is up takes connections, why, and how many it has."""
     name = listener.listener_id
-    if accessors.is_layer4(listener):
+    if listener.is_layer4:
         reading = layer4.get(name)
         now = reading and reading.current and reading.current.listeners.get(name)
         if not now:
@@ -225,14 +213,15 @@ def _serving(
 
 
 def _told(
-    pool: Pool, said: _Said, layer4: Mapping[str, InstanceReading], *, silent: bool
+    pool: ResolvedPool, said: _Said, layer4: Mapping[str, InstanceReading], used: Collection[str]
 ) -> _Told | None:
-    """What is told of a pool; None when nobody has it. `silent`: whoever has it may not answer."""
+    """Return what is told of a pool; None when nobody has it. Of those that haproxy uses, whoever
+    has them may not answer."""
     row = said.backends.get(pool.pool_id)
     if row is not None:
         rows = {
             member.member_id: said.servers.get((pool.pool_id, member.member_id))
-            for member in pool.members or ()
+            for member in pool.members
         }
         members = {name: _of_row(found) for name, found in rows.items() if found is not None}
         return _Told(row["status"], members)
@@ -244,20 +233,20 @@ def _told(
                     for name, word in found.members.items()
                 }
                 return _Told(found.status, words)
-    if silent and is_up(pool):
+    if said.silent and pool.pool_id in used and pool.admin_state_up:
         lost = {
             member.member_id: (Status.ERROR, _SILENT)
-            for member in pool.members or ()
-            if is_up(member)
+            for member in pool.members
+            if member.admin_state_up
         }
         return _Told("DOWN", lost)
     return None
 
 
-def _pool(pool: Pool, told: _Told | None) -> PoolStatus:
+def _pool(pool: ResolvedPool, told: _Told | None) -> PoolStatus:
     members = tuple(_members(pool, told))
     if told is None:
-        status, reason = Status.OFFLINE, _UNUSED if is_up(pool) else _DOWN
+        status, reason = Status.OFFLINE, _UNUSED if pool.admin_state_up else _DOWN
     else:
         bad = sum(each.operating_status is Status.ERROR for each in members)
         count = f"{bad} of {len(members)} members"
@@ -270,9 +259,9 @@ def _pool(pool: Pool, told: _Told | None) -> PoolStatus:
     return PoolStatus(pool_id=pool.pool_id, operating_status=status, reason=reason, members=members)
 
 
-def _members(pool: Pool, told: _Told | None) -> Iterator[MemberStatus]:
-    for member in pool.members or ():
-        if not is_up(pool) or not is_up(member):
+def _members(pool: ResolvedPool, told: _Told | None) -> Iterator[MemberStatus]:
+    for member in pool.members:
+        if not pool.admin_state_up or not member.admin_state_up:
             status, reason = Status.OFFLINE, _DOWN
         elif told is None:
             status, reason = Status.OFFLINE, _UNUSED

@@ -4,22 +4,15 @@ Octavia's objects are turned into flat values; the templates only write them dow
 administratively down is not there, except members, which haproxy knows as disabled.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 from amphora_agent.loadbalancer.translate import backends, frontends
 from amphora_agent.loadbalancer.translate.backends import Backend, Use
 from amphora_agent.loadbalancer.translate.frontends import MOST_CONNECTIONS, Frontend
-from amphora_agent.model.loadbalancer import accessors
-from amphora_agent.model.loadbalancer.accessors import is_up
-from amphora_agent.model.loadbalancer.types import (
-    Listener,
-    ListenerProtocol,
-    LoadBalancer,
-    MonitorType,
-    Pool,
-)
+from amphora_agent.model.addressing import Address
+from amphora_agent.model.loadbalancer.resolved import ResolvedListener, ResolvedPool
+from amphora_agent.model.loadbalancer.types import ListenerProtocol, MonitorType
 
 
 class Process(NamedTuple):
@@ -36,45 +29,34 @@ class Process(NamedTuple):
     serves_metrics: bool
 
 
-def whole(balancer: LoadBalancer) -> Process:
-    """One process for all listeners."""
-    listeners = balancer.listeners or () if is_up(balancer) else ()
-    return _process(balancer, balancer.loadbalancer_id, listeners)
-
-
-def each(balancer: LoadBalancer) -> Iterator[Process]:
-    """One process for each listener, with pools of its own."""
-    for listener in balancer.listeners or () if is_up(balancer) else ():
-        if not accessors.is_layer4(listener):
-            yield _process(balancer, listener.listener_id, (listener,))
-
-
-def _process(balancer: LoadBalancer, name: str, listeners: tuple[Listener, ...]) -> Process:
-    pools = {key: pool for key, pool in accessors.pools(balancer).items() if is_up(pool)}
-    listeners = tuple(each for each in listeners if is_up(each) and not accessors.is_layer4(each))
+def translate_process(
+    name: str, vips: tuple[Address, ...], listeners: tuple[ResolvedListener, ...]
+) -> Process:
+    """Return one haproxy that serves these listeners, which are up, at all VIPs."""
     uses: dict[str, list[Use]] = {}
     names: dict[tuple[str, Use], str] = {}
+    pools: dict[str, ResolvedPool] = {}
     for listener in listeners:
-        for pool_id in frontends.pools_used(listener):
-            if pool_id not in pools:
+        for pool in listener.used_pools:
+            if not pool.admin_state_up:
                 continue
-            use = backends.use(listener, pools[pool_id])
-            if use not in uses.setdefault(pool_id, []):
-                names[pool_id, use] = (
-                    f"{pool_id}:{listener.listener_id}" if uses[pool_id] else pool_id
-                )
-                uses[pool_id].append(use)
+            pools[pool.pool_id] = pool
+            use = backends.find_use(listener, pool)
+            of_pool = uses.setdefault(pool.pool_id, [])
+            if use not in of_pool:
+                other = f"{pool.pool_id}:{listener.listener_id}"
+                names[pool.pool_id, use] = other if of_pool else pool.pool_id
+                of_pool.append(use)
 
-    def name_of(listener: Listener, pool: Pool) -> str:
-        return names[pool.pool_id, backends.use(listener, pool)]
+    def name_backend(listener: ResolvedListener, pool: ResolvedPool) -> str:
+        return names[pool.pool_id, backends.find_use(listener, pool)]
 
-    vips = accessors.vips(balancer)
     made = tuple(
-        frontends.frontend(listener, vips, pools, partial(name_of, listener))
+        frontends.translate_listener(listener, vips, partial(name_backend, listener))
         for listener in listeners
     )
     used = tuple(
-        backends.backend(pools[pool_id], names[pool_id, use], use, first=number == 0)
+        backends.translate_pool(pools[pool_id], names[pool_id, use], use, first=number == 0)
         for pool_id in uses
         for number, use in enumerate(uses[pool_id])
     )

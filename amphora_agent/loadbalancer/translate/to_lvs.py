@@ -4,14 +4,18 @@ The text that comes out is of the shape that the controllers', too, have (keepal
 A listener that is administratively down, or whose load balancer is, has none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from amphora_agent.loadbalancer.translate import options
-from amphora_agent.loadbalancer.translate.options import Check
-from amphora_agent.model.addressing import Address
-from amphora_agent.model.loadbalancer import accessors
-from amphora_agent.model.loadbalancer.types import Algorithm, Listener, LoadBalancer, Member, Pool
+from amphora_agent.model.addressing import Address, prefix_length
+from amphora_agent.model.loadbalancer.resolved import (
+    HealthCheck,
+    ResolvedListener,
+    ResolvedLoadBalancer,
+    ResolvedMember,
+    ResolvedPool,
+)
+from amphora_agent.model.loadbalancer.types import Algorithm
 
 #: What the controllers say where nobody else does: seconds, and how much of a client's address is
 #: one client.
@@ -63,70 +67,59 @@ class VirtualServer(NamedTuple):
     pool_id: str
     pool_is_up: bool
     monitor_id: str
-    check: Check | None
+    check: HealthCheck | None
     groups: tuple[Group, ...]
 
 
-def each(balancer: LoadBalancer) -> Iterator[VirtualServer]:
-    """Those that are keepalived's, of one load balancer."""
-    if not accessors.is_up(balancer):
-        return
-    pools = accessors.pools(balancer)
-    for listener in balancer.listeners or ():
-        if accessors.is_layer4(listener) and accessors.is_up(listener):
-            pool = pools.get(accessors.default_pool_id(listener) or "")
-            yield _virtual_server(balancer, listener, pool)
-
-
-def _virtual_server(balancer: LoadBalancer, listener: Listener, pool: Pool | None) -> VirtualServer:
-    limit = listener.connection_limit or -1
-    works = pool is not None and accessors.is_up(pool)
+def translate_listener(balancer: ResolvedLoadBalancer, listener: ResolvedListener) -> VirtualServer:
+    """Return the virtual server of a UDP or SCTP listener that is up."""
+    pool = listener.default_pool
     persistence = pool.session_persistence if pool else None
     monitor = pool.healthmonitor if pool else None
     return VirtualServer(
         id=listener.listener_id,
-        loadbalancer_id=balancer.loadbalancer_id,
+        loadbalancer_id=balancer.id,
         protocol=str(listener.protocol),
         algorithm=_ALGORITHM[pool.lb_algorithm] if pool else "",
         hashes_ports=pool is not None and pool.lb_algorithm is Algorithm.SOURCE_IP_PORT,
         persistence_timeout=(persistence.persistence_timeout or _PERSISTENCE) if persistence else 0,
-        connection_limit=max(limit, 0),
+        connection_limit=listener.connection_limit,
         pool_id=pool.pool_id if pool else "",
-        pool_is_up=works,
+        pool_is_up=pool is not None and pool.admin_state_up,
         monitor_id=monitor.healthmonitor_id if monitor else "",
-        check=options.of(pool) if pool else None,
-        groups=tuple(_groups(balancer, listener, pool)) if pool else (),
+        check=pool.check if pool else None,
+        groups=tuple(_groups(balancer.vips, listener.protocol_port, pool)) if pool else (),
     )
 
 
-def _groups(balancer: LoadBalancer, listener: Listener, pool: Pool) -> Iterator[Group]:
-    members = pool.members or () if accessors.is_up(pool) else ()
+def _groups(vips: Iterable[Address], port: int, pool: ResolvedPool) -> Iterator[Group]:
+    members = pool.members if pool.admin_state_up else ()
     for version in (4, 6):
-        addresses = [vip for vip in accessors.vips(balancer) if vip.version == version]
+        addresses = [vip for vip in vips if vip.version == version]
         if addresses:
             yield Group(
                 name=f"ipv{version}-group",
-                endpoints=tuple(f"{each} {listener.protocol_port}" for each in addresses),
+                endpoints=tuple(f"{address} {port}" for address in addresses),
                 granularity=_granularity(pool, version),
                 servers=tuple(_server(each) for each in members if each.address.version == version),
             )
 
 
-def _granularity(pool: Pool, version: int) -> str:
+def _granularity(pool: ResolvedPool, version: int) -> str:
     """keepalived wants a mask, and for IPv6 the length of a prefix."""
     mask = pool.session_persistence and pool.session_persistence.persistence_granularity
     if not mask or mask.version != version:
         return _WHOLE_ADDRESS[version]
-    return str(accessors.prefix_length(mask)) if version == 6 else str(mask)
+    return str(prefix_length(mask)) if version == 6 else str(mask)
 
 
-def _server(member: Member) -> Server:
+def _server(member: ResolvedMember) -> Server:
     checked: Address = member.monitor_address or member.address
     return Server(
         id=member.member_id,
-        disabled=not accessors.is_up(member),
+        disabled=not member.admin_state_up,
         endpoint=f"{member.address} {member.protocol_port}",
-        weight=accessors.weight(member),
+        weight=member.weight,
         check_address=str(checked),
         check_port=member.monitor_port or member.protocol_port,
     )

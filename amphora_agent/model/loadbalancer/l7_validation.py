@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from types import MappingProxyType
 
 from amphora_agent.model.decode import Problem, either
-from amphora_agent.model.loadbalancer.accessors import compared_with, redirect_pool_id
 from amphora_agent.model.loadbalancer.types import Action, CompareType, L7Policy, L7Rule, RuleType
 
 #: Of one policy: Octavia's own limit, and what a line of haproxy's has room for.
@@ -70,7 +69,7 @@ _BIG_REGEX = 4_000
 def problems(path: str, policy: L7Policy) -> Iterator[Problem]:
     """What is wrong with the policy at `path`, whatever pools there are."""
     targets = {
-        "redirect_pool_id": redirect_pool_id(policy),
+        "redirect_pool_id": policy.target_pool_id,
         "redirect_prefix": policy.redirect_prefix,
         "redirect_url": policy.redirect_url,
     }
@@ -106,7 +105,7 @@ def _rule(path: str, rule: L7Rule) -> Iterator[Problem]:
         yield Problem(f"{path}.value", f"{rule.value!r} is not a result, 0 to 999")
     if rule.compare_type is CompareType.REGEX and (wrong := _wrong_regex(rule.value)):
         yield Problem(f"{path}.value", wrong)
-    if not compared_with(rule):
+    if not rule.compared_value:
         yield Problem(f"{path}.value", "there is nothing in the quotes")
 
 

@@ -5,12 +5,11 @@ so has a policy. Of a pool that is in `pools` that form counts alone: who change
 change it elsewhere. Of others one form may say less than another; what several say must be the
 same."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from amphora_agent.model.loadbalancer import accessors
 from amphora_agent.model.loadbalancer.types import L7Policy, Listener, LoadBalancer, Member, Pool
 
 #: What is told of an object for people, or follows from the place where it is told.
@@ -22,26 +21,39 @@ _ASIDE = frozenset(
 )  # fmt: skip
 
 
-class Together(NamedTuple):
-    """Pools by their ids. `differing` has the numbers of those forms that contradict what was said
+class MergedPools(NamedTuple):
+    """Pools by their ids. `differing` has the paths of those forms that contradict what was said
     before, each with the field."""
 
     pools: Mapping[str, Pool]
-    differing: Mapping[int, str]
+    differing: Mapping[str, str]
 
 
 class _DifferentError(ValueError):
     """The message is the path of the field."""
 
 
-def together(found: Iterable[Pool], own: Iterable[Pool]) -> Together:
-    """What all forms say; of a form that contradicts, nothing counts, and of a pool that is among
-    the load balancer's `own` no other form does."""
-    pools = {pool.pool_id: pool for pool in own}
-    whole = frozenset(pools)
-    differing: dict[int, str] = {}
-    for number, pool in enumerate(found):
-        if pool.pool_id in whole:
+def find_pools(balancer: LoadBalancer) -> Iterator[tuple[str, Pool]]:
+    """Yield all forms of all pools, each with its path."""
+    for index, pool in enumerate(balancer.pools or ()):
+        yield f"pools[{index}]", pool
+    for index, listener in enumerate(balancer.listeners or ()):
+        path = f"listeners[{index}]"
+        if listener.default_pool:
+            yield f"{path}.default_pool", listener.default_pool
+        for number, policy in enumerate(listener.l7policies or ()):
+            if policy.redirect_pool:
+                yield f"{path}.l7policies[{number}].redirect_pool", policy.redirect_pool
+
+
+def merge_pools(balancer: LoadBalancer) -> MergedPools:
+    """Return what all forms of each pool say. A form that contradicts does not count, and of a pool
+    in `balancer.pools` no other form does."""
+    pools = {pool.pool_id: pool for pool in balancer.pools or ()}
+    complete = frozenset(pools)
+    differing: dict[str, str] = {}
+    for path, pool in find_pools(balancer):
+        if pool.pool_id in complete:
             continue
         before = pools.get(pool.pool_id)
         if before is None:
@@ -50,8 +62,8 @@ def together(found: Iterable[Pool], own: Iterable[Pool]) -> Together:
             try:
                 pools[pool.pool_id] = _merged(before, pool, "")
             except _DifferentError as error:
-                differing[number] = str(error)
-    return Together(pools, differing)
+                differing[path] = str(error)
+    return MergedPools(pools, differing)
 
 
 def _merged(one: Any, other: Any, path: str) -> Any:
@@ -94,7 +106,7 @@ _Json = Mapping[str, Any]
 
 def normal_form(balancer: LoadBalancer, body: bytes) -> LoadBalancer:
     """Return the normal form of a load balancer that was decoded from `body`."""
-    pools = tuple(accessors.pools(balancer).values())
+    pools = tuple(merge_pools(balancer).pools.values())
     listeners = balancer.listeners
     if any(each.default_pool or _embeds(each) for each in listeners or ()):
         raw: list[_Json] = msgspec.json.decode(body)["listeners"]
@@ -112,7 +124,7 @@ def _embeds(listener: Listener) -> bool:
 def _listener(listener: Listener, said: _Json) -> Listener:
     pool_id = listener.default_pool_id
     if "default_pool_id" not in said:
-        pool_id = accessors.default_pool_id(listener)
+        pool_id = listener.target_pool_id
     policies = listener.l7policies
     if policies:
         pairs = zip(policies, said["l7policies"], strict=True)
@@ -125,5 +137,5 @@ def _listener(listener: Listener, said: _Json) -> Listener:
 def _policy(policy: L7Policy, said: _Json) -> L7Policy:
     pool_id = policy.redirect_pool_id
     if "redirect_pool_id" not in said:
-        pool_id = accessors.redirect_pool_id(policy)
+        pool_id = policy.target_pool_id
     return msgspec.structs.replace(policy, redirect_pool=None, redirect_pool_id=pool_id)

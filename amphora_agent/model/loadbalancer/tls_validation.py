@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Iterator
 
 from amphora_agent.model.decode import Problem, either
-from amphora_agent.model.loadbalancer.accessors import has_certificate, terminates_tls
 from amphora_agent.model.loadbalancer.types import ClientAuthentication, Listener, Pool, TlsVersion
 
 #: What haproxy does not speak any more: to members, and to clients, unless one that is newer is
@@ -37,23 +36,21 @@ _CONTAINERS = (
 def of_listener(path: str, listener: Listener) -> Iterator[Problem]:
     """What is wrong with the TLS of the listener at `path`, or with what it says of it without
     having any."""
-    if not terminates_tls(listener):
+    if not listener.terminates_tls:
         for name in _CONTAINERS:
             if getattr(listener, name):
                 words = f"a {listener.protocol} listener does not use it; TERMINATED_HTTPS does"
                 yield Problem(f"{path}.{name}", words)
         return
-    if not has_certificate(listener):
+    if not listener.has_certificate:
         words = "TERMINATED_HTTPS needs it, or a certificate in sni_container_data"
         yield Problem(f"{path}.default_tls_container_data", words)
     yield from of_either(path, listener)
-    has_ca = listener.client_ca_tls_container_data or listener.client_ca_tls_container_ref
-    has_crl = listener.client_crl_container_data or listener.client_crl_container_ref
     asks = listener.client_authentication not in (None, ClientAuthentication.NONE)
-    if asks and not has_ca:
+    if asks and not listener.has_client_ca:
         words = f"{listener.client_authentication} client_authentication needs it"
         yield Problem(f"{path}.client_ca_tls_container_data", words)
-    if has_crl and not has_ca:
+    if listener.has_client_crl and not listener.has_client_ca:
         yield Problem(f"{path}.client_crl_container_data", "a CRL needs a client CA")
 
 

@@ -6,6 +6,7 @@ together is said in `validation.py`.
 """
 
 import enum
+import re
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -32,6 +33,9 @@ from amphora_agent.model.loadbalancer.field_types import (
     UrlPath,
     Weight,
 )
+
+#: The backend that asks the agent for metrics; no listener or pool may have its name.
+METRICS_BACKEND = "prometheus-exporter-internal"
 
 
 class ListenerProtocol(enum.StrEnum):
@@ -163,6 +167,9 @@ class Truth(enum.StrEnum):
     TRUE_CAPITAL = "True"
 
 
+_TRUE = (True, Truth.TRUE, Truth.TRUE_CAPITAL)
+
+
 class _Object(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A name is never ignored: one that is misspelt would change what a load balancer does."""
 
@@ -247,6 +254,14 @@ class Pool(_Object, frozen=True, kw_only=True):
     loadbalancer_id: Id | None = None
     project_id: Id | None = None
 
+    @property
+    def has_ca(self) -> bool:
+        return bool(self.ca_tls_container_data or self.ca_tls_container_ref)
+
+    @property
+    def has_crl(self) -> bool:
+        return bool(self.crl_container_data or self.crl_container_ref)
+
 
 class L7Rule(_Object, frozen=True, kw_only=True):
     l7rule_id: Id
@@ -258,6 +273,14 @@ class L7Rule(_Object, frozen=True, kw_only=True):
     admin_state_up: bool | None = None
     l7policy_id: Id | None = None
     project_id: Id | None = None
+
+    @property
+    def compared_value(self) -> str:
+        """What a request must have. RFC 9110 has a way to quote the value of a header: the quotes
+        are not part of it."""
+        if self.compare_type is not CompareType.REGEX and re.fullmatch('".*"', self.value):
+            return self.value[1:-1]
+        return self.value
 
 
 class L7Policy(_Object, frozen=True, kw_only=True):
@@ -275,6 +298,13 @@ class L7Policy(_Object, frozen=True, kw_only=True):
     description: Text | None = None
     listener_id: Id | None = None
     project_id: Id | None = None
+
+    @property
+    def target_pool_id(self) -> str | None:
+        """The id of the pool that the policy redirects to, in whichever field it is."""
+        if self.redirect_pool_id is None and self.redirect_pool:
+            return self.redirect_pool.pool_id
+        return self.redirect_pool_id
 
 
 class Listener(_Object, frozen=True, kw_only=True):
@@ -311,6 +341,53 @@ class Listener(_Object, frozen=True, kw_only=True):
     description: Text | None = None
     loadbalancer_id: Id | None = None
     project_id: Id | None = None
+
+    @property
+    def target_pool_id(self) -> str | None:
+        """The id of the default pool, in whichever field it is."""
+        if self.default_pool_id is None and self.default_pool:
+            return self.default_pool.pool_id
+        return self.default_pool_id
+
+    @property
+    def is_layer4(self) -> bool:
+        """Whether keepalived serves the listener, and not haproxy."""
+        return self.protocol in (ListenerProtocol.UDP, ListenerProtocol.SCTP)
+
+    @property
+    def transport(self) -> ListenerProtocol:
+        """TCP, UDP or SCTP."""
+        return self.protocol if self.is_layer4 else ListenerProtocol.TCP
+
+    @property
+    def has_certificate(self) -> bool:
+        return bool(
+            self.default_tls_container_data
+            or self.default_tls_container_ref
+            or self.sni_container_data
+            or self.sni_container_refs
+        )
+
+    @property
+    def terminates_tls(self) -> bool:
+        """A PROMETHEUS listener does so when it has a certificate."""
+        if self.protocol is ListenerProtocol.PROMETHEUS:
+            return self.has_certificate
+        return self.protocol is ListenerProtocol.TERMINATED_HTTPS
+
+    @property
+    def has_client_ca(self) -> bool:
+        return bool(self.client_ca_tls_container_data or self.client_ca_tls_container_ref)
+
+    @property
+    def has_client_crl(self) -> bool:
+        return bool(self.client_crl_container_data or self.client_crl_container_ref)
+
+    @property
+    def added_headers(self) -> tuple[InsertHeader, ...]:
+        """The headers that the listener adds to requests."""
+        headers = self.insert_headers or {}
+        return tuple(name for name, value in headers.items() if value in _TRUE)
 
 
 class AdditionalVip(_Object, frozen=True, kw_only=True):

@@ -3,28 +3,20 @@
 The rules are those of Octavia's API (API reference, and what its amphora provider can do). Fields
 that an object of its kind does not use are passed over where Octavia fills them in by itself, and
 refused where somebody must have meant something by them. What a load balancer means by its fields
-is in meaning.py.
+is in resolved.py.
 """
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from amphora_agent.model.addressing import Address
+from amphora_agent.model.addressing import Address, prefix_length
 from amphora_agent.model.decode import Problem, either
-from amphora_agent.model.loadbalancer import l7_validation, pool_merge, tls_validation
-from amphora_agent.model.loadbalancer.accessors import (
-    LAYER4,
-    METRICS,
-    all_pools,
-    default_pool_id,
-    is_true,
-    prefix_length,
-    redirect_pool_id,
-)
+from amphora_agent.model.loadbalancer import l7_validation, tls_validation
+from amphora_agent.model.loadbalancer.pool_merge import MergedPools, find_pools, merge_pools
 from amphora_agent.model.loadbalancer.types import (
+    METRICS_BACKEND,
     HealthMonitor,
     HttpMethod,
-    L7Policy,
     Listener,
     ListenerProtocol,
     LoadBalancer,
@@ -72,15 +64,15 @@ _CONNECTING_MONITORS = frozenset({MonitorType.HTTP, MonitorType.TCP})
 
 def problems(balancer: LoadBalancer) -> Iterator[Problem]:
     """Everything that is wrong; nothing when the load balancer can be made."""
-    all_forms = pool_merge.together((pool for _, pool in all_pools(balancer)), balancer.pools or ())
-    known = all_forms.pools
+    merged = merge_pools(balancer)
+    known = merged.pools
     yield from _addresses(balancer)
-    yield from _names(balancer, all_forms)
+    yield from _names(balancer, merged)
     yield from _ports(balancer)
     for index, listener in enumerate(balancer.listeners or ()):
         yield from _listener(f"listeners[{index}]", listener, known)
     seen: set[str] = set()
-    for path, pool in all_pools(balancer):
+    for path, pool in find_pools(balancer):
         if pool.pool_id not in seen:
             yield from _pool(path, known[pool.pool_id])
         seen.add(pool.pool_id)
@@ -101,7 +93,7 @@ def _is_of_a_host(address: Address) -> bool:
     return not (plain.is_multicast or plain.is_unspecified)
 
 
-def _names(balancer: LoadBalancer, all_forms: pool_merge.Together) -> Iterator[Problem]:
+def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
     listeners: set[str] = set()
     policies: set[str] = set()
     rules: set[str] = set()
@@ -117,9 +109,9 @@ def _names(balancer: LoadBalancer, all_forms: pool_merge.Together) -> Iterator[P
     own: set[str] = set()
     for index, pool in enumerate(balancer.pools or ()):
         yield from _once(f"pools[{index}].pool_id", pool.pool_id, own)
-    for number, (path, pool) in enumerate(all_pools(balancer)):
+    for path, pool in find_pools(balancer):
         yield from _not_ours(f"{path}.pool_id", pool.pool_id)
-        if field := all_forms.differing.get(number):
+        if field := merged.differing.get(path):
             words = f"pool {pool.pool_id} is described differently elsewhere"
             yield Problem(f"{path}.{field}", words)
         members: set[str] = set()
@@ -134,14 +126,14 @@ def _once(path: str, name: str, seen: set[str]) -> Iterator[Problem]:
 
 
 def _not_ours(path: str, name: str) -> Iterator[Problem]:
-    if name.startswith(METRICS):
-        yield Problem(path, f"names that begin with {METRICS} are the agent's own")
+    if name.startswith(METRICS_BACKEND):
+        yield Problem(path, f"names that begin with {METRICS_BACKEND} are the agent's own")
 
 
 def _ports(balancer: LoadBalancer) -> Iterator[Problem]:
     taken: dict[tuple[str, int], str] = {}
     for index, listener in enumerate(balancer.listeners or ()):
-        transport = listener.protocol if listener.protocol in LAYER4 else ListenerProtocol.TCP
+        transport = listener.transport
         place = (transport, listener.protocol_port)
         path = f"listeners[{index}].protocol_port"
         if place in taken:
@@ -152,23 +144,24 @@ def _ports(balancer: LoadBalancer) -> Iterator[Problem]:
 
 def _listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Iterator[Problem]:
     protocol = listener.protocol
-    default = default_pool_id(listener)
-    if default is not None:
-        yield from _usable(f"{path}.default_pool_id", default, listener, known)
+    yield from _usable(f"{path}.default_pool_id", listener.target_pool_id, listener, known)
     if listener.l7policies and protocol not in _HTTP:
         yield Problem(f"{path}.l7policies", f"a {protocol} listener has none; {either(_HTTP)} has")
     elif listener.l7policies:
         for index, policy in enumerate(listener.l7policies):
             inner = f"{path}.l7policies[{index}]"
             yield from l7_validation.problems(inner, policy)
-            yield from _redirect_pool(inner, policy, listener, known)
+            pool_path = f"{inner}.redirect_pool_id"
+            yield from _usable(pool_path, policy.target_pool_id, listener, known)
     yield from _headers(f"{path}.insert_headers", listener)
     yield from tls_validation.of_listener(path, listener)
 
 
 def _usable(
-    path: str, pool_id: str, listener: Listener, known: Mapping[str, Pool]
+    path: str, pool_id: str | None, listener: Listener, known: Mapping[str, Pool]
 ) -> Iterator[Problem]:
+    if pool_id is None:
+        return
     pool = known.get(pool_id)
     allowed = POOLS_OF[listener.protocol]
     if pool is None:
@@ -178,16 +171,8 @@ def _usable(
         yield Problem(path, f"{words}; allowed: {either(allowed) or 'none'}")
 
 
-def _redirect_pool(
-    path: str, policy: L7Policy, listener: Listener, known: Mapping[str, Pool]
-) -> Iterator[Problem]:
-    pool_id = redirect_pool_id(policy)
-    if pool_id is not None:
-        yield from _usable(f"{path}.redirect_pool_id", pool_id, listener, known)
-
-
 def _headers(path: str, listener: Listener) -> Iterator[Problem]:
-    headers = [name for name, value in (listener.insert_headers or {}).items() if is_true(value)]
+    headers = listener.added_headers
     if headers and listener.protocol not in _HTTP:
         words = f"a {listener.protocol} listener adds none; {either(_HTTP)} does"
         yield Problem(path, words)
@@ -204,8 +189,7 @@ def _pool(path: str, pool: Pool) -> Iterator[Problem]:
         yield Problem(f"{path}.tls_enabled", f"a {pool.protocol} pool speaks no TLS")
     if pool.tls_enabled:
         yield from tls_validation.of_either(path, pool)
-    ca = pool.ca_tls_container_data or pool.ca_tls_container_ref
-    if (pool.crl_container_data or pool.crl_container_ref) and not ca:
+    if pool.has_crl and not pool.has_ca:
         yield Problem(f"{path}.crl_container_data", "a CRL needs a CA")
     for index, member in enumerate(pool.members or ()):
         yield from _member(f"{path}.members[{index}]", member, pool)

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from amphora_agent.haproxy.config.parser import Section, parse_config, split_sections
 from amphora_agent.haproxy.policy.engine import find_violations
 from amphora_agent.haproxy.policy.values import Bounds
-from amphora_agent.loadbalancer.translate import to_haproxy
-from amphora_agent.model.loadbalancer import accessors
+from amphora_agent.model.loadbalancer.pool_merge import merge_pools
 from amphora_agent.model.loadbalancer.types import (
+    METRICS_BACKEND,
     HealthMonitor,
     L7Policy,
     L7Rule,
@@ -55,7 +55,7 @@ any_balancer = settings(
 
 
 def configuration(made: LoadBalancer) -> dict[str, str]:
-    files = rendered.render(to_haproxy.whole(made), PLACES)
+    files = rendered.render(rendered.translate_whole(made), PLACES)
     return {name: text for name, text in sorted(files.items()) if name.endswith(".cfg")}
 
 
@@ -160,7 +160,7 @@ def of_listener(wanted: Listener) -> Iterator[tuple[str, ...]]:
 @any_balancer
 @given(balancers())
 def test_networks_that_may_connect_are_in_a_file(made: LoadBalancer) -> None:
-    files = rendered.render(to_haproxy.whole(made), PLACES)
+    files = rendered.render(rendered.translate_whole(made), PLACES)
     for wanted in haproxys(made):
         found = files.get(f"{wanted.listener_id}.cidrs")
         expected = [str(network) for network in wanted.allowed_cidrs or ()]
@@ -227,8 +227,8 @@ def pattern(rule: L7Rule, fetch: str) -> Iterator[str]:
 
 
 def decides(a_policy: L7Policy, made: LoadBalancer) -> bool:
-    target = accessors.redirect_pool_id(a_policy)
-    to_nowhere = target is not None and not is_up(accessors.pools(made)[target])
+    target = a_policy.target_pool_id
+    to_nowhere = target is not None and not is_up(merge_pools(made).pools[target])
     return is_up(a_policy) and any(map(is_up, a_policy.rules or ())) and not to_nowhere
 
 
@@ -273,10 +273,10 @@ def test_each_policy_is_a_statement_in_the_order_of_their_effect(made: LoadBalan
 
 
 def used(made: LoadBalancer) -> Iterator[tuple[Listener, Pool]]:
-    pools = accessors.pools(made)
+    pools = merge_pools(made).pools
     for wanted in haproxys(made):
         policies = [each for each in wanted.l7policies or () if decides(each, made)]
-        names = [accessors.default_pool_id(wanted), *map(accessors.redirect_pool_id, policies)]
+        names = [wanted.target_pool_id, *(each.target_pool_id for each in policies)]
         for name in dict.fromkeys(name for name in names if name is not None):
             if is_up(pools[name]):
                 yield wanted, pools[name]
@@ -286,7 +286,7 @@ def used(made: LoadBalancer) -> Iterator[tuple[Listener, Pool]]:
 @given(balancers())
 def test_each_pool_that_is_used_is_checked_by_one_backend(made: LoadBalancer) -> None:
     backends = sections(made, "backend")
-    backends.pop(accessors.METRICS, None)
+    backends.pop(METRICS_BACKEND, None)
     pools = {a_pool.pool_id: a_pool for _, a_pool in used(made)}
     assert {name.split(":")[0] for name in backends} == set(pools) <= set(backends)
     for name, section in backends.items():
@@ -423,8 +423,10 @@ def test_the_policy_has_nothing_against_it(made: LoadBalancer) -> None:
 @any_balancer
 @given(balancers())
 def test_one_process_for_each_listener_has_the_same_frontends(made: LoadBalancer) -> None:
-    together = {frontend.id for frontend in to_haproxy.whole(made).frontends}
-    apart = [frontend.id for process in to_haproxy.each(made) for frontend in process.frontends]
+    together = {frontend.id for frontend in rendered.translate_whole(made).frontends}
+    apart = [
+        frontend.id for process in rendered.translate_each(made) for frontend in process.frontends
+    ]
     assert sorted(apart) == sorted(together)
 
 
@@ -445,7 +447,7 @@ def test_listeners_share_a_backend_unless_they_use_it_differently(
     two = listener("HTTP", "two", protocol_port=81, default_pool_id="pool") | other
     shared = pool(members=[member()], healthmonitor=monitor())
     made = decoded(balancer(one, two, pools=(shared,)))
-    assert [backend.id for backend in to_haproxy.whole(made).backends] == backends
+    assert [backend.id for backend in rendered.translate_whole(made).backends] == backends
 
 
 def test_ten_listeners_and_their_policies_have_one_backend() -> None:
@@ -460,14 +462,14 @@ def test_ten_listeners_and_their_policies_have_one_backend() -> None:
         for number in range(10)
     ]
     made = decoded(balancer(*listeners, pools=(pool(members=[member()]),)))
-    assert [backend.id for backend in to_haproxy.whole(made).backends] == ["pool"]
+    assert [backend.id for backend in rendered.translate_whole(made).backends] == ["pool"]
 
 
 def test_metrics_are_asked_of_the_agent() -> None:
     made = decoded(balancer(listener("PROMETHEUS")))
-    (server,) = sections(made, "backend")[accessors.METRICS].all("server")
+    (server,) = sections(made, "backend")[METRICS_BACKEND].all("server")
     assert server.words[2] == "127.0.0.1:9102"
-    assert to_haproxy.whole(made).serves_metrics
+    assert rendered.translate_whole(made).serves_metrics
 
 
 def test_a_file_depends_on_nothing_but_its_object() -> None:

@@ -15,7 +15,6 @@ from msgspec import inspect
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.loadbalancer import render
-from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from lab import rendered
@@ -219,8 +218,8 @@ def with_string(path: Path, value: str) -> Body:
 
 
 def texts(made: LoadBalancer) -> list[str]:
-    files = rendered.render(to_haproxy.whole(made), PLACES)
-    more = [render.render_layer4(each, PLACES) for each in to_lvs.each(made)]
+    files = rendered.render(rendered.translate_whole(made), PLACES)
+    more = [render.render_layer4(each, PLACES) for each in rendered.translate_layer4(made)]
     return [text for name, text in sorted(files.items()) if name.endswith(".cfg")] + more
 
 

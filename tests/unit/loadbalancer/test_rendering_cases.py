@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.loadbalancer import render
-from amphora_agent.loadbalancer.translate import to_lvs
+from lab import rendered
 from lab.bodies import (
     balancer,
     decoded,
@@ -137,7 +137,7 @@ def test_addresses_of_checks_are_in_brackets() -> None:
 def test_a_disabled_udp_member_is_said_to_be_so() -> None:
     udp = pool("UDP", members=[member("on"), member("off", admin_state_up=False)])
     made = decoded(balancer(listener("UDP", default_pool_id="pool"), pools=(udp,)))
-    (virtual,) = to_lvs.each(made)
+    (virtual,) = rendered.translate_layer4(made)
     found = render.render_layer4(virtual, PLACES)
     assert "# Member off is disabled\n" in found
     assert found.count("real_server") == 1
@@ -146,4 +146,4 @@ def test_a_disabled_udp_member_is_said_to_be_so() -> None:
 def test_a_whole_load_balancer_that_is_down_has_nothing() -> None:
     made = decoded(balancer(listener(), listener("UDP", "udp"), admin_state_up=False))
     assert list(configuration(made)) == ["haproxy.cfg"]
-    assert list(to_lvs.each(made)) == []
+    assert list(rendered.translate_layer4(made)) == []

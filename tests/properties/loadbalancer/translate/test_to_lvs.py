@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.keepalived.config.lvs import Endpoint, Member, describe, read
-from amphora_agent.model.loadbalancer import accessors, types
+from amphora_agent.model.loadbalancer import types
+from amphora_agent.model.loadbalancer.pool_merge import merge_pools
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from tests.builders.loadbalancers import balancers
 from tests.builders.places import BASE
@@ -23,7 +24,7 @@ def test_any_of_them_is_read_back(made: LoadBalancer) -> None:
         if each.protocol in ("UDP", "SCTP") and is_up(each) and is_up(made)
     }
     assert texts.keys() == wanted.keys()
-    pools = accessors.pools(made)
+    pools = merge_pools(made).pools
     vips = {made.vip_address, *(vip.ip_address for vip in made.additional_vips or ())}
     for name, a_listener in wanted.items():
         read(texts[name].encode(), f"{BASE}/lvs/check/udp_check.sh")

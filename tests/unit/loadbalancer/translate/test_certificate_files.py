@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from amphora_agent.haproxy.config.parser import parse_config
-from amphora_agent.loadbalancer.translate import certificate_files, to_haproxy
+from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.loadbalancer.translate.certificate_files import extract, without_keys
 from amphora_agent.model.decode import encode
+from amphora_agent.model.loadbalancer.resolved import resolve
 from lab import rendered
 from lab.bodies import balancer, decoded, listener, member, pool
 from tests.builders.places import CURRENT, PLACES
@@ -34,7 +35,11 @@ def files(
     body: dict[str, Any], before: Any = None, stored: Any = None
 ) -> certificate_files.Certificates:
     return extract(
-        decoded(body), ["l", "l-default"], CURRENT, before=before or {}, stored=stored or {}
+        resolve(decoded(body)),
+        ["l", "l-default"],
+        CURRENT,
+        before=before or {},
+        stored=stored or {},
     )
 
 
@@ -127,7 +132,7 @@ def all_of_them() -> dict[str, Any]:
 def test_every_file_that_haproxy_is_told_of_is_there() -> None:
     made = files(all_of_them())
     assert made.problems == ()
-    texts = rendered.render(to_haproxy.whole(decoded(all_of_them())), PLACES)
+    texts = rendered.render(rendered.translate_whole(decoded(all_of_them())), PLACES)
     named = {
         word.removeprefix(f"{CURRENT}/")
         for text in texts.values()

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.loadbalancer.translate import status
+from amphora_agent.model.loadbalancer.resolved import resolve
 from amphora_agent.model.loadbalancer.results import LoadBalancerStatus
 from lab.bodies import (
     balancer,
@@ -53,7 +54,9 @@ def found(
         pools=(pool(members=list(members), healthmonitor=monitor(), **more),),
     )
     own = (row("listener", "FRONTEND", "OPEN"), row("pool", "BACKEND", backend))
-    return status.of(decoded(body), {"lb": None if silent else said(*own, *rows)}, {})
+    return status.find_status(
+        resolve(decoded(body)), {"lb": None if silent else said(*own, *rows)}, {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_d6_a_pool_counts_however_it_is_reached(
         for name, (word, weight) in zip(names, words, strict=True)
     ]
     own = (row("listener", "FRONTEND", "OPEN"), row("pool", "BACKEND", backend))
-    shown = status.of(decoded(body), {"lb": said(*own, *rows)}, {})
+    shown = status.find_status(resolve(decoded(body)), {"lb": said(*own, *rows)}, {})
     assert shown.pools[0].operating_status == pool_
     assert [each.operating_status for each in shown.pools[0].members] == members
     assert shown.operating_status == whole
@@ -140,7 +143,9 @@ def test_d6_a_pool_counts_however_it_is_reached(
 
 def test_d6_a_pool_that_nobody_uses_does_not_count() -> None:
     body = balancer(listener(), pools=(pool(members=[member()]),))
-    shown = status.of(decoded(body), {"lb": said(row("listener", "FRONTEND", "OPEN"))}, {})
+    shown = status.find_status(
+        resolve(decoded(body)), {"lb": said(row("listener", "FRONTEND", "OPEN"))}, {}
+    )
     assert (shown.operating_status, shown.pools[0].operating_status) == ("ONLINE", "OFFLINE")
     assert shown.pools[0].members[0].operating_status == "OFFLINE"
 
@@ -152,7 +157,7 @@ def test_d6_a_full_listener_degrades_and_a_pool_that_is_down_is_worse() -> None:
     full = row("listener", "FRONTEND", "OPEN", scur=100), row("b", "FRONTEND", "OPEN")
     for backend, expected in (("UP", "DEGRADED"), ("DOWN", "ERROR")):
         text = said(*full, row("pool", "BACKEND", backend))
-        assert status.of(body, {"lb": text}, {}).operating_status == expected
+        assert status.find_status(resolve(body), {"lb": text}, {}).operating_status == expected
 
 
 def test_one_that_says_nothing() -> None:
@@ -165,7 +170,7 @@ def test_one_that_says_nothing() -> None:
 def test_a_listener_at_its_limit() -> None:
     body = decoded(balancer(listener()))
     text = said(row("listener", "FRONTEND", "OPEN", scur=10, slim=10))
-    (shown,) = status.of(body, {"lb": text}, {}).listeners
+    (shown,) = status.find_status(resolve(body), {"lb": text}, {}).listeners
     assert (shown.operating_status, shown.connections) == ("DEGRADED", 10)
     assert "10 of 10 connections" in shown.reason
 
@@ -174,6 +179,6 @@ def test_what_is_administratively_down() -> None:
     body = balancer(
         listener(admin_state_up=False), pools=(pool(admin_state_up=False, members=[member()]),)
     )
-    shown = status.of(decoded({**body, "admin_state_up": False}), {}, {})
+    shown = status.find_status(resolve(decoded({**body, "admin_state_up": False})), {}, {})
     parts = (shown, shown.listeners[0], shown.pools[0], shown.pools[0].members[0])
     assert {each.operating_status for each in parts} == {"OFFLINE"}

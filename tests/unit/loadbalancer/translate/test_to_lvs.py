@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from amphora_agent.loadbalancer import render
-from amphora_agent.loadbalancer.translate import to_lvs
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from lab.bodies import balancer, decoded, listener, member, monitor, pool
+from lab.rendered import translate_layer4
 from tests.builders.places import BASE, PLACES
 
 
 def rendered(made: LoadBalancer) -> dict[str, str]:
-    return {each.id: render.render_layer4(each, PLACES) for each in to_lvs.each(made)}
+    return {each.id: render.render_layer4(each, PLACES) for each in translate_layer4(made)}
 
 
 def text(protocol: str = "UDP", *, vips: tuple[str, ...] = (), **of_pool: Any) -> str:

@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from amphora_agent.haproxy.config import queries
-from amphora_agent.model.loadbalancer.claims import Claim, claim, first_meeting, of_balancer
+from amphora_agent.model.addressing import Claim, claim, first_meeting
+from amphora_agent.model.loadbalancer.resolved import resolve
 from lab.bodies import balancer, decoded, listener
 
 
@@ -68,12 +69,12 @@ def test_d9_a_load_balancer_claims_what_is_up_at_every_address() -> None:
         listener(name="c", protocol_port=81, admin_state_up=False),
         additional_vips=[{"ip_address": "2001:db8::1"}],
     )
-    assert of_balancer(decoded(body)) == {
+    assert resolve(decoded(body)).claims() == {
         claim(transport, host, port)
         for transport, port in (("TCP", 80), ("UDP", 53))
         for host in ("192.0.2.10", "2001:db8::1")
     }
-    assert of_balancer(decoded(body | {"admin_state_up": False})) == frozenset()
+    assert resolve(decoded(body | {"admin_state_up": False})).claims() == frozenset()
 
 
 def test_d9_sockets_that_are_no_addresses_claim_nothing() -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.model.loadbalancer import accessors, validation
+from amphora_agent.model.loadbalancer import validation
+from amphora_agent.model.loadbalancer.pool_merge import merge_pools
 from lab.bodies import (
     balancer,
     decoded,
@@ -323,7 +324,7 @@ def test_forms_of_a_pool_say_together_what_it_is() -> None:
         )
     )
     assert list(validation.problems(made)) == []
-    (found,) = accessors.pools(made).values()
+    (found,) = merge_pools(made).pools.values()
     assert found.healthmonitor is not None
     assert [(each.member_id, each.weight) for each in found.members or ()] == [
         ("a", None),
