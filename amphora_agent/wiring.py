@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: The kernel's file that makes it look for new devices.
 _PCI_RESCAN = Path("/sys/bus/pci/rescan")
-#: Seconds for the kernel to tell of its virtual servers.
-_IPVS_PATIENCE = 5.0
 
 #: Below these a pushed configuration may have the agent's directories.
 DIRECTORIES = (Path("/var/lib/octavia"), Path("/etc/octavia"), Path("/run"))
@@ -181,17 +179,17 @@ def declared_of(
     layout: Layout, instances: "Instances", layer4: "LvsListeners", options: Options
 ) -> "Declared":
     """The service of the declared load balancers."""
-    from amphora_agent.keepalived.lvs import ipvs, service
-    from amphora_agent.keepalived.lvs.poller import LvsObserver
+    from amphora_agent.keepalived.lvs import ipvs
+    from amphora_agent.keepalived.lvs.poller import LvsPoller
     from amphora_agent.loadbalancer.service import Declared
     from amphora_agent.model.loadbalancer.results import ProcessModel
 
-    observer = LvsObserver(layout, ipvs.reader(Namespace(layout.namespace)), service.runs)
+    poller = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
     return Declared(
         layout,
         instances,
         layer4,
-        lambda: observer.read(timeout=_IPVS_PATIENCE),
+        poller.read,
         process_model=ProcessModel(options.process_model),
     )
 

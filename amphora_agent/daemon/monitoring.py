@@ -14,8 +14,8 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
 from amphora_agent.heartbeat.sender import Beat
-from amphora_agent.keepalived.lvs import ipvs, service
-from amphora_agent.keepalived.lvs.poller import LvsObserver
+from amphora_agent.keepalived.lvs import ipvs
+from amphora_agent.keepalived.lvs.poller import LvsPoller
 from amphora_agent.metrics.agent import AgentMetrics, WorkersOf
 from amphora_agent.metrics.endpoint import Collector, MetricsEndpoint
 from amphora_agent.metrics.shared import HeartbeatBoard, WorkerDeaths
@@ -119,14 +119,13 @@ class _Everything:
     """The figures of all load balancers: what haproxy serves, and what IPVS does."""
 
     def __init__(self, layout: Layout) -> None:
-        in_ipvs = ipvs.reader(Namespace(layout.namespace))
         self._haproxy = Inquiry(layout)
-        self._lvs = LvsObserver(layout, in_ipvs, service.runs)
+        self._lvs = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
 
     def figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
     ) -> list[Figures | None]:
         found = self._haproxy.figures(scopes, columns, timeout=timeout)
         if haproxy.SCOPES.intersection(scopes):
-            found += haproxy.figures(self._lvs.read(timeout=timeout).values())
+            found += haproxy.figures(self._lvs.read().values())
         return found

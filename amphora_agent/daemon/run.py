@@ -31,8 +31,7 @@ from amphora_agent.heartbeat.memory import CounterMemory
 from amphora_agent.heartbeat.reader import Reader
 from amphora_agent.heartbeat.sender import Facts, Sender
 from amphora_agent.keepalived.lvs import ipvs
-from amphora_agent.keepalived.lvs import service as lvs_service
-from amphora_agent.keepalived.lvs.poller import LvsObserver
+from amphora_agent.keepalived.lvs.poller import LvsPoller
 from amphora_agent.keepalived.vrrp import service as vrrp_service
 from amphora_agent.keepalived.vrrp.mastership import Mastership
 from amphora_agent.keepalived.vrrp.service import Vrrp
@@ -233,16 +232,16 @@ def _make_heart(
         version = options.heartbeat_version
         if version is None:
             version = message.OF_API.get(services.controller.version(), message.LATEST)
-        return Facts(current, version, vrrp_service.missing(layout.vrrp))
+        return Facts(current, version, vrrp_service.find_outage(layout.vrrp))
 
     alarms = Alarms(layout.alarms)
     on_disk, in_memory = layout.heartbeat_counters
     counters = [SlotFile(on_disk, sync=True), SlotFile(in_memory, sync=False)]
     memory = CounterMemory(counters, boot_id(), alarms)
-    in_ipvs = LvsObserver(layout, ipvs.reader(Namespace(layout.namespace)), lvs_service.runs)
+    in_ipvs = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
     reader = Reader(
         Observer(layout),
-        lambda: in_ipvs.read(timeout=0),
+        in_ipvs.read,
         find_facts,
         Facts(settings.current()),
         memory,

@@ -1,15 +1,15 @@
-"""The check that decides mastership: does everything answer that carries traffic?
+"""The check that decides mastership: does every process that carries traffic answer?
 
-    haproxy-vrrp-check SOCKET…          ask each of these once
-    probe.py once BASE WANTED           ask all that should run, for a moment
-    probe.py serve BASE WANTED VERDICT  go on asking, and write down what they say
+    haproxy-vrrp-check SOCKET…          ask each of these sockets once
+    probe.py once BASE WANTED           ask all processes that should run, for a few seconds
+    probe.py serve BASE WANTED VERDICT  ask them each second, and write the verdict to a file
 
-BASE is the agent's base_path, WANTED the directory where its supervisor says what should run. Exit
+BASE is the agent's base_path, WANTED the directory where its supervisor keeps what should run. Exit
 status 0: all answer.
 
-keepalived runs a shell script that reads the verdict (docs/decisions/0012). So this program is
-resident, small, and not part of the agent, whose end must not move a VIP. It is run by its path
-with `python -I -S`, loads nothing of the agent, and no more of Python than it needs.
+keepalived runs a shell script that reads the verdict (docs/decisions/0012). So this program stays
+in memory, is small, and is no part of the agent, whose end must not move a VIP. It is run by its
+path with `python -I -S`, and loads neither the agent nor more of Python than it needs.
 """
 
 import contextlib
@@ -22,22 +22,24 @@ from collections.abc import Collection, Iterable
 
 #: Seconds for an answer, and between two rounds of questions.
 ANSWER, PERIOD = 1.0, 1.0
-#: So many rounds without an answer: it is lost. So many with one: it is back.
+#: Rounds without an answer after which a process is lost, and rounds with one after which it is
+#: back.
 FALL, RISE = 3, 2
 
-#: haproxy answers it at the level of a user, in a line; without a look at any statistics.
+#: haproxy answers this in one line, at the lowest level, without its statistics.
 _QUESTION = b"show version\n"
 
 _HAPROXY, _LVS = "haproxy-", "octavia-keepalivedlvs-"
 
 
-def wanted(base: str, directory: str) -> list[str]:
-    """What should run: the statistics socket of each haproxy, the pid file of each keepalived of a
-    UDP or SCTP listener.
+def list_wanted(base: str, directory: str) -> list[str]:
+    """Return the statistics socket of each haproxy that should run, and the pid file of each
+    keepalived of a UDP or SCTP listener.
 
-    `directory` has a link for each enabled unit of systemd, or a record of the embedded supervisor.
+    `directory` has a link for each enabled unit of systemd, or a record of the embedded supervisor
+    for each process.
     """
-    found = []
+    paths = []
     with contextlib.suppress(FileNotFoundError):
         for entry in sorted(os.listdir(directory)):
             name, kind = os.path.splitext(entry)
@@ -47,17 +49,17 @@ def wanted(base: str, directory: str) -> list[str]:
             elif kind != ".service":
                 continue
             if name.startswith(_HAPROXY):
-                # Behind a dot: which of two it is, while one takes the other's place.
+                # After a dot: which of two processes, while one replaces the other.
                 instance = name.removeprefix(_HAPROXY).partition(".")[0]
-                found.append(os.path.join(base, f"{instance}.sock"))
+                paths.append(os.path.join(base, f"{instance}.sock"))
             elif name.startswith(_LVS):
-                found.append(os.path.join(base, "lvs", f"{name}.pid"))
-    return [*dict.fromkeys(found)]
+                paths.append(os.path.join(base, "lvs", f"{name}.pid"))
+    return [*dict.fromkeys(paths)]
 
 
-def configured(base: str) -> bool:
-    """Whether there is any configuration. One whose process was stopped counts: that nothing
-    answers is what the controller wanted."""
+def is_configured(base: str) -> bool:
+    """Return whether there is a configuration, also of a process that was stopped: then the
+    controller wants that nothing answers."""
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(base):
             for file in ("haproxy.cfg", "current/haproxy.cfg"):
@@ -69,20 +71,20 @@ def configured(base: str) -> bool:
     return False
 
 
-def silent(asked: Iterable[str], answer: float = ANSWER) -> set[str]:
-    """Those that do not answer within `answer` seconds, all asked at the same time.
+def find_silent(asked: Iterable[str], timeout: float = ANSWER) -> set[str]:
+    """Return those of `asked` that do not answer within `timeout` seconds, all asked at once.
 
-    A socket answers with anything at all, a pid file by naming a process that lives.
+    Any byte is an answer of a socket. A pid file answers if its keepalived lives.
     """
-    mute = set()
+    silent = set()
     poll = select.poll()
     waiting: dict[int, tuple[socket.socket, str]] = {}
     for path in asked:
         if path.endswith(".pid"):
-            if not _lives(path):
-                mute.add(path)
+            if not _is_alive(path):
+                silent.add(path)
             continue
-        mute.add(path)
+        silent.add(path)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             connection.connect(path)
@@ -92,38 +94,38 @@ def silent(asked: Iterable[str], answer: float = ANSWER) -> set[str]:
             continue
         waiting[connection.fileno()] = connection, path
         poll.register(connection, select.POLLIN)
-    deadline = time.monotonic() + answer
+    deadline = time.monotonic() + timeout
     while waiting and (left := deadline - time.monotonic()) > 0:
         for descriptor, _ in poll.poll(left * 1000):
             connection, path = waiting.pop(descriptor)
             poll.unregister(descriptor)
             with contextlib.suppress(OSError):
                 if connection.recv(1):
-                    mute.discard(path)
+                    silent.discard(path)
             connection.close()
     for connection, _ in waiting.values():
         connection.close()
-    return mute
+    return silent
 
 
 class Judge:
-    """Hysteresis: one answer that is missing is no reason to move the VIPs.
+    """Hysteresis: one missing answer does not move the VIPs.
 
-    What is new among the wanted is being started, and is believed to answer as long.
+    A new process counts as one that answers, while it starts.
     """
 
     def __init__(self, fall: int = FALL, rise: int = RISE) -> None:
         self._fall, self._rise = fall, rise
         self._lost: set[str] = set()
-        #: Rounds in a row that speak against what is believed.
+        #: Rounds in a row that contradict `_lost`.
         self._against: dict[str, int] = {}
 
-    def hear(self, asked: Collection[str], mute: Collection[str]) -> list[str]:
-        """Take the result of one round; return those that are lost now, sorted."""
+    def add_round(self, asked: Collection[str], silent: Collection[str]) -> list[str]:
+        """Add the result of one round; return those that are lost now, sorted."""
         self._lost.intersection_update(asked)
         against = {}
         for path in asked:
-            if (path in mute) == (path in self._lost):
+            if (path in silent) == (path in self._lost):
                 continue
             rounds = self._against.get(path, 0) + 1
             if rounds < (self._rise if path in self._lost else self._fall):
@@ -135,34 +137,37 @@ class Judge:
 
 
 def serve(base: str, directory: str, verdict: str) -> None:
-    """Ask for ever. `verdict` is replaced each round: seconds since boot, 0 or 1, and why."""
+    """Ask each second, without end. Replace the file `verdict` each round: seconds since boot, 0
+    or 1, and the reason."""
     judge = Judge()
-    said = None
+    last_reason = None
     while True:
-        begun = time.monotonic()
-        asked = wanted(base, directory)
-        mute = silent(asked)
-        lost = judge.hear(asked, mute)
-        # What has never been heard may be coming up: no verdict yet, and who needs one asks.
-        if said is not None or lost or not mute:
-            why = " ".join(lost) or ("" if asked or configured(base) else "nothing is configured")
+        started = time.monotonic()
+        asked = list_wanted(base, directory)
+        silent = find_silent(asked)
+        lost = judge.add_round(asked, silent)
+        # A process that has never answered may be starting: no verdict yet. keepalived's script
+        # asks by itself then.
+        if last_reason is not None or lost or not silent:
+            unconfigured = "" if asked or is_configured(base) else "nothing is configured"
+            reason = " ".join(lost) or unconfigured
             now = int(time.clock_gettime(time.CLOCK_BOOTTIME))
-            _write(verdict, f"{now} {int(bool(why))} {why}\n")
-            if why != said:
-                said = why
-                print(f"does not answer: {why}" if why else "all answer", flush=True)
-        time.sleep(max(0.0, begun + PERIOD - time.monotonic()))
+            _write(verdict, f"{now} {int(bool(reason))} {reason}\n")
+            if reason != last_reason:
+                last_reason = reason
+                print(f"does not answer: {reason}" if reason else "all answer", flush=True)
+        time.sleep(max(0.0, started + PERIOD - time.monotonic()))
 
 
-def once(base: str, directory: str, patience: float = FALL * ANSWER) -> bool:
-    """Whether all that should run answer, within `patience` seconds: at a boot everything starts
-    at once."""
-    deadline = time.monotonic() + patience
+def check_once(base: str, directory: str, timeout: float = FALL * ANSWER) -> bool:
+    """Return whether all processes that should run answer within `timeout` seconds: at a boot
+    they all start at once."""
+    deadline = time.monotonic() + timeout
     while True:
-        asked = wanted(base, directory)
+        asked = list_wanted(base, directory)
         if not asked:
-            return configured(base)
-        if not silent(asked):
+            return is_configured(base)
+        if not find_silent(asked):
             return True
         if time.monotonic() > deadline:
             return False
@@ -170,13 +175,13 @@ def once(base: str, directory: str, patience: float = FALL * ANSWER) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `haproxy-vrrp-check`: 0 when all sockets answer."""
-    return 1 if silent(sys.argv[1:] if arguments is None else arguments) else 0
+    """Run `haproxy-vrrp-check`; return 0 if all sockets answer."""
+    return 1 if find_silent(sys.argv[1:] if arguments is None else arguments) else 0
 
 
-def _lives(pid_file: str) -> bool:
+def _is_alive(pid_file: str) -> bool:
     pid = _read(pid_file).strip()
-    # The file outlives a boot, after which the pid may be another's.
+    # The file outlives a boot, after which the pid may be another process's.
     return pid.isdigit() and _read(f"/proc/{int(pid)}/comm").startswith(b"keepalived")
 
 
@@ -189,7 +194,7 @@ def _read(path: str) -> bytes:
 
 
 def _write(path: str, text: str) -> None:
-    # Not by way of files.py: this is in memory, and for as long as it is fresh.
+    # Without files.py: the file is in memory, and counts for seconds.
     stage = f"{path}.new"
     with open(stage, "w") as file:
         file.write(text)
@@ -201,6 +206,6 @@ if __name__ == "__main__":
         case ["serve", base, directory, verdict]:
             serve(base, directory, verdict)
         case ["once", base, directory]:
-            sys.exit(not once(base, directory))
+            sys.exit(not check_once(base, directory))
         case _:
             sys.exit(__doc__)

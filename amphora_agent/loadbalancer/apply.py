@@ -20,7 +20,9 @@ from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.haproxy.update.planner import Plan
 from amphora_agent.haproxy.validate.validator import Candidate, Verdict
-from amphora_agent.keepalived.lvs import poller, service
+from amphora_agent.keepalived import program
+from amphora_agent.keepalived.config import lvs
+from amphora_agent.keepalived.lvs import poller
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import results
 from amphora_agent.loadbalancer.states import Record, State, States
@@ -288,7 +290,7 @@ class Commitment:
     def _serves(self, listener: ObjectId) -> bool:
         """Whether keepalived serves a listener as it was told last."""
         layout = self._layout.lvs(listener)
-        return service.runs(layout) and not poller.is_pending(layout)
+        return program.is_running(layout) and not poller.is_pending(layout)
 
     # What is no more
 
@@ -306,7 +308,7 @@ class Commitment:
         ours = (
             each.id
             for each in self._layout.lvs_listeners()
-            if poller.owner(each.configuration.read_bytes()) == lb_id
+            if lvs.find_owner(each.configuration.read_bytes()) == lb_id
         )
         return sorted(found), [each for each in ours if each not in record.layer4]
 

@@ -404,7 +404,7 @@ class Declared:
             lb_id,
             balancer.claims,
             alone=True,
-            more=lambda: self._layer4.claims(rendered_only=False),
+            more=lambda: self._layer4.list_claims(rendered_only=False),
         )
 
     @contextlib.contextmanager

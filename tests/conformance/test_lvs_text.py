@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.keepalived.config.lvs import Endpoint, Listener, describe, read
+from amphora_agent.keepalived.config.lvs import Endpoint, Listener, describe, rewrite
 
 jinja_cfg = pytest.importorskip("octavia.common.jinja.lvs.jinja_cfg")
 
@@ -50,7 +50,7 @@ def rendered(made: Row) -> str:
 
 def parse(text: str) -> Listener:
     """The listener of a text that is allowed."""
-    read(text.encode(), UDP_CHECK)
+    rewrite(text.encode(), UDP_CHECK)
     return describe(text.encode())
 
 

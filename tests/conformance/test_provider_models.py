@@ -19,7 +19,7 @@ from controller import loadbalancers, texts
 from controller.release import known_to
 from octavia.common import constants, data_models
 
-from amphora_agent.keepalived.config.lvs import describe, read
+from amphora_agent.keepalived.config.lvs import describe, rewrite
 from lab.pki import Authority
 
 utils = pytest.importorskip("octavia.api.drivers.utils", exc_type=ImportError)
@@ -192,7 +192,7 @@ def test_udp_and_sctp() -> None:
         (listener,) = balancer.listeners
         for answer in found[number * len(FORMS) : (number + 1) * len(FORMS)]:
             text = answer["layer4"][listener.id].encode()
-            read(text, "/var/lib/octavia/lvs/check/udp_check.sh")
+            rewrite(text, "/var/lib/octavia/lvs/check/udp_check.sh")
             described = describe(text)
             assert described.pool == listener.default_pool.id
             on = {virtual.endpoints[0].address for virtual in described.virtuals}

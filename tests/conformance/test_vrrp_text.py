@@ -59,6 +59,6 @@ def test_every_text_is_allowed_and_nothing_of_it_is_lost(
     vips: list[dict[str, Any]], source: str, peers: list[str]
 ) -> None:
     text = rendered(vips, peers, source)
-    given = vrrp.read(text.encode(), CHECK, "/run/notify").text.decode().partition("}\n")[2]
+    given = vrrp.rewrite(text.encode(), CHECK, "/run/notify").text.decode().partition("}\n")[2]
     words = text.replace(" gateway ", " via ").split()
     assert given.split() == words, list(itertools.zip_longest(given.split(), words))

@@ -14,7 +14,7 @@ from amphora_agent.keepalived.config import lvs, table, vrrp
 from amphora_agent.keepalived.config.parser import ConfigError, parse
 from amphora_agent.keepalived.config.render import Rendered, render
 from amphora_agent.keepalived.config.table import Statement, require_allowed
-from amphora_agent.keepalived.program import complaints
+from amphora_agent.keepalived.program import find_complaints
 from lab.network import Lab, Namespace
 from lab.traced_keepalived import Kind, Traced, run_traced
 from tests.fuzz import keepalived_facts, keepalived_texts
@@ -53,8 +53,8 @@ class Bench:
 
     def read(self, kind: Kind, text: bytes) -> Rendered:
         if kind == "vrrp":
-            return vrrp.read(text, str(self.check_script), str(self.fifo))
-        return lvs.read(text, str(self.udp_check))
+            return vrrp.rewrite(text, str(self.check_script), str(self.fifo))
+        return lvs.rewrite(text, str(self.udp_check))
 
     def statements(self, kind: Kind, text: bytes) -> tuple[Statement, ...]:
         tables = {
@@ -71,7 +71,7 @@ class Bench:
         done = subprocess.run(
             self.namespace.command(command), capture_output=True, text=True, check=False
         )
-        return complaints(done.stdout + done.stderr, ())
+        return find_complaints(done.stdout + done.stderr, ())
 
     def run(self, kind: Kind, text: bytes, *, to_the_end: bool = False) -> Traced:
         self.canary.unlink(missing_ok=True)

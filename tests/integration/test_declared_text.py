@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.keepalived.config import lvs
-from amphora_agent.keepalived.program import SOMETHING_TO_SAY, complaints
+from amphora_agent.keepalived.program import SOMETHING_TO_SAY, find_complaints
 from amphora_agent.loadbalancer import render as loadbalancer_render
 from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
@@ -198,7 +198,7 @@ def layer4_texts(made: LoadBalancer, directory: Path) -> list[str]:
 
 def check_by_keepalived(text: str, directory: Path) -> None:
     file = directory / "keepalived.conf"
-    given = lvs.read(text.encode(), places(directory).udp_check)
+    given = lvs.rewrite(text.encode(), places(directory).udp_check)
     file.write_bytes(given.text)
     said = subprocess.run(
         ["keepalived", "--config-test", "--check", "-f", file],
@@ -208,7 +208,7 @@ def check_by_keepalived(text: str, directory: Path) -> None:
     )
     # It also says that nothing has any weight, which is no objection.
     assert said.returncode in (0, SOMETHING_TO_SAY), said.stderr + text
-    assert not complaints(said.stdout + said.stderr, given.lines), text
+    assert not find_complaints(said.stdout + said.stderr, given.lines), text
 
 
 @pytest.mark.skipif(shutil.which("keepalived") is None, reason="needs keepalived")

@@ -27,7 +27,7 @@ def place(lab: Lab) -> Namespace:
 def given(kind: Kind, directory: Path) -> bytes:
     """What the agent gives to keepalived."""
     if kind == "check":
-        return lvs.read(_LISTENER.text().encode(), "/none").text
+        return lvs.rewrite(_LISTENER.text().encode(), "/none").text
     check = directory / "vrrp" / "check_script.sh"
     check.parent.mkdir()
     check.write_text("#!/bin/true\n")
@@ -35,7 +35,7 @@ def given(kind: Kind, directory: Path) -> bytes:
     text = vrrp_configuration(
         base_path=directory, address="10.1.0.3", peer="10.1.0.4", priority=100, checks=Checks()
     )
-    return vrrp.read(text.encode(), str(check), f"{directory}/notify").text
+    return vrrp.rewrite(text.encode(), str(check), f"{directory}/notify").text
 
 
 def asks(traced: Traced) -> bool:

@@ -6,6 +6,7 @@ from flask.typing import ResponseReturnValue
 from amphora_agent.api.services import Services, caller
 from amphora_agent.api.v1.http import LARGEST_JSON, OK, body, etag
 from amphora_agent.errors import InvalidRequest
+from amphora_agent.keepalived.config.lvs import find_claims
 from amphora_agent.model.events.changes import Operation, Part
 from amphora_agent.paths import object_id
 
@@ -24,9 +25,9 @@ def udp(services: Services) -> Blueprint:
             services.instances.listeners.counting(listener, 1),
             addresses.claiming(
                 listener,
-                lambda: lvs.claims_of(data),
+                lambda: find_claims(data),
                 alone=False,
-                more=lambda: lvs.claims(rendered_only=True),
+                more=lambda: lvs.list_claims(rendered_only=True),
             ),
         ):
             record.words = [f"{len(data)} bytes"]

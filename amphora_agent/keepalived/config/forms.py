@@ -1,11 +1,11 @@
-"""The forms that values have in the table of what keepalived's texts may contain.
+"""The forms of values in the table of what keepalived's configurations may contain.
 
-A form takes a word as keepalived reads it, and returns it as keepalived is to be given it. It
-raises ValueError, whose text says what is expected, without the value: that may be a password.
+A form takes a word as keepalived reads it, and returns it as keepalived shall read it. It raises
+ValueError with what is expected, without the value: that may be a password.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface
 
 Form = Callable[[str], str]
@@ -16,8 +16,8 @@ _HOST = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,254}(:[0-9]{1,5})?")
 _NETWORK = re.compile(r"[0-9A-Fa-f.:]+(/[0-9]{1,3})?")
 _DIGITS = re.compile(r"[0-9]{1,19}")
 _STATUSES = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
-#: A URL's path as RFC 3986 has it, and what Octavia accepts beside it. keepalived itself defines
-#: macros whose names begin with an underscore.
+#: The path of a URL (RFC 3986), and what else Octavia accepts. keepalived's own macros have names
+#: that begin with an underscore.
 _URL = re.compile(r"/(?:[!#%&'()*+,\-./:;<=>?@\[\]^_`{|}~0-9A-Za-z\x80-\xff]|\$(?![_{]))*")
 _PASSWORD = re.compile(r"[!#%-\[\]-~]+")
 _PATH = re.compile(r"/[0-9A-Za-z_./+,=@%:~-]*")
@@ -28,28 +28,28 @@ HEALTH_CHECKER = "amphora-health-checker"
 
 
 def name(word: str) -> str:
-    """A name that the text itself gives to something."""
-    return _matching(word, _NAME, "a name")
+    """A name that the configuration gives."""
+    return _require_match(word, _NAME, "a name")
 
 
 def interface(word: str) -> str:
     """The name of a network interface."""
-    return _matching(word, _INTERFACE, "the name of an interface")
+    return _require_match(word, _INTERFACE, "the name of an interface")
 
 
 def host(word: str) -> str:
     """A name of a host for HTTP, with or without a port."""
-    return _matching(word, _HOST, "the name of a host")
+    return _require_match(word, _HOST, "the name of a host")
 
 
 def password(word: str) -> str:
-    """Printable characters but quotes, `$` and backslash."""
-    return _matching(word, _PASSWORD, "a password of printable characters")
+    """Printable characters except quotes, `$` and backslash."""
+    return _require_match(word, _PASSWORD, "a password of printable characters")
 
 
 def url(word: str) -> str:
     """The path of a URL, from its slash on."""
-    return _matching(word, _URL, "the path of a URL")
+    return _require_match(word, _URL, "the path of a URL")
 
 
 def parse_address(word: str) -> IPv4Address | IPv6Address:
@@ -75,8 +75,8 @@ def prefixed_address(word: str) -> str:
     """An IP address, with or without the length of its prefix."""
     try:
         if _NETWORK.fullmatch(word):
-            found = ip_interface(word)
-            return found.with_prefixlen if "/" in word else str(found.ip)
+            given = ip_interface(word)
+            return given.with_prefixlen if "/" in word else str(given.ip)
     except ValueError:
         pass
     raise ValueError("an IP address is expected, with or without a prefix")
@@ -93,7 +93,7 @@ def network(word: str) -> str:
 
 
 def granularity(word: str) -> str:
-    """How much of a client's address is one client: an IPv4 mask, or the length of a prefix."""
+    """The part of an address that makes one client: an IPv4 mask, or the length of a prefix."""
     if _DIGITS.fullmatch(word) and 1 <= int(word) <= 128:
         return str(int(word))
     try:
@@ -104,8 +104,8 @@ def granularity(word: str) -> str:
 
 def statuses(word: str) -> str:
     """A status code of HTTP, or a range of them."""
-    found = _STATUSES.fullmatch(word)
-    if found is None or (found[2] and found[1] > found[2]):
+    matched = _STATUSES.fullmatch(word)
+    if matched is None or (matched[2] and matched[1] > matched[2]):
         raise ValueError("a status code of HTTP is expected, or a range")
     return word
 
@@ -122,8 +122,7 @@ def number(least: int, most: int) -> Form:
 
 
 def nearest(least: int, most: int) -> Form:
-    """A whole number; one that is out of the range, as Octavia allows some to be, becomes the
-    nearest in it."""
+    """A whole number, moved into the range: Octavia allows some that keepalived refuses."""
 
     def check(word: str) -> str:
         if not _DIGITS.fullmatch(word):
@@ -134,17 +133,23 @@ def nearest(least: int, most: int) -> Form:
 
 
 def one_of(*words: str) -> Form:
-    """One of some words."""
-    return _one_of(words)
+    """One of these words."""
+
+    def check(word: str) -> str:
+        if word not in words:
+            raise ValueError(f"it can only be {', '.join(words)}")
+        return word
+
+    return check
 
 
 def protocol(word: str) -> str:
-    """UDP or SCTP, which keepalived knows in capital and small letters."""
-    return _one_of(("UDP", "SCTP"))(word.upper())
+    """UDP or SCTP, in capital or small letters."""
+    return one_of("UDP", "SCTP")(word.upper())
 
 
 def program(path: str) -> Form:
-    """The one program that may be named, by its path, and no arguments."""
+    """The path of the one program that may be named, without arguments."""
 
     def check(word: str) -> str:
         if word != path or not _PATH.fullmatch(path):
@@ -155,7 +160,7 @@ def program(path: str) -> Form:
 
 
 def member_check(udp_check: str) -> Form:
-    """A command that checks a member: one of two programs, with arguments of known types."""
+    """A command that checks a member: one of two programs, with typed arguments."""
 
     def check(word: str) -> str:
         match _BLANK.split(word.strip(" \t\f\r\v")):
@@ -175,16 +180,7 @@ _port = number(1, 65535)
 _seconds = nearest(0, 2**31 - 1)
 
 
-def _one_of(words: Collection[str]) -> Form:
-    def check(word: str) -> str:
-        if word not in words:
-            raise ValueError(f"it can only be {', '.join(words)}")
-        return word
-
-    return check
-
-
-def _matching(word: str, pattern: re.Pattern[str], expected: str) -> str:
+def _require_match(word: str, pattern: re.Pattern[str], expected: str) -> str:
     if not pattern.fullmatch(word):
         raise ValueError(f"{expected} is expected")
     return word

@@ -1,4 +1,4 @@
-"""keepalived's text for a UDP or SCTP listener: what it may say, and what it says.
+"""keepalived's configuration of a UDP or SCTP listener: rewrite it for keepalived, and read it.
 
 The controller writes ids in comments, each before the block that it is about, or instead of one
 (`# Member <id> is disabled`). A text has one virtual server for each IP version of the VIPs, whose
@@ -16,24 +16,28 @@ from amphora_agent.keepalived.config import forms, table
 from amphora_agent.keepalived.config.parser import ConfigError, Directive, parse
 from amphora_agent.keepalived.config.render import Rendered, render
 from amphora_agent.keepalived.config.table import Statement, require_allowed
+from amphora_agent.model.addressing import Claim, claim
 
 _CHECKERS = frozenset({"HTTP_GET", "MISC_CHECK", "TCP_CHECK"})
 
 _ABOUT = re.compile(r"# Configuration for (Listener|Member|Pool) ([0-9A-Za-z][0-9A-Za-z_-]*)\s*")
 _DISABLED = re.compile(r"# (Listener|Member|Pool) ([0-9A-Za-z][0-9A-Za-z_-]*) is disabled\s*")
 
-#: One client is one address, where a text says it for the other IP version.
+#: The first line of the configuration of a listener of API 2.0, with its load balancer.
+_OWNER = re.compile(rb"# Written by amphora-agent for ([0-9A-Za-z_-]+)\.")
+
+#: Masks that stand for one client address, by IP version.
 _WHOLE_ADDRESS = {4: "255.255.255.255", 6: "128"}
 
-#: Seconds over which keepalived spreads first checks, after the second that it always waits. It
-#: takes a whole delay otherwise.
+#: Seconds over which keepalived spreads first checks, after the second that it always waits. By
+#: default it spreads them over `delay_loop`.
 _FIRST_CHECKS = Statement(0, "warmup", ("0.1",))
 
-#: How what keepalived is given begins: of which text it was made.
+#: The first line of what keepalived reads: the digest of the configuration that it was made of.
 _HEADER = "Written by amphora-agent of a text with the SHA-256 {}"
 _MADE_OF = re.compile(re.escape(f"# {_HEADER}").replace(r"\{\}", "([0-9a-f]{64})") + "\n")
 
-#: How agents before 2.0 began it; the controller's text followed.
+#: What agents before 2.0 put before the controller's configuration.
 _EARLIER = b"global_defs {\n    script_user root\n    enable_script_security\n}\n"
 
 
@@ -46,7 +50,7 @@ class Endpoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Member:
-    """`endpoint` is None when it is disabled. `checked`: a health monitor looks at it."""
+    """A member. `endpoint` is None when it is disabled; `checked`: it has a health monitor."""
 
     id: str
     endpoint: Endpoint | None
@@ -55,7 +59,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Virtual:
-    """What clients reach: `protocol` at each of `endpoints`, if there is a member at all."""
+    """A virtual server at each of `endpoints`. keepalived leaves out one without members."""
 
     protocol: str
     endpoints: tuple[Endpoint, ...]
@@ -72,58 +76,65 @@ class Listener:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """All, each once: those that are disabled are written for each IP version."""
-        known = {member.id: member for virtual in self.virtuals for member in virtual.members}
-        return tuple(known.values())
+        """All members, each once: disabled ones stand in the virtual server of each IP version."""
+        by_id = {member.id: member for virtual in self.virtuals for member in virtual.members}
+        return tuple(by_id.values())
+
+    @property
+    def addresses(self) -> tuple[tuple[str, Endpoint], ...]:
+        """Protocol and endpoint of all virtual servers."""
+        return tuple(
+            (virtual.protocol, endpoint)
+            for virtual in self.virtuals
+            for endpoint in virtual.endpoints
+        )
 
 
-# What keepalived is given
+# What keepalived reads
 
 
-def read(configuration: bytes, udp_check: str) -> Rendered:
-    """Return what keepalived is given of a configuration: what the table of LVS allows, written
-    anew.
+def rewrite(configuration: bytes, udp_check: str) -> Rendered:
+    """Return the text that keepalived reads for a configuration. All of it is in the table of LVS.
 
     Raises:
         ConfigError: something in it is not allowed, or it does not describe a listener.
     """
     directives = parse(configuration)
     statements = require_allowed(directives, table.lvs(udp_check))
-    _listener(directives)
+    _read_listener(directives)
     digest = hashlib.sha256(configuration).hexdigest()
-    return render(_mended(statements), _HEADER.format(digest))
+    return render(_adapt_statements(statements), _HEADER.format(digest))
 
 
-def made_of(given: bytes, configuration: bytes) -> bool:
-    """Return whether what keepalived was given was made of a configuration."""
-    found = _MADE_OF.match(given[:200].decode("latin-1"))
-    return found is not None and found[1] == hashlib.sha256(configuration).hexdigest()
+def is_made_of(given: bytes, configuration: bytes) -> bool:
+    """Return whether keepalived's text `given` was made of a configuration."""
+    header = _MADE_OF.match(given[:200].decode("latin-1"))
+    return header is not None and header[1] == hashlib.sha256(configuration).hexdigest()
 
 
 def earlier_source(given: bytes) -> bytes | None:
-    """Return the controller's text in what an earlier agent gave to keepalived; None when `given`
-    was written by this one."""
+    """Return the controller's configuration in a text that an agent before 2.0 wrote; None if a
+    later agent wrote it."""
     if _MADE_OF.match(given[:200].decode("latin-1")):
         return None
     return given.removeprefix(_EARLIER)
 
 
-def _mended(statements: Sequence[Statement]) -> Iterator[Statement]:
-    """Leave out what the agent tells keepalived otherwise, have first checks made at once, and
-    write masks for their IP version.
+def _adapt_statements(statements: Sequence[Statement]) -> Iterator[Statement]:
+    """Drop the namespace, which the supervisor enters; make first checks early; fix masks.
 
-    Octavia writes the mask of IPv4 for IPv6, too: keepalived would refuse it there.
+    Octavia writes the mask of IPv4 for IPv6, too, where keepalived refuses it.
     """
     versions = {
-        each.values[0]: _version(each.block[0].values[0])
-        for each in statements
-        if each.keyword == "virtual_server_group" and each.block
+        group.values[0]: _version(group.block[0].values[0])
+        for group in statements
+        if group.keyword == "virtual_server_group" and group.block
     }
     for statement in statements:
         if statement.keyword == "virtual_server":
             first, second = statement.values
             version = versions.get(second, 0) if first == "group" else _version(first)
-            block = tuple(_mended_mask(each, version) for each in statement.block or ())
+            block = tuple(_fix_mask(inner, version) for inner in statement.block or ())
             if _is_checked(statement):
                 block = (_FIRST_CHECKS, *block)
             yield replace(statement, block=block)
@@ -133,10 +144,10 @@ def _mended(statements: Sequence[Statement]) -> Iterator[Statement]:
 
 def _is_checked(virtual: Statement) -> bool:
     servers = virtual.all("real_server")
-    return any(each.keyword in _CHECKERS for server in servers for each in server.block or ())
+    return any(inner.keyword in _CHECKERS for server in servers for inner in server.block or ())
 
 
-def _mended_mask(statement: Statement, version: int) -> Statement:
+def _fix_mask(statement: Statement, version: int) -> Statement:
     if statement.keyword != "persistence_granularity" or version == 0:
         return statement
     if ("." in statement.values[0]) == (version == 4):
@@ -148,81 +159,100 @@ def _version(address: str) -> int:
     return ip_address(address).version
 
 
-# What it says
+# What a configuration describes
+
+
+def find_owner(configuration: bytes) -> str | None:
+    """Return the id of the load balancer of API 2.0 that wrote a configuration; None if a
+    controller did."""
+    header = _OWNER.match(configuration)
+    return header[1].decode() if header else None
+
+
+def find_claims(configuration: bytes) -> frozenset[Claim]:
+    """Return the addresses that a configuration claims; none if it is invalid."""
+    try:
+        listener = describe(configuration)
+    except ConfigError:
+        return frozenset()
+    return frozenset(
+        claim(protocol, endpoint.address, endpoint.port)
+        for protocol, endpoint in listener.addresses
+    )
 
 
 def describe(configuration: bytes) -> Listener:
-    """Return the listener that a configuration describes, whether or not it is allowed.
+    """Return the listener that a configuration describes, allowed or not.
 
     Raises:
         ConfigError: it describes none.
     """
-    return _listener(parse(configuration))
+    return _read_listener(parse(configuration))
 
 
-def _listener(directives: Sequence[Directive]) -> Listener:
-    comments = list(_comments(directives))
+def _read_listener(directives: Sequence[Directive]) -> Listener:
+    comments = list(_list_comments(directives))
     groups = {
-        each.words[1]: tuple(_endpoint(line, 0) for line in each.block or () if line.words)
-        for each in _all(directives, "virtual_server_group")
-        if len(each.words) == 2
+        group.words[1]: tuple(_read_endpoint(line, 0) for line in group.block or () if line.words)
+        for group in _select(directives, "virtual_server_group")
+        if len(group.words) == 2
     }
-    pools = [
-        found[2] for each in comments if (found := _ABOUT.fullmatch(each)) and found[1] == "Pool"
-    ]
-    disabled = [found for each in comments if (found := _DISABLED.fullmatch(each))]
+    pools = (about[2] for about in map(_ABOUT.fullmatch, comments) if about and about[1] == "Pool")
+    disabled = (about[1] for about in map(_DISABLED.fullmatch, comments) if about)
     return Listener(
-        enabled=not any(found[1] == "Listener" for found in disabled),
-        pool=pools[0] if pools else None,
-        virtuals=tuple(_virtual(each, groups) for each in _all(directives, "virtual_server")),
+        enabled="Listener" not in disabled,
+        pool=next(pools, None),
+        virtuals=tuple(
+            _read_virtual(server, groups) for server in _select(directives, "virtual_server")
+        ),
     )
 
 
-def _comments(directives: Sequence[Directive]) -> Iterator[str]:
-    for each in directives:
-        if each.comment:
-            yield each.comment
-        yield from _comments(each.block or ())
+def _list_comments(directives: Sequence[Directive]) -> Iterator[str]:
+    for directive in directives:
+        if directive.comment:
+            yield directive.comment
+        yield from _list_comments(directive.block or ())
 
 
-def _all(directives: Sequence[Directive], keyword: str) -> Iterator[Directive]:
-    return (each for each in directives if each.keyword == keyword)
+def _select(directives: Sequence[Directive], keyword: str) -> Iterator[Directive]:
+    return (directive for directive in directives if directive.keyword == keyword)
 
 
-def _virtual(directive: Directive, groups: Mapping[str, tuple[Endpoint, ...]]) -> Virtual:
+def _read_virtual(directive: Directive, groups: Mapping[str, tuple[Endpoint, ...]]) -> Virtual:
     block = directive.block or ()
     if directive.words[1:2] == ("group",):
         if len(directive.words) != 3 or directive.words[2] not in groups:
             raise ConfigError(directive.line, "there is no such group")
         endpoints = groups[directive.words[2]]
     else:
-        endpoints = (_endpoint(directive, 1),)
-    protocol = next(
-        (each.words[1].upper() for each in _all(block, "protocol") if len(each.words) > 1), ""
-    )
+        endpoints = (_read_endpoint(directive, 1),)
+    protocols = (line.words[1].upper() for line in _select(block, "protocol") if line.words[1:])
+    protocol = next(protocols, "")
     if protocol not in ("UDP", "SCTP"):
         raise ConfigError(directive.line, "its protocol is neither UDP nor SCTP")
-    return Virtual(protocol, endpoints, tuple(_members(block)))
+    return Virtual(protocol, endpoints, tuple(_read_members(block)))
 
 
-def _members(block: Sequence[Directive]) -> Iterator[Member]:
-    about = ""
-    for each in block:
-        if each.comment:
-            if (found := _DISABLED.fullmatch(each.comment)) and found[1] == "Member":
-                yield Member(found[2], None)
-            about = each.comment
+def _read_members(block: Sequence[Directive]) -> Iterator[Member]:
+    comment = ""
+    for directive in block:
+        if directive.comment:
+            comment = directive.comment
+            disabled = _DISABLED.fullmatch(comment)
+            if disabled and disabled[1] == "Member":
+                yield Member(disabled[2], None)
             continue
-        if each.keyword == "real_server":
-            found = _ABOUT.fullmatch(about)
-            if found is None or found[1] != "Member":
-                raise ConfigError(each.line, "no comment says which member this is")
-            checked = any(inner.keyword in _CHECKERS for inner in each.block or ())
-            yield Member(found[2], _endpoint(each, 1), checked)
-        about = ""
+        if directive.keyword == "real_server":
+            about = _ABOUT.fullmatch(comment)
+            if about is None or about[1] != "Member":
+                raise ConfigError(directive.line, "no comment says which member this is")
+            checked = any(inner.keyword in _CHECKERS for inner in directive.block or ())
+            yield Member(about[2], _read_endpoint(directive, 1), checked)
+        comment = ""
 
 
-def _endpoint(directive: Directive, first: int) -> Endpoint:
+def _read_endpoint(directive: Directive, first: int) -> Endpoint:
     try:
         address, port = directive.words[first:]
         if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:

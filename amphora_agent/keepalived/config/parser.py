@@ -1,28 +1,28 @@
 """Read keepalived's configuration language as keepalived itself does (2.2, lib/parser.c).
 
-The result is a tree of directives. Whatever makes keepalived read something else than what is
-written (macros, conditions, repetition, includes, escapes) is refused here, with its line.
+The result is a tree of directives. The parser refuses whatever makes keepalived read something else
+than what is written: macros, conditions, repetition, includes, escapes.
 
-One exception makes Octavia's texts readable: a brace within the word behind `path` is part of the
-URL. keepalived takes it for a brace, and complains of the text that comes out.
+One exception makes Octavia's configurations readable: a brace within the word after `path` is part
+of the URL. keepalived takes it for a brace, and complains about the result.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: keepalived reads lines into a buffer of 1,024 bytes: what is behind begins a line of its own.
+#: keepalived reads lines into a buffer of 1,024 bytes: the rest of a longer one is another line.
 LONGEST_LINE = 1022
 
 #: Octavia's blocks are at most four deep.
 _DEEPEST = 8
 
-#: What separates words. Other characters that Unicode takes for blanks are parts of words.
+#: Separators of words. Other blanks of Unicode are parts of words.
 _BLANKS = frozenset(" \t\f\r\v")
 _BRACES = frozenset("{}")
 _COMMENT = frozenset("#!")
 
-#: What a keyword must not begin with, and why.
+#: Characters that a keyword must not begin with, and the reason.
 _SPECIAL = {
     "$": "macros are not allowed",
     "@": "conditions are not allowed",
@@ -31,8 +31,8 @@ _SPECIAL = {
 
 
 class ConfigError(ValueError):
-    """A configuration is refused. `line` counts from 1; `reason` never has a value in it that may
-    be secret."""
+    """A configuration is refused. `line` counts from 1; `reason` quotes no value that may be
+    secret."""
 
     def __init__(self, line: int, reason: str) -> None:
         super().__init__(f"line {line}: {reason}")
@@ -42,9 +42,9 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Directive:
-    """The words of a line, without quotes, and what is in the braces that follow, if any.
+    """The words of a line, without quotes, and the directives in the braces that follow, if any.
 
-    A comment that has a line of its own is a directive without words.
+    A comment on a line of its own is a directive without words.
     """
 
     line: int
@@ -58,7 +58,7 @@ class Directive:
 
 
 class _Piece(NamedTuple):
-    """What keepalived takes for a line: words, or a brace, or a comment."""
+    """A line as keepalived sees it: words, or a brace, or a comment."""
 
     line: int
     words: tuple[str, ...] = ()
@@ -72,45 +72,45 @@ def parse(content: bytes) -> tuple[Directive, ...]:
     Raises:
         ConfigError
     """
-    return _block(_pieces(content), depth=0)
+    return _parse_block(_split_pieces(content), depth=0)
 
 
-def shown(word: str) -> str:
-    """Return the beginning of a word, fit for a message."""
-    printable = "".join(each if " " <= each <= "~" else "?" for each in word)
+def quote_beginning(word: str) -> str:
+    """Return the beginning of a word in printable characters, for a message."""
+    printable = "".join(letter if " " <= letter <= "~" else "?" for letter in word)
     return printable if len(printable) <= 40 else f"{printable[:40]}..."
 
 
-def _block(pieces: Iterator[_Piece], depth: int) -> tuple[Directive, ...]:
+def _parse_block(pieces: Iterator[_Piece], depth: int) -> tuple[Directive, ...]:
     """Return the directives up to the brace that closes the block."""
-    found: list[Directive] = []
-    #: The place in `found` of the last directive, while a brace may follow it.
+    directives: list[Directive] = []
+    #: The index of the last directive, while a brace may follow it.
     last: int | None = None
     for piece in pieces:
         if piece.comment:
-            found.append(Directive(piece.line, (), piece.comment))
+            directives.append(Directive(piece.line, (), piece.comment))
         elif piece.words:
-            last = len(found)
-            found.append(Directive(piece.line, piece.words))
+            last = len(directives)
+            directives.append(Directive(piece.line, piece.words))
         elif piece.brace == "{":
             if last is None:
                 raise ConfigError(piece.line, "a brace where none belongs")
             if depth == _DEEPEST:
                 raise ConfigError(piece.line, "too many braces in braces")
-            opened = found[last]
-            block = _block(pieces, depth + 1)
-            found[last] = Directive(opened.line, opened.words, block=block)
+            opened = directives[last]
+            block = _parse_block(pieces, depth + 1)
+            directives[last] = Directive(opened.line, opened.words, block=block)
             last = None
         elif depth:
-            return tuple(found)
+            return tuple(directives)
         else:
             raise ConfigError(piece.line, "a brace closes what was not opened")
     if depth:
-        raise ConfigError(found[-1].line if found else 1, "a brace is not closed")
-    return tuple(found)
+        raise ConfigError(directives[-1].line if directives else 1, "a brace is not closed")
+    return tuple(directives)
 
 
-def _pieces(content: bytes) -> Iterator[_Piece]:
+def _split_pieces(content: bytes) -> Iterator[_Piece]:
     for number, raw in enumerate(content.decode("latin-1").split("\n"), 1):
         if len(raw) > LONGEST_LINE:
             raise ConfigError(number, f"the line is longer than {LONGEST_LINE} bytes")
@@ -123,10 +123,10 @@ def _pieces(content: bytes) -> Iterator[_Piece]:
         if stripped.startswith("#"):
             yield _Piece(number, comment=stripped)
         else:
-            yield from _pieces_of_line(number, line)
+            yield from _split_line(number, line)
 
 
-def _pieces_of_line(number: int, line: str) -> Iterator[_Piece]:
+def _split_line(number: int, line: str) -> Iterator[_Piece]:
     """Split a line at its braces. A comment ends it."""
     words: list[str] = []
     position = 0
@@ -138,7 +138,7 @@ def _pieces_of_line(number: int, line: str) -> Iterator[_Piece]:
             position += 1
         elif character in _BRACES:
             if words:
-                yield _piece_of_words(number, words)
+                yield _build_piece(number, words)
                 words = []
             yield _Piece(number, brace=character)
             position += 1
@@ -149,16 +149,16 @@ def _pieces_of_line(number: int, line: str) -> Iterator[_Piece]:
             words.append(line[position + 1 : end])
             position = end + 1
         else:
-            end = _end_of_word(line, position, is_url=words == ["path"])
+            end = _find_word_end(line, position, is_url=words == ["path"])
             words.append(line[position:end])
             position = end
         if words and "\\" in words[-1]:
             raise ConfigError(number, "a backslash is not allowed")
     if words:
-        yield _piece_of_words(number, words)
+        yield _build_piece(number, words)
 
 
-def _end_of_word(line: str, begin: int, *, is_url: bool) -> int:
+def _find_word_end(line: str, begin: int, *, is_url: bool) -> int:
     position = begin
     while position < len(line):
         character = line[position]
@@ -170,10 +170,12 @@ def _end_of_word(line: str, begin: int, *, is_url: bool) -> int:
     return position
 
 
-def _piece_of_words(number: int, words: list[str]) -> _Piece:
+def _build_piece(number: int, words: list[str]) -> _Piece:
     keyword = words[0]
     if keyword[:1] in _SPECIAL:
-        raise ConfigError(number, f"{shown(keyword)}: {_SPECIAL[keyword[0]]}")
+        raise ConfigError(number, f"{quote_beginning(keyword)}: {_SPECIAL[keyword[0]]}")
     if keyword.startswith("include"):
-        raise ConfigError(number, f"{shown(keyword)} is not allowed: it reads other files")
+        raise ConfigError(
+            number, f"{quote_beginning(keyword)} is not allowed: it reads other files"
+        )
     return _Piece(number, tuple(words))

@@ -1,7 +1,7 @@
-"""What keepalived's texts may contain: blocks, the keywords in them, the form of each value.
+"""The table of what keepalived's configurations may contain: blocks, keywords, forms of values.
 
-Everything else is refused, whether it is known to do harm or not. What stands here is what Octavia
-0.8 to 19 writes, and what the templates of API 2.0 add to it (docs/keepalived.md).
+Everything else is refused, harmful or not. The table has what Octavia 0.8 to 19 writes, and what
+the templates of API 2.0 add (docs/keepalived.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 from amphora_agent.keepalived.config import forms
 from amphora_agent.keepalived.config.forms import Form
-from amphora_agent.keepalived.config.parser import ConfigError, Directive, shown
+from amphora_agent.keepalived.config.parser import ConfigError, Directive, quote_beginning
 
-#: The words behind a keyword, as keepalived is to be given them.
+#: Takes the words after a keyword, and returns them as keepalived shall read them.
 Reader = Callable[[Sequence[str]], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Keyword:
-    """What belongs to a keyword: values, and in braces keywords (`block`) or lines of values
-    (`entries`). `repeats`: it may stand more than once in its block; each time with other values,
-    if they are `distinct`. `required`: its block means nothing without it."""
+    """What a keyword takes: values; in braces keywords (`block`) or lines of values (`entries`).
+
+    repeats: it may occur more than once in its block; with other values each time if `distinct`.
+    required: its block must have it.
+    """
 
     values: Reader
     block: "Mapping[str, Keyword] | None" = None
@@ -31,7 +33,7 @@ class Keyword:
 
 @dataclass(frozen=True)
 class Statement:
-    """A directive that is allowed; `values` have their forms. An entry has no keyword."""
+    """An allowed directive, its values in their forms. An entry has no keyword."""
 
     line: int
     keyword: str
@@ -40,18 +42,18 @@ class Statement:
 
     def all(self, keyword: str) -> "tuple[Statement, ...]":
         """Return the statements of the block that begin with a keyword."""
-        return tuple(each for each in self.block or () if each.keyword == keyword)
+        return tuple(inner for inner in self.block or () if inner.keyword == keyword)
 
 
 def require_allowed(
     directives: Sequence[Directive], table: Mapping[str, Keyword]
 ) -> tuple[Statement, ...]:
-    """Return the statements of a text.
+    """Return the statements of a configuration.
 
     Raises:
-        ConfigError: something in it is not in the table; with the first line of that kind.
+        ConfigError: something in it is not in the table; names the first such line.
     """
-    found: list[Statement] = []
+    statements: list[Statement] = []
     seen: set[str] = set()
     named: set[tuple[str, ...]] = set()
     for directive in directives:
@@ -59,18 +61,20 @@ def require_allowed(
             continue
         keyword = table.get(directive.keyword)
         if keyword is None:
-            raise ConfigError(directive.line, f"{shown(directive.keyword)} is not allowed here")
+            raise ConfigError(
+                directive.line, f"{quote_beginning(directive.keyword)} is not allowed here"
+            )
         if directive.keyword in seen and not keyword.repeats:
             raise ConfigError(directive.line, f"{directive.keyword} stands here twice")
         seen.add(directive.keyword)
-        values = _read(directive, keyword.values, directive.words[1:])
+        values = _read_values(directive, keyword.values, directive.words[1:])
         if keyword.distinct and (directive.keyword, *values) in named:
-            words_ = " ".join((directive.keyword, *map(shown, values)))
-            raise ConfigError(directive.line, f"{words_} stands here twice")
+            repeated = " ".join((directive.keyword, *map(quote_beginning, values)))
+            raise ConfigError(directive.line, f"{repeated} stands here twice")
         named.add((directive.keyword, *values))
         block = _require_block(directive, keyword)
-        found.append(Statement(directive.line, directive.keyword, values, block))
-    return tuple(found)
+        statements.append(Statement(directive.line, directive.keyword, values, block))
+    return tuple(statements)
 
 
 def _require_block(directive: Directive, keyword: Keyword) -> tuple[Statement, ...] | None:
@@ -80,34 +84,37 @@ def _require_block(directive: Directive, keyword: Keyword) -> tuple[Statement, .
         raise ConfigError(directive.line, f"{directive.keyword} {expected}")
     if keyword.block is not None:
         statements = require_allowed(directive.block or (), keyword.block)
-        there = {statement.keyword for statement in statements}
-        for name, each in keyword.block.items():
-            if each.required and name not in there:
+        present = {statement.keyword for statement in statements}
+        for name, inner in keyword.block.items():
+            if inner.required and name not in present:
                 raise ConfigError(directive.line, f"{directive.keyword}: {name} is missing")
         return statements
     if keyword.entries is not None:
-        return tuple(_entry(each, keyword.entries) for each in directive.block or () if each.words)
+        lines = (line for line in directive.block or () if line.words)
+        return tuple(_read_entry(line, keyword.entries) for line in lines)
     return None
 
 
-def _entry(directive: Directive, reader: Reader) -> Statement:
+def _read_entry(directive: Directive, reader: Reader) -> Statement:
     if directive.block is not None:
         raise ConfigError(directive.line, "a brace where none belongs")
-    return Statement(directive.line, "", _read(directive, reader, directive.words))
+    return Statement(directive.line, "", _read_values(directive, reader, directive.words))
 
 
-def _read(directive: Directive, reader: Reader, words: Sequence[str]) -> tuple[str, ...]:
+def _read_values(directive: Directive, reader: Reader, words: Sequence[str]) -> tuple[str, ...]:
     try:
         return reader(words)
     except ValueError as error:
-        raise ConfigError(directive.line, f"{shown(directive.keyword)}: {error}") from None
+        raise ConfigError(
+            directive.line, f"{quote_beginning(directive.keyword)}: {error}"
+        ) from None
 
 
 # Readers
 
 
 def words(*expected: Form) -> Reader:
-    """As many words as forms."""
+    """Take one word for each form."""
 
     def read(given: Sequence[str]) -> tuple[str, ...]:
         if len(given) != len(expected):
@@ -119,6 +126,8 @@ def words(*expected: Form) -> Reader:
 
 
 def one_or_more(form: Form) -> Reader:
+    """Take any number of words of one form, at least one."""
+
     def read(given: Sequence[str]) -> tuple[str, ...]:
         if not given:
             raise ValueError("a value is missing")
@@ -128,7 +137,7 @@ def one_or_more(form: Form) -> Reader:
 
 
 def first_of(form: Form) -> Reader:
-    """One word; keepalived does not look at what is behind it."""
+    """Take the first word. keepalived ignores those after it."""
 
     def read(given: Sequence[str]) -> tuple[str, ...]:
         return words(form)(given[:1])
@@ -137,39 +146,39 @@ def first_of(form: Form) -> Reader:
 
 
 def options(first: Form, known: Mapping[str, Form | None]) -> Reader:
-    """A word, then options, each at most once and with one word of its form, or none.
+    """Take a word, then options, each at most once. One has a word of its form after it, or none.
 
-    `gateway`, as Octavia calls a next hop, becomes `via`.
+    `gateway`, Octavia's word for a next hop, becomes `via`.
     """
 
     def read(given: Sequence[str]) -> tuple[str, ...]:
         if not given:
             raise ValueError("a value is missing")
-        found = [first(given[0])]
+        values = [first(given[0])]
         left = dict(known)
         rest = list(reversed(given[1:]))
         while rest:
             word = rest.pop()
             option = "via" if word == "gateway" else word
             if option not in left:
-                raise ValueError(f"{shown(word)} is not allowed here")
+                raise ValueError(f"{quote_beginning(word)} is not allowed here")
             form = left.pop(option)
-            found.append(option)
+            values.append(option)
             if form is not None:
                 if not rest:
                     raise ValueError(f"{option}: a value is missing")
-                found.append(form(rest.pop()))
-        return tuple(found)
+                values.append(form(rest.pop()))
+        return tuple(values)
 
     return read
 
 
-def _rule(given: Sequence[str]) -> tuple[str, ...]:
+def _read_rule(given: Sequence[str]) -> tuple[str, ...]:
     return (*words(forms.one_of("from", "to"))(given[:1]), *_RULE(given[1:]))
 
 
-def _where(given: Sequence[str]) -> tuple[str, ...]:
-    """What a virtual server is for: an address and a port, or a group of them."""
+def _read_target(given: Sequence[str]) -> tuple[str, ...]:
+    """Take the address and port of a virtual server, or the name of a group of them."""
     if tuple(given[:1]) == ("group",):
         return words(forms.one_of("group"), forms.name)(given)
     return _ENDPOINT(given)
@@ -206,7 +215,7 @@ _SECONDS = Keyword(words(forms.nearest(1, 4294)))
 
 
 def vrrp(check_script: str) -> Mapping[str, Keyword]:
-    """What may be in a text for VRRP. `check_script` is the one program that it may name."""
+    """Return the table for VRRP. `check_script` is the one program that may be named."""
     script = {
         "script": Keyword(words(forms.program(check_script)), required=True),
         "interval": _SECONDS,
@@ -241,14 +250,14 @@ _INSTANCE: Mapping[str, Keyword] = {
     "virtual_ipaddress": Keyword(words(), entries=words(forms.prefixed_address)),
     "virtual_ipaddress_excluded": Keyword(words(), entries=words(forms.prefixed_address)),
     "virtual_routes": Keyword(words(), entries=_ROUTE),
-    "virtual_rules": Keyword(words(), entries=_rule),
+    "virtual_rules": Keyword(words(), entries=_read_rule),
     "track_script": Keyword(words(), entries=_NAMED),
 }
 
 
 def lvs(udp_check: str) -> Mapping[str, Keyword]:
-    """What may be in a text for a UDP or SCTP listener. `udp_check` is the program that checks
-    UDP members."""
+    """Return the table for a UDP or SCTP listener. `udp_check` is the program that checks UDP
+    members."""
     misc_check = {
         "misc_path": Keyword(words(forms.member_check(udp_check)), required=True),
         "misc_timeout": Keyword(words(forms.nearest(0, 4294))),
@@ -275,7 +284,7 @@ def lvs(udp_check: str) -> Mapping[str, Keyword]:
     return {
         "net_namespace": Keyword(_NAMED),
         "virtual_server_group": Keyword(_NAMED, entries=_ENDPOINT, repeats=True, distinct=True),
-        "virtual_server": Keyword(_where, block=virtual_server, repeats=True, distinct=True),
+        "virtual_server": Keyword(_read_target, block=virtual_server, repeats=True, distinct=True),
     }
 
 

@@ -1,4 +1,4 @@
-"""keepalived's text for VRRP."""
+"""keepalived's configuration of VRRP: rewrite it for keepalived, and find its VIPs."""
 
 from amphora_agent.keepalived.config import table
 from amphora_agent.keepalived.config.parser import ConfigError, parse
@@ -6,19 +6,19 @@ from amphora_agent.keepalived.config.render import Rendered, render
 from amphora_agent.keepalived.config.table import Statement, require_allowed
 
 
-def read(configuration: bytes, check_script: str, fifo: str) -> Rendered:
-    """Return what keepalived is given of a controller's configuration: what the table of VRRP
-    allows, written anew. It can run one program, `check_script`, reads no other file, and tells of
-    changes of its state in `fifo`.
+def rewrite(configuration: bytes, check_script: str, fifo: str) -> Rendered:
+    """Return the text that keepalived reads for a configuration. All of it is in the table of
+    VRRP: it runs one program, `check_script`, reads no other file, and reports changes of its
+    state to `fifo`.
 
     Raises:
         ConfigError: something in the configuration is not allowed.
     """
-    return render(_statements(configuration, check_script), fifo=fifo)
+    return render(_read_statements(configuration, check_script), fifo=fifo)
 
 
-def vips(configuration: bytes, check_script: str) -> dict[str, frozenset[str]]:
-    """Return the addresses that each instance of a configuration has while it is MASTER.
+def find_vips(configuration: bytes, check_script: str) -> dict[str, frozenset[str]]:
+    """Return the addresses that each instance of a configuration holds while it is MASTER.
 
     Raises:
         ConfigError: something in the configuration is not allowed.
@@ -29,13 +29,13 @@ def vips(configuration: bytes, check_script: str) -> dict[str, frozenset[str]]:
             for block in instance.all("virtual_ipaddress")
             for address in block.block or ()
         )
-        for instance in _statements(configuration, check_script)
+        for instance in _read_statements(configuration, check_script)
         if instance.keyword == "vrrp_instance"
     }
 
 
-def _statements(configuration: bytes, check_script: str) -> tuple[Statement, ...]:
+def _read_statements(configuration: bytes, check_script: str) -> tuple[Statement, ...]:
     statements = require_allowed(parse(configuration), table.vrrp(check_script))
-    if not any(each.keyword == "vrrp_instance" for each in statements):
+    if not any(statement.keyword == "vrrp_instance" for statement in statements):
         raise ConfigError(1, "the configuration has no vrrp_instance")
     return statements

@@ -2,11 +2,11 @@
 
     amphora-health-checker sctp [-t SECONDS] ADDRESS PORT
 
-Exit status 0: somebody listens there; 1: nobody does; 2: no answer in time.
+Exit status 0: the member listens; 1: it does not; 2: no answer in time.
 
-It begins an association and leaves it at that (RFC 9260, 5.1): to who listens, an INIT costs an
-answer and no memory. It is sent as a raw packet, so that no kernel needs SCTP for it, and it loads
-nothing but this file, for keepalived runs it often.
+The command sends an INIT and never completes the association (RFC 9260, 5.1): a member answers it
+without use of memory. The packet is raw, so that the amphora's kernel needs no SCTP. The command
+loads nothing but this file: keepalived runs it often.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _MOST_SECONDS = 3600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command `amphora-health-checker`; return its exit status."""
+    """Run `amphora-health-checker`; return its exit status."""
     parser = argparse.ArgumentParser(prog="amphora-health-checker", description="Check a member.")
     parser.add_argument("protocol", choices=["sctp"])
     parser.add_argument("-t", dest="timeout", type=_seconds, default=3.0, metavar="SECONDS")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("port", type=_port)
     given = parser.parse_args(arguments)
     try:
-        return sctp(given.address, given.port, given.timeout)
+        return check_sctp(given.address, given.port, given.timeout)
     except OSError as error:
         print(f"{given.address} {given.port}: {error}", file=sys.stderr)
         return REFUSED
@@ -65,11 +65,11 @@ def _port(text: str) -> int:
     return port
 
 
-def sctp(address: str, port: int, timeout: float) -> int:
-    """Whether somebody listens there for SCTP. `timeout` is in seconds.
+def check_sctp(address: str, port: int, timeout: float) -> int:
+    """Return UP, REFUSED or SILENT, after `timeout` seconds at most.
 
     Raises:
-        OSError: it cannot be reached.
+        OSError: the member cannot be reached.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     own_port = _EPHEMERAL + int.from_bytes(os.urandom(2), "big") % (65536 - _EPHEMERAL)
@@ -77,7 +77,7 @@ def sctp(address: str, port: int, timeout: float) -> int:
     deadline = time.monotonic() + timeout
     with socket.socket(family, socket.SOCK_RAW, _SCTP) as raw:
         raw.connect((address, port if family == socket.AF_INET else 0))
-        raw.send(init_packet(own_port, port, tag))
+        raw.send(build_init(own_port, port, tag))
         while (left := deadline - time.monotonic()) > 0:
             raw.settimeout(left)
             try:
@@ -86,33 +86,31 @@ def sctp(address: str, port: int, timeout: float) -> int:
                 break
             if family == socket.AF_INET:
                 packet = packet[(packet[0] & 15) * 4 :]
-            kind = answer_in(packet, port, own_port, tag)
+            kind = find_answer(packet, port, own_port, tag)
             if kind is not None:
                 return UP if kind == _INIT_ACK else REFUSED
     return SILENT
 
 
-def init_packet(source: int, destination: int, tag: int) -> bytes:
-    """The packet that asks for an association."""
+def build_init(source: int, destination: int, tag: int) -> bytes:
+    """Return the packet that asks for an association."""
     chunk = _INIT_CHUNK.pack(_INIT, 0, _INIT_CHUNK.size, tag, _WINDOW, 1, 1, tag)
     bare = _HEADER.pack(source, destination, 0, 0) + chunk
-    # The checksum goes out least byte first, unlike all else.
+    # The checksum is little-endian, unlike everything else.
     return bare[:8] + struct.pack("<L", crc32c(bare)) + bare[12:]
 
 
-def answer_in(packet: bytes, source: int, destination: int, tag: int) -> int | None:
-    """The type of the chunk that answers our packet; None when it is about something else."""
-    if len(packet) < _HEADER.size + 4 or struct.unpack_from("!HHL", packet) != (
-        *(source, destination),
-        tag,
-    ):
+def find_answer(packet: bytes, source: int, destination: int, tag: int) -> int | None:
+    """Return the type of the chunk that answers the INIT; None if the packet is another."""
+    expected = source, destination, tag
+    if len(packet) < _HEADER.size + 4 or struct.unpack_from("!HHL", packet) != expected:
         return None
     kind = packet[_HEADER.size]
     return kind if kind in (_INIT_ACK, _ABORT) else None
 
 
 def crc32c(data: bytes) -> int:
-    """The checksum of SCTP (RFC 9260, appendix A), bit by bit: packets of checks are short."""
+    """Return the checksum of SCTP (RFC 9260, appendix A), bit by bit: the packets are short."""
     rest = 0xFFFFFFFF
     for byte in data:
         rest ^= byte

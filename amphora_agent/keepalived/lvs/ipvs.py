@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from amphora_agent.keepalived.config.lvs import Endpoint
-from amphora_agent.keepalived.lvs.status import Destination, Service
+from amphora_agent.keepalived.lvs.poller import Destination, Service
 from amphora_agent.kernel.generic import ctrlmsg, ipvsmsg
 from amphora_agent.kernel.netlink_socket import Conversation, Request
 from amphora_agent.model.status import Counters
@@ -21,59 +21,59 @@ _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 
 
 def reader(namespace: Namespace) -> Callable[[], list[Service]]:
-    """Reads the `services` of a namespace."""
-    return functools.partial(namespace.run, services)
+    """Return a function that reads the services of a namespace."""
+    return functools.partial(namespace.run, read_services)
 
 
-def services() -> list[Service]:
-    """All of UDP and SCTP that IPVS has in this thread's namespace; none when it is not loaded.
+def read_services() -> list[Service]:
+    """Return the services of UDP and SCTP in this thread's namespace; none if IPVS is not loaded.
 
     Raises:
         OSError: the kernel refuses, or does not answer.
     """
     with Conversation(_NETLINK_GENERIC) as conversation:
         try:
-            [answer] = conversation.get(family_request())
+            [answer] = conversation.get(_family_request())
         except FileNotFoundError:
             return []
         family = answer.get_attr("CTRL_ATTR_FAMILY_ID")
-        found = []
-        for message in conversation.dump(services_request(family)):
+        services = []
+        for message in conversation.dump(_services_request(family)):
             service = message.get_attr("IPVS_CMD_ATTR_SERVICE")
-            if is_ours(service):
+            if _is_supported(service):
                 try:
-                    destinations = conversation.dump(destinations_request(family, service))
+                    destinations = conversation.dump(_destinations_request(family, service))
                 except OSError as error:
-                    if error.errno != errno.ESRCH:  # keepalived has taken it out just now
+                    if error.errno != errno.ESRCH:  # keepalived has just removed it
                         raise
                     continue
-                found.append(service_of(service, destinations))
-        return found
+                services.append(_parse_service(service, destinations))
+        return services
 
 
-# Requests, and answers as our values
+# Requests, and answers as values
 
 
-def family_request() -> Request:
-    """For the number by which messages to IPVS go."""
+def _family_request() -> Request:
+    """Return the request for the message type of IPVS."""
     attributes = (("CTRL_ATTR_FAMILY_NAME", "IPVS"),)
     return Request(_CONTROLLER, ctrlmsg, {"cmd": _GET_FAMILY, "version": 1}, attributes)
 
 
-def services_request(family: int) -> Request:
+def _services_request(family: int) -> Request:
     return Request(family, ipvsmsg, {"cmd": _GET_SERVICE, "version": 1})
 
 
-def destinations_request(family: int, service: Any) -> Request:
-    """For those of a service that a message of the services' dump has told of."""
+def _destinations_request(family: int, service: Any) -> Request:
+    """Return the request for the destinations of a service of the dump."""
     names = ("AF", "PROTOCOL", "ADDR", "PORT")
-    which = [(name, service.get_attr(name)) for name in (f"IPVS_SVC_ATTR_{each}" for each in names)]
-    attributes = (("IPVS_CMD_ATTR_SERVICE", {"attrs": which}),)
+    key = [(name, service.get_attr(name)) for name in (f"IPVS_SVC_ATTR_{name}" for name in names)]
+    attributes = (("IPVS_CMD_ATTR_SERVICE", {"attrs": key}),)
     return Request(family, ipvsmsg, {"cmd": _GET_DESTINATION, "version": 1}, attributes)
 
 
-def is_ours(service: Any) -> bool:
-    """Whether it has an address and a protocol of ours; it may have a firewall's mark instead."""
+def _is_supported(service: Any) -> bool:
+    """Return whether a service is UDP or SCTP at an address; others have a firewall's mark."""
     return (
         service.get_attr("IPVS_SVC_ATTR_PROTOCOL") in _PROTOCOLS
         and service.get_attr("IPVS_SVC_ATTR_AF") in _FAMILIES
@@ -81,9 +81,8 @@ def is_ours(service: Any) -> bool:
     )
 
 
-def service_of(service: Any, destinations: list[Any]) -> Service:
-    """A service, of the messages of the dumps."""
-    # Kernels before 4.1 have only the first, of 32 bits.
+def _parse_service(service: Any, destinations: list[Any]) -> Service:
+    # Kernels before 4.1 have only counters of 32 bits.
     stats = service.get_attr("IPVS_SVC_ATTR_STATS64") or service.get_attr("IPVS_SVC_ATTR_STATS")
     return Service(
         protocol=_PROTOCOLS[service.get_attr("IPVS_SVC_ATTR_PROTOCOL")],
@@ -97,12 +96,12 @@ def service_of(service: Any, destinations: list[Any]) -> Service:
             ereq=0,
         ),
         destinations=tuple(
-            _destination(message.get_attr("IPVS_CMD_ATTR_DEST")) for message in destinations
+            _parse_destination(message.get_attr("IPVS_CMD_ATTR_DEST")) for message in destinations
         ),
     )
 
 
-def _destination(destination: Any) -> Destination:
+def _parse_destination(destination: Any) -> Destination:
     return Destination(
         Endpoint(
             destination.get_attr("IPVS_DEST_ATTR_ADDR"),

@@ -1,72 +1,67 @@
-"""Read UDP and SCTP listeners: their configurations, and what IPVS says of them."""
+"""Read the state of UDP and SCTP listeners for heartbeats and metrics.
+
+IPVS knows addresses; the ids come from the listener's configuration. IPVS has neither a member that
+keepalived's check found dead, nor one that keepalived has not added yet.
+"""
 
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.keepalived.config import lvs
-from amphora_agent.keepalived.config.lvs import Listener
+from amphora_agent.keepalived.config.lvs import Endpoint, Listener, Member
 from amphora_agent.keepalived.config.parser import ConfigError
-from amphora_agent.keepalived.lvs import status
-from amphora_agent.keepalived.lvs.status import Service
-from amphora_agent.model.addressing import Claim, claim
-from amphora_agent.model.status import InstanceReading, WorkerReading
+from amphora_agent.keepalived.program import is_running
+from amphora_agent.model.status import (
+    Counters,
+    InstanceReading,
+    ListenerReading,
+    PoolReading,
+    WorkerReading,
+)
 from amphora_agent.paths import Layout, LvsLayout, ObjectId
 
 logger = logging.getLogger(__name__)
 
-#: How the first line begins of what keepalived is told of a listener of a rendered load balancer;
-#: its id follows.
-MARK = "# Written by amphora-agent for {}."
-_MARKED = re.compile(re.escape(MARK).replace(re.escape("{}"), "([0-9A-Za-z_-]+)").encode())
+#: All keepaliveds share one IPVS: its counters go on when keepalived is replaced, and begin anew
+#: when it removes a listener and adds it again.
+WORKER = "ipvs"
 
 
-def owner(configuration: bytes) -> str | None:
-    """The rendered load balancer that a configuration is of; None for a controller's text."""
-    found = _MARKED.match(configuration)
-    return found[1].decode() if found else None
+class Destination(NamedTuple):
+    """A member in IPVS. UDP has no end of a connection: all its flows are `inactive`."""
+
+    endpoint: Endpoint
+    weight: int
+    active: int
+    inactive: int
 
 
-def claims(configuration: bytes) -> frozenset[Claim]:
-    """What a configuration claims: nothing when it is none."""
-    try:
-        listener = lvs.describe(configuration)
-    except ConfigError:
-        return frozenset()
-    return frozenset(
-        claim(virtual.protocol, endpoint.address, endpoint.port)
-        for virtual in listener.virtuals
-        for endpoint in virtual.endpoints
-    )
+class Service(NamedTuple):
+    """A virtual server in IPVS, and what it has counted."""
+
+    protocol: str
+    endpoint: Endpoint
+    counters: Counters
+    destinations: tuple[Destination, ...]
 
 
-def all_claims(layout: Layout, *, rendered_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
-    """What the listeners of this amphora claim, each with the load balancer that owns it; a
-    listener of a controller's text owns itself."""
-    for listener in layout.lvs_listeners():
-        configuration = listener.configuration.read_bytes()
-        of_balancer = owner(configuration)
-        if of_balancer or not rendered_only:
-            yield of_balancer or listener.id, claims(configuration)
-
-
-class Index:
-    """The listeners of configurations, read again only when their files change."""
+class ConfigCache:
+    """The listeners that configurations describe, read again only when their files change."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[object, Listener | None]] = {}
 
-    def of(self, listener: LvsLayout) -> Listener | None:
-        """None when it is gone, or nobody can make sense of it."""
+    def describe(self, listener: LvsLayout) -> Listener | None:
+        """Return the listener; None if it has no configuration, or an invalid one."""
         signature = files.signature(listener.configuration)
         known = self._known.get(listener.id)
         if known is None or known[0] != signature:
             try:
-                configuration = listener.configuration.read_bytes()
-                known = signature, lvs.describe(configuration)
+                known = signature, lvs.describe(listener.configuration.read_bytes())
             except FileNotFoundError:
                 self._known.pop(listener.id, None)
                 return None
@@ -77,72 +72,136 @@ class Index:
         return known[1]
 
 
-class LvsObserver:
-    """Reads all UDP and SCTP listeners of a layout. `services` are those of IPVS now; `runs` tells
-    whether a listener's keepalived lives."""
+class LvsPoller:
+    """Reads all UDP and SCTP listeners of a layout. `services` returns those that IPVS has now."""
 
     def __init__(
         self,
         layout: Layout,
         services: Callable[[], Sequence[Service]],
-        runs: Callable[[LvsLayout], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
         self._services = services
-        self._runs = runs
-        self._index = Index()
+        self._configs = ConfigCache()
         self._clock = clock
-        #: What each listener said last, and when.
+        #: The last reading of each listener, and its time.
         self._last: dict[str, tuple[float, WorkerReading]] = {}
-        #: Those whose keepalived was not there at the last reading.
-        self._missed: set[ObjectId] = set()
+        #: Listeners whose keepalived did not run at the last reading.
+        self._absent: set[ObjectId] = set()
 
-    def read(self, *, timeout: float) -> dict[str, InstanceReading]:
-        """A reading of each listener, by its id. The kernel answers at once, or within a time of
-        its own."""
+    def read(self) -> dict[str, InstanceReading]:
+        """Return a reading of each listener, by its id."""
         listeners = self._layout.lvs_listeners()
         if not listeners:
             return {}
         try:
             services = self._services()
         except (OSError, OperationFailed) as error:
-            logger.warning("IPVS cannot be read: %s", error)
+            logger.warning("cannot read IPVS: %s", error)
             services = None
-        missed = {each.id for each in listeners if not self._runs(each)}
+        absent = {listener.id for listener in listeners if not is_running(listener)}
         readings: dict[str, InstanceReading] = {
-            each.id: self._read_listener(each, services, missed) for each in listeners
+            listener.id: self._read_listener(listener, services, absent) for listener in listeners
         }
-        self._missed = missed
+        self._absent = absent
         return readings
 
     def _read_listener(
-        self, listener: LvsLayout, services: Sequence[Service] | None, missed: set[ObjectId]
+        self, files_: LvsLayout, services: Sequence[Service] | None, absent: set[ObjectId]
     ) -> InstanceReading:
-        described = self._index.of(listener)
+        listener_id = files_.id
+        listener = self._configs.describe(files_)
         now = self._clock()
-        at, last = self._last.pop(listener.id, (0.0, None))
-        if described is None:
-            return InstanceReading((listener.id,), None, (), last, at=at)
-        if not described.enabled:
-            # The controller expects nothing of it.
-            return InstanceReading((), WorkerReading(status.WORKER, {}, {}), (), at=now)
+        at, last = self._last.pop(listener_id, (0.0, None))
+        if listener is None:
+            return InstanceReading((listener_id,), None, (), last, at=at)
+        if not listener.enabled:
+            # The controller expects no report of it.
+            return InstanceReading((), WorkerReading(WORKER, {}, {}), (), at=now)
         if services is None:
-            members = tuple(member.id for member in described.members)
-            pools = {f"{described.pool}:{listener.id}": members} if described.pool else {}
-            return InstanceReading((listener.id,), None, (), last, pools, at)
-        # One absence is forgiven: whoever keeps keepalived alive starts it again.
-        absent = listener.id in missed
-        unsettled = listener.id not in self._missed if absent else is_pending(listener)
-        current = status.reading(listener.id, described, services, unsettled=unsettled)
-        self._last[listener.id] = now, current
-        return InstanceReading((listener.id,), current, (), at=now)
+            members = tuple(member.id for member in listener.members)
+            pools = {f"{listener.pool}:{listener_id}": members} if listener.pool else {}
+            return InstanceReading((listener_id,), None, (), last, pools, at)
+        # One absence is forgiven: the supervisor starts keepalived again.
+        is_absent, was_absent = listener_id in absent, listener_id in self._absent
+        unsettled = not was_absent if is_absent else is_pending(files_)
+        current = build_reading(listener_id, listener, services, unsettled=unsettled)
+        self._last[listener_id] = now, current
+        return InstanceReading((listener_id,), current, (), at=now)
 
 
 def is_pending(listener: LvsLayout) -> bool:
-    """Whether keepalived was not told yet to take up what is committed."""
+    """Return whether keepalived has yet to be told of the committed configuration."""
     try:
         committed = listener.configuration.read_bytes()
-        return not lvs.made_of(listener.given.read_bytes(), committed)
+        return not lvs.is_made_of(listener.given.read_bytes(), committed)
     except FileNotFoundError:
         return True
+
+
+# From IPVS to readings
+
+
+def build_reading(
+    listener_id: str, listener: Listener, services: Iterable[Service], *, unsettled: bool
+) -> WorkerReading:
+    """Return the reading of an enabled listener.
+
+    Args:
+        unsettled: keepalived has yet to read the configuration, or to start again: a member that
+            IPVS lacks may be about to come.
+    """
+    services_by_address = {(service.protocol, service.endpoint): service for service in services}
+    own_services = [
+        services_by_address[address]
+        for address in listener.addresses
+        if address in services_by_address
+    ]
+    counters = Counters(0, 0, 0, 0)
+    for service in own_services:
+        counters = counters.plus(service.counters)
+    connections = sum(_count_connections(service) for service in own_services)
+    pools: Mapping[str, PoolReading] = {}
+    if listener.pool is not None:
+        pool = _read_pool(listener, own_services, unsettled=unsettled)
+        pools = {f"{listener.pool}:{listener_id}": pool}
+    return WorkerReading(
+        WORKER,
+        {listener_id: ListenerReading("OPEN", connections, counters)},
+        pools,
+        restarts=True,
+    )
+
+
+def _count_connections(service: Service) -> int:
+    """Count the flows that have not ended; of UDP, those that have not timed out."""
+    if service.protocol == "UDP":
+        return sum(member.active + member.inactive for member in service.destinations)
+    return sum(member.active for member in service.destinations)
+
+
+def _read_pool(listener: Listener, services: Iterable[Service], *, unsettled: bool) -> PoolReading:
+    weights = {
+        destination.endpoint: destination.weight
+        for service in services
+        for destination in service.destinations
+    }
+    members = {
+        member.id: _read_member(member, weights, unsettled=unsettled) for member in listener.members
+    }
+    enabled = [member for member in listener.members if member.endpoint is not None]
+    dead = bool(enabled) and all(members[member.id] == "DOWN" for member in enabled)
+    return PoolReading("DOWN" if dead else "UP", members)
+
+
+def _read_member(member: Member, weights: Mapping[Endpoint, int], *, unsettled: bool) -> str:
+    if member.endpoint is None:
+        return "MAINT"
+    weight = weights.get(member.endpoint)
+    if weight is None:
+        # The controller takes RESTARTING for "as it was before".
+        return "RESTARTING" if unsettled else "DOWN"
+    if weight == 0:
+        return "DRAIN"
+    return "UP" if member.checked else "no check"

@@ -1,8 +1,8 @@
 """UDP and SCTP listeners: upload, start, stop, reload, delete.
 
-Each has a keepalived of its own, which puts the listener's virtual servers into IPVS, where the
-kernel balances, and takes members out that a check finds dead. A reload is no restart: flows,
-counters and what the checks have found go on.
+Each listener has its own keepalived. It adds the listener's virtual servers to IPVS, the balancer
+in the kernel, and removes members that a check finds dead. A reload keeps flows, counters and the
+results of checks.
 """
 
 import contextlib
@@ -20,16 +20,8 @@ from amphora_agent.keepalived import program
 from amphora_agent.keepalived.config import lvs
 from amphora_agent.keepalived.config.lvs import Listener
 from amphora_agent.keepalived.config.parser import ConfigError
-from amphora_agent.keepalived.lvs import poller
-from amphora_agent.keepalived.lvs.poller import Index
-from amphora_agent.keepalived.lvs.status import Service
-from amphora_agent.keepalived.program import (
-    KEEPALIVED,
-    SOMETHING_TO_SAY,
-    bfd_pid_option,
-    complaints,
-    renumber,
-)
+from amphora_agent.keepalived.lvs.poller import ConfigCache, Service
+from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Claim
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.model.status import ListenerStatus
@@ -37,26 +29,26 @@ from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, LvsLayout, ObjectId
 from amphora_agent.supervisor.command import run
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
-from amphora_agent.supervisor.identity import has_word, pid_in
 
 logger = logging.getLogger(__name__)
 
 _MODPROBE = "/sbin/modprobe"
 
-#: IPVS tells connection tracking about its flows only then, and only those are masqueraded and let
-#: through (network/plan/firewall_rules.py). It counts for flows that begin afterwards.
+#: Connection tracking learns of IPVS's flows only with this setting, and only tracked flows are
+#: masqueraded and let through (network/plan/firewall_rules.py). It counts for later
+#: flows.
 _CONNTRACK = Path("/proc/sys/net/ipv4/vs/conntrack")
 
-#: Seconds for keepalived's check of a configuration; for a start or a reload to be seen in IPVS.
-_CHECK_PATIENCE, _START_PATIENCE = 20.0, 30.0
+#: Seconds for modprobe, and for a start or a reload to be seen in IPVS.
+_MODPROBE_TIMEOUT, _START_TIMEOUT = 20.0, 30.0
 #: Seconds between two looks at a keepalived that comes up.
-_PAUSE = 0.02
+_START_POLL = 0.02
 
 
 class LvsListeners:
-    """All UDP and SCTP listeners of the amphora. Changes of one are made one after another.
+    """All UDP and SCTP listeners of the amphora. Changes of one listener follow one another.
 
-    `services` are those of IPVS now.
+    `services` returns those that IPVS has now.
     """
 
     def __init__(
@@ -73,23 +65,23 @@ class LvsListeners:
         self._services = services
         self._clock = clock
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._index = Index()
+        self._configs = ConfigCache()
 
     # Configuration
 
     def holds(self, listener_id: ObjectId) -> bool:
-        """Whether this is the id of a listener here, and not of a load balancer."""
+        """Return whether this is the id of a UDP or SCTP listener, not of a load balancer."""
         return self._layout.lvs(listener_id).configuration.is_file()
 
     def upload(self, listener_id: ObjectId, configuration: bytes) -> None:
-        """Check a configuration and make it the listener's; what runs is not touched.
+        """Check and store the configuration of a listener; its keepalived does not read it yet.
 
         Raises:
-            InvalidRequest: it has something that is not allowed, or keepalived cannot use it.
+            InvalidRequest: the configuration is not allowed, or keepalived cannot use it.
         """
         listener = self._layout.lvs(listener_id)
         try:
-            given = lvs.read(configuration, str(self._layout.udp_check))
+            given = lvs.rewrite(configuration, str(self._layout.udp_check))
         except ConfigError as error:
             raise InvalidRequest("Invalid request", str(error)) from None
         with (
@@ -97,31 +89,23 @@ class LvsListeners:
             files.Staged(listener.configuration, configuration, files.PRIVATE) as staged,
             files.Staged(listener.given, given.text, files.PRIVATE) as staged_given,
         ):
-            self._provide_check()  # keepalived looks whether it is there, and who may change it
-            checked = run(
-                (KEEPALIVED, "--config-test", "--check", "--use-file", str(staged_given.path)),
-                timeout=_CHECK_PATIENCE,
-            )
-            # Of a pool that drains it says that nothing has any weight: that is no objection.
-            found = complaints(checked.output, given.lines)
-            if found or checked.status not in (0, SOMETHING_TO_SAY):
-                words = "\n".join(found) or renumber(checked.output.strip(), given.lines)
-                words = words.replace(str(staged_given.path), str(staged.destination))
-                raise InvalidRequest("Invalid request", words)
+            self._provide_check()  # keepalived checks that it is there, and who may change it
+            program.require_usable("--check", staged_given.path, given, staged.destination)
             staged.commit()
         self._alarms.clear_alarm(AlarmKind.KEEPALIVED_TEXT_REFUSED, listener_id)
         logger.info("listener=%s change=upload bytes=%d", listener_id, len(configuration))
 
-    def claims(self, *, rendered_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
-        """What the listeners claim, each with its owner: a rendered load balancer, or itself."""
-        return poller.all_claims(self._layout, rendered_only=rendered_only)
-
-    def claims_of(self, configuration: bytes) -> frozenset[Claim]:
-        """What a configuration claims."""
-        return poller.claims(configuration)
+    def list_claims(self, *, rendered_only: bool) -> Iterator[tuple[str, frozenset[Claim]]]:
+        """Yield the claims of each listener with their owner: its load balancer of API 2.0, or the
+        listener itself."""
+        for listener in self._layout.lvs_listeners():
+            configuration = listener.configuration.read_bytes()
+            owner = lvs.find_owner(configuration)
+            if owner or not rendered_only:
+                yield owner or listener.id, lvs.find_claims(configuration)
 
     def configuration(self, listener_id: ObjectId) -> bytes:
-        """The configuration as it was sent.
+        """Return the configuration as it was sent.
 
         Raises:
             NotFound
@@ -129,17 +113,17 @@ class LvsListeners:
         return self._existing(listener_id).configuration.read_bytes()
 
     def listeners(self) -> list[ListenerStatus]:
-        """Each listener: ACTIVE, OFFLINE (stopped or disabled) or ERROR (died)."""
+        """Return each listener as ACTIVE, OFFLINE (stopped or disabled) or ERROR (died)."""
         return [
-            ListenerStatus(self._status(listener), listener.id, "UDP")
+            ListenerStatus(self._read_status(listener), listener.id, "UDP")
             for listener in self._layout.lvs_listeners()
         ]
 
     def running(self) -> int:
-        """How many keepalived run for listeners."""
-        return sum(runs(listener) for listener in self._layout.lvs_listeners())
+        """Return how many listeners have a keepalived that runs."""
+        return sum(is_running(listener) for listener in self._layout.lvs_listeners())
 
-    # Life
+    # Start and stop
 
     def start(self, listener_id: ObjectId) -> str:
         """Start a listener, unless it runs; return the sentence for the controller.
@@ -149,17 +133,17 @@ class LvsListeners:
         """
         with self._locks[listener_id]:
             listener = self._existing(listener_id)
-            if not runs(listener):
+            if not is_running(listener):
                 self._activate(listener, "start")
         return f"keepalivedlvs listener {listener_id} started"
 
     def reload(self, listener_id: ObjectId) -> str:
-        """Have the listener do what is committed, also one that does not run; return the sentence
-        for the controller.
+        """Have keepalived read the stored configuration; start it if it does not run. Return the
+        sentence for the controller.
 
         Raises:
             NotFound
-            OperationFailed: it did not come up; what it did before, it does again.
+            OperationFailed: it did not come up; it serves its earlier configuration again.
         """
         with self._locks[listener_id]:
             self._activate(self._existing(listener_id), "reload")
@@ -179,7 +163,9 @@ class LvsListeners:
         with self._locks[listener_id]:
             self._supervisor.forget(listener.name)
             for file in (
-                *(listener.given, listener.pid_file, listener.child_pid_file),
+                listener.given,
+                listener.pid_file,
+                listener.child_pid_file,
                 listener.bfd_pid_file,
                 listener.configuration,
             ):
@@ -188,9 +174,10 @@ class LvsListeners:
         logger.info("listener=%s change=delete", listener_id)
 
     def adopt(self) -> None:
-        """Bring what an earlier agent left into order; before the supervisor resumes.
+        """Take over what an earlier agent left, before the supervisor resumes.
 
-        A listener whose configuration is not allowed is not started any more; what runs goes on.
+        A listener whose configuration is not allowed is not started any more; one that runs is
+        left running.
         """
         listeners = self._layout.lvs_listeners()
         if listeners:
@@ -198,68 +185,62 @@ class LvsListeners:
             self._prepare_kernel()
         for listener in listeners:
             program.renew_lvs(self._layout, listener, self._alarms)
-            if not runs(listener):
-                # Of a life before this boot: the number may be another process's now, which
+            if not is_running(listener):
+                # The file may be from before this boot, and its number another process's now, which
                 # keepalived would take for itself.
                 files.remove(listener.pid_file)
                 if not listener.given.exists():
-                    self._stop_unable(listener)
-
-    def _stop_unable(self, listener: LvsLayout) -> None:
-        try:
-            self._supervisor.stop(listener.name)
-        except OperationFailed as error:
-            logger.error("%s: cannot be stopped: %s", listener.name, error)
+                    program.stop_refused(self._supervisor, listener.name)
 
     # Starting
 
     def _activate(self, listener: LvsLayout, change: str) -> None:
-        begun = self._clock()
+        started = self._clock()
         message = f"Failed to {change} keepalivedlvs listener {listener.id}"
-        before = _content(listener.given)
+        before = program.read_if_exists(listener.given)
         try:
             configuration = listener.configuration.read_bytes()
-            wanted = lvs.read(configuration, str(self._layout.udp_check)).text
+            given = lvs.rewrite(configuration, str(self._layout.udp_check)).text
         except ConfigError as error:
-            words = f"{listener.configuration} is not allowed: {error}"
-            raise OperationFailed(message, words) from None
+            reason = f"{listener.configuration} is not allowed: {error}"
+            raise OperationFailed(message, reason) from None
         was_wanted = self._supervisor.state(listener.name) is not ProcessState.STOPPED
         mark = self._supervisor.mark(listener.name)
-        files.write(listener.given, wanted)
+        files.write(listener.given, given)
         try:
             self._run(listener)
         except OperationFailed as error:
-            words = self._supervisor.output(listener.name, mark).strip()
+            output = self._supervisor.output(listener.name, mark).strip()
             if before is None or not was_wanted:
                 self._supervisor.stop(listener.name)
-            elif before != wanted:
+            elif before != given:
                 files.write(listener.given, before)
-                if runs(listener):
+                if is_running(listener):
                     self._supervisor.reload(listener.name)
-            raise OperationFailed(message, words or str(error)) from error
-        milliseconds = (self._clock() - begun) * 1000
+            raise OperationFailed(message, output or str(error)) from error
+        milliseconds = (self._clock() - started) * 1000
         logger.info("listener=%s change=%s ms=%.0f", listener.id, change, milliseconds)
 
     def _run(self, listener: LvsLayout) -> None:
-        """Have keepalived read what it is given, and wait until IPVS does what that says."""
-        if runs(listener):
+        """Have keepalived read its configuration, and wait until IPVS has the virtual servers."""
+        if is_running(listener):
             self._supervisor.reload(listener.name)
         else:
             self._prepare_kernel()
             files.remove(listener.pid_file)
-            self._supervisor.start(self._spec(listener))
-        described = self._index.of(listener)
+            self._supervisor.start(self._build_spec(listener))
+        described = self._configs.describe(listener)
         assert described is not None
-        deadline = self._clock() + _START_PATIENCE
-        while not (runs(listener) and self._serves(described)):
+        deadline = self._clock() + _START_TIMEOUT
+        while not (is_running(listener) and self._serves(described)):
             if self._supervisor.state(listener.name) is not ProcessState.RUNNING:
                 raise OperationFailed("keepalived ended")
             if self._clock() > deadline:
-                raise OperationFailed("keepalived did not come up", f"{_START_PATIENCE:g} s")
-            time.sleep(_PAUSE)
+                raise OperationFailed("keepalived did not come up", f"{_START_TIMEOUT:g} s")
+            time.sleep(_START_POLL)
 
     def _serves(self, described: Listener) -> bool:
-        """Whether IPVS has the virtual servers, of which keepalived leaves out those that have no
+        """Return whether IPVS has the virtual servers. keepalived leaves out those without
         members."""
         wanted = {
             (virtual.protocol, endpoint)
@@ -270,39 +251,36 @@ class LvsListeners:
         if not wanted:
             return True
         try:
-            return wanted <= {(each.protocol, each.endpoint) for each in self._services()}
+            return wanted <= {(found.protocol, found.endpoint) for found in self._services()}
         except OSError as error:
-            raise OperationFailed("IPVS cannot be read", str(error)) from error
+            raise OperationFailed("Cannot read IPVS", str(error)) from error
 
-    def _spec(self, listener: LvsLayout) -> ProcessSpec:
+    def _build_spec(self, listener: LvsLayout) -> ProcessSpec:
         return ProcessSpec(
             name=listener.name,
             description=f"keepalived of listener {listener.id}",
             template="octavia-keepalivedlvs.service.j2",
-            argv=(
-                *(KEEPALIVED, "--dont-fork", "--log-console", "--no-syslog", "--check"),
-                *("--use-file", str(listener.given)),
-                *("--pid", str(listener.pid_file)),
-                *("--checkers_pid", str(listener.child_pid_file)),
-                *bfd_pid_option(listener.bfd_pid_file),
-            ),
+            argv=program.build_command("--check", listener),
             namespace=self._layout.namespace,
             writable=(self._layout.lvs_directory,),
         )
 
     def _prepare_kernel(self) -> None:
-        """What the unit does, too; for whoever starts keepalived without one."""
-        with contextlib.suppress(OperationFailed):  # no such program where nothing is to be loaded
-            run((_MODPROBE, "ip_vs"), timeout=_CHECK_PATIENCE)
+        """Load IPVS and have its flows tracked, as keepalived's unit does: the embedded supervisor
+        has no units."""
+        with contextlib.suppress(
+            OperationFailed
+        ):  # a container has no modprobe, and nothing to load
+            run((_MODPROBE, "ip_vs"), timeout=_MODPROBE_TIMEOUT)
 
-        def track() -> None:
+        def enable_tracking() -> None:
             if _CONNTRACK.exists():
                 _CONNTRACK.write_text("1\n")
 
         try:
-            Namespace(self._layout.namespace).run(track)
+            Namespace(self._layout.namespace).run(enable_tracking)
         except (OSError, OperationFailed) as error:
-            logger.error("IPVS does not tell connection tracking about its flows: %s", error)
+            logger.error("cannot have connection tracking learn of the flows of IPVS: %s", error)
 
     def _provide_check(self) -> None:
         script = templates.render("systemd", "udp_check.sh.j2").encode()
@@ -313,24 +291,11 @@ class LvsListeners:
             raise NotFound("UDP Listener Not Found", f"No UDP listener with UUID: {listener_id}")
         return self._layout.lvs(listener_id)
 
-    def _status(self, listener: LvsLayout) -> str:
-        described = self._index.of(listener)
+    def _read_status(self, listener: LvsLayout) -> str:
+        described = self._configs.describe(listener)
         if described is not None and not described.virtuals:
             return "OFFLINE"
-        if runs(listener):
+        if is_running(listener):
             return "ACTIVE"
         stopped = self._supervisor.state(listener.name) is ProcessState.STOPPED
         return "OFFLINE" if stopped else "ERROR"
-
-
-def runs(listener: LvsLayout) -> bool:
-    """Whether the listener's keepalived runs. Its pid file may be of a life before this boot."""
-    pid = pid_in(listener.pid_file)
-    return pid is not None and has_word(pid, str(listener.given))
-
-
-def _content(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return None

@@ -1,10 +1,10 @@
-"""Watches who has the VIPs: each change of the state of keepalived's VRRP instances is recorded.
+"""Record each change of state of keepalived's VRRP instances: who holds the VIPs.
 
 keepalived writes each change to a FIFO, and never waits for a reader. What it wrote while no agent
-read is still there, for as long as a process holds the FIFO open. Some changes are not told there:
-those that a full FIFO had no room for, the end of keepalived, and all of one that still runs with
-the text of an earlier agent. So the watch also looks, every few seconds, whether keepalived runs
-and whether the VIPs are there; what it sees twice counts, where it contradicts what was told.
+read stays there as long as a process holds the FIFO open. The FIFO misses some changes: those for
+which it had no room, the end of keepalived, and those of a keepalived that runs with the text of an
+earlier agent. So the watch also looks, every few seconds, whether keepalived runs and whether the
+VIPs are there. A contradiction to the FIFO counts when it is seen twice.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from amphora_agent.errors import AgentError
 from amphora_agent.events.journal import Journal
 from amphora_agent.keepalived.config import vrrp as config_vrrp
 from amphora_agent.keepalived.config.parser import ConfigError
-from amphora_agent.keepalived.vrrp.service import runs
+from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Address
 from amphora_agent.model.events.changes import Difference, Operation, Part
 from amphora_agent.paths import VrrpLayout
@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether keepalived runs and where the VIPs are.
 _LOOK = 2.0
-#: Looks that must agree before they count against what keepalived told.
+#: Looks that must agree before they count against the FIFO.
 _LOOKS = 2
-#: Bytes of the FIFO that are read at once.
+#: Bytes read from the FIFO at once.
 _READ = 1 << 16
 
 
 class State(enum.StrEnum):
-    """keepalived's words; and one for an instance without keepalived."""
+    """keepalived's states, and one for an instance without keepalived."""
 
     MASTER = "MASTER"
     BACKUP = "BACKUP"
@@ -52,7 +52,7 @@ _Known = dict[str, State]
 
 
 class Mastership:
-    """Watches the VRRP instances. `addresses` are those of the traffic's namespace."""
+    """Watches the VRRP instances. `addresses` returns those of the amphora's namespace."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Mastership:
         addresses: Callable[[], Collection[Address]],
         journal: Journal,
         *,
-        running: Callable[[VrrpLayout], bool] = runs,
+        running: Callable[[VrrpLayout], bool] = is_running,
         look: float = _LOOK,
     ) -> None:
         self._vrrp = vrrp
@@ -69,12 +69,12 @@ class Mastership:
         self._running = running
         self._look_pause = look
         self._known: _Known = _load(vrrp.states)
-        #: By instance, what looks say against what is known, and how often in a row.
+        #: By instance, the state that looks saw instead of the known one, and how often in a row.
         self._doubts: dict[str, tuple[State, int]] = {}
         self._vips: tuple[object, dict[str, frozenset[Address]]] = None, {}
         self._fifo: int | None = None
         self._rest = b""
-        #: Why the FIFO cannot be opened, which is said once.
+        #: Why the FIFO cannot be opened, logged once.
         self._refusal = ""
 
     def watch(self) -> None:
@@ -82,17 +82,17 @@ class Mastership:
         while True:
             try:
                 self.step()
-            except Exception:  # the last resort of a thread that nobody would start again
-                logger.exception("the state of VRRP was not looked at")
+            except Exception:  # nobody would start this thread again
+                logger.exception("cannot look at the state of VRRP: the next look follows")
                 time.sleep(self._look_pause)
 
     def step(self) -> None:
-        """Record what keepalived tells within some seconds; if that is nothing, look."""
+        """Record what keepalived writes within some seconds; if that is nothing, look."""
         if not self._vrrp.configuration.exists():
             time.sleep(self._look_pause)
             return
         self._open()
-        if self._told():
+        if self._read_fifo():
             self._doubts.clear()
         else:
             self._look()
@@ -102,18 +102,18 @@ class Mastership:
             os.close(self._fifo)
             self._fifo = None
 
-    # What keepalived tells
+    # What keepalived writes
 
     def _open(self) -> None:
-        """Hold the FIFO open that has the name now: a keepalived that made it removes it when it
-        ends, and reads its text again."""
+        """Hold open the FIFO that has the name now: a keepalived that made the FIFO removes it when
+        it ends and when it reloads."""
         with contextlib.suppress(OSError):
             if self._fifo is not None and os.path.samestat(
                 os.fstat(self._fifo), self._vrrp.fifo.lstat()
             ):
                 return
         if self._fifo is not None:
-            self._take(self._fifo)
+            self._record_lines(self._fifo)
         self.close()
         self._rest = b""
         try:
@@ -126,32 +126,32 @@ class Mastership:
         else:
             self._refusal = ""
 
-    def _told(self) -> bool:
-        """Whether keepalived has told anything, which is recorded then."""
+    def _read_fifo(self) -> bool:
+        """Record what keepalived wrote; return whether it wrote anything."""
         if self._fifo is None:
             time.sleep(self._look_pause)
             return False
         poll = select.poll()
         poll.register(self._fifo, select.POLLIN)
-        return bool(poll.poll(self._look_pause * 1000)) and self._take(self._fifo)
+        return bool(poll.poll(self._look_pause * 1000)) and self._record_lines(self._fifo)
 
-    def _take(self, fifo: int) -> bool:
+    def _record_lines(self, fifo: int) -> bool:
         """Record what is in the FIFO."""
         try:
-            said = os.read(fifo, _READ)
+            content = os.read(fifo, _READ)
         except BlockingIOError:
             return False
-        *lines, self._rest = (self._rest + said).split(b"\n")
+        *lines, self._rest = (self._rest + content).split(b"\n")
         for line in lines:
-            told = _read(line)
-            if told is not None:
-                self._note(*told, "keepalived says so")
+            change = _parse_line(line)
+            if change is not None:
+                self._record(*change, "keepalived says so")
         return bool(lines)
 
-    # What can be seen
+    # What is seen
 
     def _look(self) -> None:
-        seen = self._seen()
+        seen = self._find_states()
         for instance, state in seen.items():
             known = self._known.get(instance)
             if known is state or (state is State.BACKUP and known is State.FAULT):
@@ -163,33 +163,33 @@ class Mastership:
                 self._doubts[instance] = state, looks
             else:
                 self._doubts.pop(instance, None)
-                self._note(instance, state, "seen by its processes and addresses")
+                self._record(instance, state, "seen by its processes and addresses")
 
-    def _seen(self) -> _Known:
-        """The states as far as they can be seen. Of an instance that never ran nothing is seen."""
+    def _find_states(self) -> _Known:
+        """Return the states that can be seen; none of an instance that never ran."""
         if not self._running(self._vrrp):
             return dict.fromkeys(self._known, State.STOPPED)
         try:
             present = frozenset(self._addresses())
-        except (AgentError, OSError):  # no namespace: who makes it reports that
+        except (AgentError, OSError):  # no namespace: its maker reports that
             return {}
         return {
             name: State.MASTER if addresses & present else State.BACKUP
-            for name, addresses in self._configured().items()
+            for name, addresses in self._read_vips().items()
         }
 
-    def _configured(self) -> dict[str, frozenset[Address]]:
-        """The VIPs of each instance of the text that keepalived was given."""
+    def _read_vips(self) -> dict[str, frozenset[Address]]:
+        """Return the configured VIPs of each instance. Parse again only a file that changed."""
         signature = files.signature(self._vrrp.configuration)
         if signature != self._vips[0]:
-            self._vips = signature, self._parse()
+            self._vips = signature, self._parse_vips()
         return self._vips[1]
 
-    def _parse(self) -> dict[str, frozenset[Address]]:
+    def _parse_vips(self) -> dict[str, frozenset[Address]]:
         try:
             configuration = self._vrrp.configuration.read_bytes()
-            vips = config_vrrp.vips(configuration, str(self._vrrp.check_script))
-        except (OSError, ConfigError):  # reported where it is refused
+            vips = config_vrrp.find_vips(configuration, str(self._vrrp.check_script))
+        except (OSError, ConfigError):  # the service reports it
             return {}
         return {
             name: frozenset(map(ipaddress.ip_address, addresses))
@@ -198,7 +198,7 @@ class Mastership:
 
     # The record
 
-    def _note(self, instance: str, state: State, how: str) -> None:
+    def _record(self, instance: str, state: State, how: str) -> None:
         before = self._known.get(instance)
         if before is state:
             return
@@ -212,20 +212,19 @@ class Mastership:
             [Difference("state", before, state)],
         )
         self._known[instance] = state
-        with contextlib.suppress(OSError):  # the next agent looks, and may record it once more
+        with contextlib.suppress(OSError):  # the next agent may record it once more
             files.replace_unsynced(self._vrrp.states, msgspec.json.encode(self._known))
 
 
-def _read(line: bytes) -> tuple[str, State] | None:
-    """The instance and the state that a line of keepalived tells of:
-    `INSTANCE "name" MASTER 100`."""
+def _parse_line(line: bytes) -> tuple[str, State] | None:
+    """Return the instance and its state, of a line `INSTANCE "name" MASTER 100`."""
     words = line.decode("latin-1").rsplit(" ", 2)
     if len(words) != 3 or not words[0].startswith("INSTANCE "):
         return None
     name = words[0].removeprefix("INSTANCE ").strip('"')
     with contextlib.suppress(ValueError):
         return name, State(words[1])
-    return None  # another of keepalived's words: it says nothing of who has the VIPs
+    return None  # a word of keepalived that does not say who holds the VIPs
 
 
 def _load(path: Path) -> _Known:

@@ -1,7 +1,7 @@
-"""VRRP: keepalived decides which of the load balancer's two amphorae has the VIPs.
+"""VRRP: keepalived decides which of the load balancer's two amphorae holds the VIPs.
 
-Two processes are kept alive: keepalived, and the probe that its check reads. The agent is neither
-of them: it may stop, crash or be replaced, and no VIP moves.
+The supervisor keeps two processes alive: keepalived, and the probe whose verdict keepalived's check
+script reads. The agent may stop, crash or be replaced: no VIP moves by that.
 """
 
 import logging
@@ -19,35 +19,26 @@ from amphora_agent.keepalived import probe, program
 from amphora_agent.keepalived.config import vrrp as config_vrrp
 from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.config.render import Rendered
-from amphora_agent.keepalived.program import (
-    KEEPALIVED,
-    SOMETHING_TO_SAY,
-    bfd_pid_option,
-    complaints,
-    renumber,
-)
+from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, VrrpLayout
-from amphora_agent.supervisor.command import Completed, run
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
 from amphora_agent.supervisor.identity import has_word, pid_in
 
 logger = logging.getLogger(__name__)
 
-#: The names for the supervisor, and of the units (WIRE §3).
+#: Names for the supervisor, and of the units (WIRE §3).
 _KEEPALIVED, _PROBE = "octavia-keepalived", "octavia-vrrp-check"
 
-#: Seconds for keepalived's check of a configuration, and for a start.
-_CHECK_PATIENCE, _START_PATIENCE = 20.0, 15.0
-#: Seconds between two looks at a keepalived that comes up.
-_PAUSE = 0.01
-#: A verdict of the probe that is older, in seconds, is none. A round takes two at most.
-_FRESH = 5
+#: Seconds for a start, and between two looks at a keepalived that comes up.
+_START_TIMEOUT, _START_POLL = 15.0, 0.01
+#: Seconds for which a verdict of the probe counts. A round of the probe takes two at most.
+_VERDICT_LIFETIME = 5
 
 
 class Vrrp:
-    """The VRRP service of the amphora. Changes are made one after another."""
+    """The VRRP service of the amphora. Changes follow one another."""
 
     def __init__(
         self,
@@ -64,14 +55,14 @@ class Vrrp:
         self._lock = threading.Lock()
 
     def upload(self, configuration: bytes) -> None:
-        """Check a configuration and make it the one to run; what runs is not touched.
+        """Check and store the configuration; keepalived does not read it yet.
 
         Raises:
-            InvalidRequest: it has something that is not allowed, with its line; or keepalived
-                cannot use it, in its own words.
+            InvalidRequest: a line is not allowed, or keepalived cannot use the configuration; with
+                keepalived's complaints.
         """
         try:
-            given = self._read(configuration)
+            given = self._rewrite(configuration)
         except ConfigError as error:
             raise InvalidRequest("Invalid request", str(error)) from None
         with (
@@ -79,185 +70,166 @@ class Vrrp:
             files.Staged(self._vrrp.configuration, configuration, files.PRIVATE) as staged,
             files.Staged(self._vrrp.given, given.text, files.PRIVATE) as staged_given,
         ):
-            self._provide_check()  # keepalived looks whether it is there, and who may change it
-            checked = self._check(staged_given.path)
-            found = complaints(checked.output, given.lines)
-            if found or checked.status not in (0, SOMETHING_TO_SAY):
-                words = "\n".join(found) or renumber(checked.output.strip(), given.lines)
-                words = words.replace(str(staged_given.path), str(staged.destination))
-                raise InvalidRequest("Invalid request", words)
-            # A kill between these leaves an old `given`, mended when the agent starts.
+            self._provide_check()  # keepalived checks that it is there, and who may change it
+            # In the namespace: keepalived looks for the interfaces that the configuration names.
+            Namespace(self._layout.namespace).run(
+                lambda: program.require_usable(
+                    "--vrrp", staged_given.path, given, staged.destination
+                )
+            )
+            # A kill between these leaves an old `given`, which the next agent writes anew.
             staged.commit()
             staged_given.commit()
         self._alarms.clear_alarm(AlarmKind.KEEPALIVED_TEXT_REFUSED, str(self._vrrp.configuration))
         logger.info("vrrp change=upload bytes=%d", len(configuration))
 
     def start(self) -> str:
-        """Start keepalived; one that runs reads its configuration again. Return the sentence for
-        the controller.
+        """Start keepalived, or have it read its configuration again if it runs. Return the sentence
+        for the controller.
 
         Raises:
             OperationFailed: there is no configuration, it is not allowed, or keepalived does not
                 come up with it.
         """
         with self._lock:
-            self._require_given()
-            return self._reload() if runs(self._vrrp) else self._start()
+            self._provide_given()
+            return self._reload() if is_running(self._vrrp) else self._start()
 
-    #: One that does not run is started, as a load balancer is.
+    #: A reload starts a keepalived that does not run, as that of a load balancer does.
     reload = start
 
     def stop(self) -> str:
-        """Stop keepalived, which hands the VIPs over, until it is started again."""
+        """Stop keepalived until it is started again: the VIPs move to the other amphora."""
         with self._lock:
-            self._supervisor.stop(_KEEPALIVED)
-            self._supervisor.stop(_PROBE)
+            self._stop_both()
         logger.info("vrrp change=stop")
         return "keepalived stopped"
 
     def adopt(self) -> None:
-        """Bring what an earlier agent left into order; before the supervisor resumes.
+        """Take over what an earlier agent left, before the supervisor resumes.
 
-        Where the configuration is not allowed, nothing is started any more; what runs goes on.
+        keepalived is not started any more if its configuration is not allowed; if it runs, it is
+        left running.
         """
         if not self._vrrp.configuration.is_file():
             return
         program.renew_vrrp(self._layout, self._alarms)
         self._provide_check()
-        self._forget_pids_of_others()
-        if not self._vrrp.given.exists() and not runs(self._vrrp):
-            for name in (_KEEPALIVED, _PROBE):
-                try:
-                    self._supervisor.stop(name)
-                except OperationFailed as error:
-                    logger.error("%s: cannot be stopped: %s", name, error)
+        self._remove_stale_pid_files()
+        if not self._vrrp.given.exists() and not is_running(self._vrrp):
+            program.stop_refused(self._supervisor, _KEEPALIVED)
+            program.stop_refused(self._supervisor, _PROBE)
 
     def resume(self) -> None:
-        """See that the probe of this very agent's version is kept where keepalived is."""
+        """Run the probe of this agent's version if keepalived is wanted."""
         with self._lock:
             if self._supervisor.state(_KEEPALIVED) is not ProcessState.STOPPED:
-                self._supervisor.start(self._probe())
+                self._supervisor.start(self._build_probe_spec())
 
     # Starting
 
-    def _require_given(self) -> None:
-        """See that keepalived is given what the configuration says."""
-        failed = f"Failed to start {_KEEPALIVED} service"
+    def _provide_given(self) -> None:
+        """Write what keepalived reads, made of the stored configuration."""
+        message = f"Failed to start {_KEEPALIVED} service"
         try:
             configuration = self._vrrp.configuration.read_bytes()
-            given = self._read(configuration)
+            given = self._rewrite(configuration)
         except FileNotFoundError:
-            raise OperationFailed(failed, "no configuration has been uploaded") from None
+            raise OperationFailed(message, "no configuration has been uploaded") from None
         except ConfigError as error:
-            words = f"{self._vrrp.configuration} is not allowed: {error}"
-            raise OperationFailed(failed, words) from None
+            reason = f"{self._vrrp.configuration} is not allowed: {error}"
+            raise OperationFailed(message, reason) from None
         files.provide(self._vrrp.given, given.text)
 
     def _start(self) -> str:
         mark = self._supervisor.mark(_KEEPALIVED)
         was_wanted = self._supervisor.state(_KEEPALIVED) is not ProcessState.STOPPED
-        self._forget_pids_of_others()
+        self._remove_stale_pid_files()
         try:
-            self._supervisor.start(self._probe())
-            self._supervisor.start(self._keepalived())
+            self._supervisor.start(self._build_probe_spec())
+            self._supervisor.start(self._build_keepalived_spec())
             self._await_start()
         except OperationFailed as error:
-            words = self._supervisor.output(_KEEPALIVED, mark).strip()
+            output = self._supervisor.output(_KEEPALIVED, mark).strip()
             if not was_wanted:
-                self._supervisor.stop(_KEEPALIVED)
-                self._supervisor.stop(_PROBE)
-            raise OperationFailed(
-                f"Failed to start {_KEEPALIVED} service", words or str(error)
-            ) from error
+                self._stop_both()
+            message = f"Failed to start {_KEEPALIVED} service"
+            raise OperationFailed(message, output or str(error)) from error
         logger.info("vrrp change=start")
         return "keepalived started"
 
+    def _stop_both(self) -> None:
+        self._supervisor.stop(_KEEPALIVED)
+        self._supervisor.stop(_PROBE)
+
     def _reload(self) -> str:
         try:
-            self._supervisor.start(self._probe())
+            self._supervisor.start(self._build_probe_spec())
             self._supervisor.reload(_KEEPALIVED)
         except OperationFailed as error:
             raise OperationFailed(f"Failed to reload {_KEEPALIVED} service", str(error)) from error
         logger.info("vrrp change=reload")
         return "keepalived reloaded"
 
-    def _forget_pids_of_others(self) -> None:
-        """Pid files may be of a life before this boot. When such a number is another process's by
-        now, keepalived would take that for itself, and not start."""
+    def _remove_stale_pid_files(self) -> None:
+        """Remove pid files from before this boot whose number another process has now: keepalived
+        would take that process for itself, and not start."""
         for file in (self._vrrp.pid_file, self._vrrp.child_pid_file):
             pid = pid_in(file)
             if pid and Path(f"/proc/{pid}").exists() and not has_word(pid, str(self._vrrp.given)):
                 files.remove(file)
 
     def _await_start(self) -> None:
-        deadline = self._clock() + _START_PATIENCE
-        while not (runs(self._vrrp) and pid_in(self._vrrp.child_pid_file)):
+        deadline = self._clock() + _START_TIMEOUT
+        while not (is_running(self._vrrp) and pid_in(self._vrrp.child_pid_file)):
             if self._clock() > deadline:
-                raise OperationFailed("keepalived did not come up", f"{_START_PATIENCE:g} s")
-            time.sleep(_PAUSE)
+                raise OperationFailed("keepalived did not come up", f"{_START_TIMEOUT:g} s")
+            time.sleep(_START_POLL)
 
-    def _keepalived(self) -> ProcessSpec:
+    def _build_keepalived_spec(self) -> ProcessSpec:
         return ProcessSpec(
             name=_KEEPALIVED,
             description="VRRP of the load balancer's VIPs",
             template="octavia-keepalived.service.j2",
-            argv=(
-                *(KEEPALIVED, "--dont-fork", "--log-console", "--no-syslog", "--vrrp"),
-                *("--use-file", str(self._vrrp.given)),
-                # Its own places are the machine's, and hold the pid of one keepalived alone.
-                *("--pid", str(self._vrrp.pid_file)),
-                *("--vrrp_pid", str(self._vrrp.child_pid_file)),
-                *bfd_pid_option(self._vrrp.bfd_pid_file),
-            ),
+            argv=program.build_command("--vrrp", self._vrrp),
             namespace=self._layout.namespace,
             writable=(self._vrrp.directory, self._layout.run),
         )
 
-    def _probe(self) -> ProcessSpec:
+    def _build_probe_spec(self) -> ProcessSpec:
         return ProcessSpec(
             name=_PROBE,
             description="The check of the load balancers that VRRP reads",
             template="octavia-vrrp-check.service.j2",
-            argv=self._ask("serve", str(self._vrrp.verdict)),
+            argv=self._build_probe_command("serve", str(self._vrrp.verdict)),
             namespace=self._layout.namespace,
             writable=(self._layout.run,),
         )
 
-    def _ask(self, how: str, *more: str) -> tuple[str, ...]:
-        program = (sys.executable, "-I", "-S", str(Path(probe.__file__)))
-        return (*program, how, str(self._layout.base), str(self._supervisor.wanted), *more)
+    def _build_probe_command(self, mode: str, *arguments: str) -> tuple[str, ...]:
+        python = (sys.executable, "-I", "-S", str(Path(probe.__file__)))
+        return (*python, mode, str(self._layout.base), str(self._supervisor.wanted), *arguments)
 
     # Files
 
-    def _read(self, configuration: bytes) -> Rendered:
-        return config_vrrp.read(configuration, str(self._vrrp.check_script), str(self._vrrp.fifo))
+    def _rewrite(self, configuration: bytes) -> Rendered:
+        check_script, fifo = str(self._vrrp.check_script), str(self._vrrp.fifo)
+        return config_vrrp.rewrite(configuration, check_script, fifo)
 
     def _provide_check(self) -> None:
         text = templates.render(
             "systemd",
             "check_script.sh.j2",
             verdict=shlex.quote(str(self._vrrp.verdict)),
-            fresh=_FRESH,
-            command=shlex.join(self._ask("once")),
+            fresh=_VERDICT_LIFETIME,
+            command=shlex.join(self._build_probe_command("once")),
         )
         files.provide(self._vrrp.check_script, text.encode(), files.PRIVATE_PROGRAM)
 
-    def _check(self, given: Path) -> Completed:
-        # In the namespace: it looks for the interfaces that the configuration names.
-        command = (KEEPALIVED, "--config-test", "--vrrp", "--use-file", str(given))
-        namespace = Namespace(self._layout.namespace)
-        return namespace.run(lambda: run(command, timeout=_CHECK_PATIENCE))
 
-
-def runs(vrrp: VrrpLayout) -> bool:
-    """Whether keepalived runs. Its pid file may be of a life before this boot."""
-    pid = pid_in(vrrp.pid_file)
-    return pid is not None and has_word(pid, str(vrrp.given))
-
-
-def missing(vrrp: VrrpLayout) -> str | None:
-    """That keepalived is configured and does not run, if so: then the amphora must look dead to
-    the controller (WIRE §6)."""
-    if vrrp.configuration.is_file() and not runs(vrrp):
+def find_outage(vrrp: VrrpLayout) -> str | None:
+    """Return a sentence if keepalived is configured and does not run: the amphora must then look
+    dead to the controller (WIRE §6)."""
+    if vrrp.configuration.is_file() and not is_running(vrrp):
         return "keepalived is configured and does not run"
     return None

@@ -7,7 +7,7 @@ from amphora_agent.keepalived.config.forms import Form
 from amphora_agent.keepalived.config.parser import LONGEST_LINE, ConfigError, parse
 from amphora_agent.keepalived.config.render import render
 from amphora_agent.keepalived.config.table import Statement, require_allowed
-from amphora_agent.keepalived.program import complaints, renumber
+from amphora_agent.keepalived.program import find_complaints, renumber
 
 CHECK = "/var/lib/octavia/vrrp/check_script.sh"
 INSTANCE = "vrrp_instance x {\n interface a\n virtual_router_id 1\n}"
@@ -180,11 +180,11 @@ Non-existent interface specified in configuration
 Disabling track script check_script since not found/accessible
 """
     lines = (0, 0, 0, 0, *range(1, 16))
-    assert complaints(output, lines) == [
+    assert find_complaints(output, lines) == [
         "(/v/k.conf: Line 8) Unknown keyword 'nopreemptx'",  # in the controller's own text
         "There are 2 missing '}'s or extra '{'s",
         "Non-existent interface specified in configuration",
         "Disabling track script check_script since not found/accessible",
     ]
-    assert complaints("", ()) == []
+    assert find_complaints("", ()) == []
     assert renumber("(k.conf: Line 99) no", lines) == "(k.conf: Line 99) no"

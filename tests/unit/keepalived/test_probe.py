@@ -14,7 +14,13 @@ import msgspec
 import pytest
 
 from amphora_agent.keepalived import probe
-from amphora_agent.keepalived.probe import Judge, configured, once, silent, wanted
+from amphora_agent.keepalived.probe import (
+    Judge,
+    check_once,
+    find_silent,
+    is_configured,
+    list_wanted,
+)
 from lab.waiting import until
 
 
@@ -62,9 +68,9 @@ def test_all_are_asked_within_one_deadline(directory: Path) -> None:
         with socket.socket(socket.AF_UNIX) as left_behind:
             left_behind.bind(nobody)
         asked = [hangs, hangs_too, gone, answers, hangs_up, nobody]
-        assert silent(asked, answer=0.2) == {hangs, hangs_too, hangs_up, gone, nobody}
+        assert find_silent(asked, timeout=0.2) == {hangs, hangs_too, hangs_up, gone, nobody}
         # One deadline for all, which the one that answers does not wait for.
-        assert silent([answers], answer=60) == set()
+        assert find_silent([answers], timeout=60) == set()
 
 
 def test_a_full_queue_is_no_answer(directory: Path) -> None:
@@ -79,7 +85,7 @@ def test_a_full_queue_is_no_answer(directory: Path) -> None:
                 waiting.connect(str(path))
             except BlockingIOError:
                 break
-        assert silent([str(path)], answer=60) == {str(path)}
+        assert find_silent([str(path)], timeout=60) == {str(path)}
 
 
 def test_a_keepalived_answers_by_living(directory: Path) -> None:
@@ -90,16 +96,16 @@ def test_a_keepalived_answers_by_living(directory: Path) -> None:
         pid_file.write_text(f"{process.pid}\n")
         try:
             # It has its name a moment after its start.
-            until(lambda: silent([str(pid_file)]) == set(), "it is known")
+            until(lambda: find_silent([str(pid_file)]) == set(), "it is known")
         finally:
             process.kill()
-    assert silent([str(pid_file)]) == {str(pid_file)}
+    assert find_silent([str(pid_file)]) == {str(pid_file)}
     # The number is another process's after a reboot.
     pid_file.write_text(str(os.getpid()))
-    assert silent([str(pid_file)]) == {str(pid_file)}
+    assert find_silent([str(pid_file)]) == {str(pid_file)}
     for nonsense in ("", "-1", "x"):
         pid_file.write_text(nonsense)
-        assert silent([str(pid_file)]) == {str(pid_file)}
+        assert find_silent([str(pid_file)]) == {str(pid_file)}
 
 
 @pytest.mark.parametrize("kind", ["units", "records"])
@@ -113,7 +119,7 @@ def test_what_is_wanted_is_asked(kind: str, directory: Path) -> None:
             record = {"spec": {"name": name}, "wanted": yes, "pid": 1}
             (place / f"{name}.json").write_bytes(msgspec.json.encode(record))
 
-    assert wanted("/b", str(place)) == []
+    assert list_wanted("/b", str(place)) == []
     place.mkdir()
     want("haproxy-a")
     want("haproxy-b", False)
@@ -123,27 +129,29 @@ def test_what_is_wanted_is_asked(kind: str, directory: Path) -> None:
     (place / ".stage-1-haproxy-d.json").write_text('"wanted":true')
     (place / "haproxy-e").mkdir()
     want("haproxy-a.2")  # one of the two takes the place of the other
-    assert wanted("/b", str(place)) == ["/b/a.sock", "/b/lvs/octavia-keepalivedlvs-c.pid"]
+    assert list_wanted("/b", str(place)) == ["/b/a.sock", "/b/lvs/octavia-keepalivedlvs-c.pid"]
 
 
 def test_nothing_configured_is_no_reason_to_have_the_vips(directory: Path) -> None:
     place = str(directory / "processes")
-    assert not once(str(directory), place)
-    assert not once(str(directory / "not there"), place)
+    assert not check_once(str(directory), place)
+    assert not check_once(str(directory / "not there"), place)
     (directory / "lvs").mkdir()
     (directory / "id").mkdir()
-    assert not once(str(directory), place)
+    assert not check_once(str(directory), place)
     (directory / "id" / "haproxy.cfg").write_text("global\n")
-    assert configured(str(directory))
-    assert once(str(directory), place)  # it was stopped
+    assert is_configured(str(directory))
+    assert check_once(str(directory), place)  # it was stopped
     (directory / "id" / "haproxy.cfg").unlink()
     (directory / "lvs" / "octavia-keepalivedlvs-c.conf").write_text("")
-    assert once(str(directory), place)
+    assert check_once(str(directory), place)
 
 
 def rounds(judge: Judge, *heard: str) -> list[bool]:
     """Whether "a" is lost after each round; "." it answered, "x" it did not."""
-    return [judge.hear(["a"], {"a"} if each == "x" else set()) == ["a"] for each in "".join(heard)]
+    return [
+        judge.add_round(["a"], {"a"} if each == "x" else set()) == ["a"] for each in "".join(heard)
+    ]
 
 
 def lost(text: str) -> list[bool]:
@@ -170,31 +178,31 @@ def test_hysteresis(heard: str, believed: str) -> None:
 
 def test_what_is_being_started_has_time_for_it() -> None:
     judge = Judge(fall=3, rise=2)
-    assert judge.hear([], set()) == []
+    assert judge.add_round([], set()) == []
     assert rounds(judge, "xx.") == lost("...")
-    assert judge.hear(["a", "b"], {"b"}) == []
-    assert judge.hear(["a", "b"], {"b"}) == []
-    assert judge.hear(["a", "b"], {"b"}) == ["b"]
+    assert judge.add_round(["a", "b"], {"b"}) == []
+    assert judge.add_round(["a", "b"], {"b"}) == []
+    assert judge.add_round(["a", "b"], {"b"}) == ["b"]
 
 
 def test_what_is_stopped_is_no_longer_missed() -> None:
     judge = Judge(fall=2, rise=1)
-    judge.hear(["a", "b"], {"a", "b"})
-    assert judge.hear(["a", "b"], {"a", "b"}) == ["a", "b"]
-    assert judge.hear(["b"], {"b"}) == ["b"]
+    judge.add_round(["a", "b"], {"a", "b"})
+    assert judge.add_round(["a", "b"], {"a", "b"}) == ["a", "b"]
+    assert judge.add_round(["b"], {"b"}) == ["b"]
     # Started again, it begins anew.
-    assert judge.hear(["a", "b"], {"a", "b"}) == ["b"]
+    assert judge.add_round(["a", "b"], {"a", "b"}) == ["b"]
 
 
 def test_what_comes_up_is_waited_for(directory: Path) -> None:
     """At a boot keepalived's first check must not come too early."""
     (directory / "w").mkdir()
     (directory / "w" / "haproxy-a.service").touch()
-    assert not once(str(directory), str(directory / "w"), patience=0)
+    assert not check_once(str(directory), str(directory / "w"), timeout=0)
     with ExitStack() as stack:
         late = threading.Timer(0.1, lambda: stack.enter_context(listening(directory / "a.sock")))
         late.start()
-        assert once(str(directory), str(directory / "w"), patience=60)
+        assert check_once(str(directory), str(directory / "w"), timeout=60)
         late.join()
 
 

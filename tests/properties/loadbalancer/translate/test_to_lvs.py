@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 
-from amphora_agent.keepalived.config.lvs import Endpoint, Member, describe, read
+from amphora_agent.keepalived.config.lvs import Endpoint, Member, describe, rewrite
 from amphora_agent.model.loadbalancer import types
 from amphora_agent.model.loadbalancer.pool_merge import merge_pools
 from amphora_agent.model.loadbalancer.types import LoadBalancer
@@ -27,7 +27,7 @@ def test_any_of_them_is_read_back(made: LoadBalancer) -> None:
     pools = merge_pools(made).pools
     vips = {made.vip_address, *(vip.ip_address for vip in made.additional_vips or ())}
     for name, a_listener in wanted.items():
-        read(texts[name].encode(), f"{BASE}/lvs/check/udp_check.sh")
+        rewrite(texts[name].encode(), f"{BASE}/lvs/check/udp_check.sh")
         found = describe(texts[name].encode())
         assert found.enabled
         a_pool = pools.get(a_listener.default_pool_id or "")

@@ -11,8 +11,8 @@ from amphora_agent.keepalived.config.lvs import (
     Member,
     describe,
     earlier_source,
-    made_of,
-    read,
+    is_made_of,
+    rewrite,
 )
 from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.paths import Layout
@@ -35,13 +35,13 @@ FOUR, FOUR_WEIGHTLESS, DISABLED, SIX = LISTENER.members
 
 
 def parse(text: str) -> Listener:
-    read(text.encode(), UDP_CHECK)
+    rewrite(text.encode(), UDP_CHECK)
     return describe(text.encode())
 
 
 def given(text: str) -> str:
     """What keepalived is given, but for the agent's settings."""
-    return read(text.encode(), UDP_CHECK).text.decode().partition("}\n")[2]
+    return rewrite(text.encode(), UDP_CHECK).text.decode().partition("}\n")[2]
 
 
 def test_each_ip_version_has_its_addresses_and_its_members() -> None:
@@ -162,7 +162,7 @@ def test_braces_that_do_not_match_are_refused(text: str) -> None:
 
 
 def test_keepalived_knows_who_runs_scripts_before_it_is_told_of_any() -> None:
-    text = read(LISTENER.text().encode(), UDP_CHECK).text.decode()
+    text = rewrite(LISTENER.text().encode(), UDP_CHECK).text.decode()
     assert text.index("script_user root") < text.index("misc_path")
 
 
@@ -180,10 +180,10 @@ def test_a8_first_checks_do_not_wait_for_the_delay(check: Check) -> None:
 
 def test_what_keepalived_is_given_tells_of_which_text_it_was_made() -> None:
     configuration = LISTENER.text().encode()
-    text = read(configuration, UDP_CHECK).text
-    assert made_of(text, configuration)
-    assert not made_of(text, configuration + b"\n")
-    assert not made_of(configuration, configuration)
+    text = rewrite(configuration, UDP_CHECK).text
+    assert is_made_of(text, configuration)
+    assert not is_made_of(text, configuration + b"\n")
+    assert not is_made_of(configuration, configuration)
     assert earlier_source(text) is None
 
 

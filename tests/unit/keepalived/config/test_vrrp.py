@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.keepalived.config.parser import ConfigError
-from amphora_agent.keepalived.config.vrrp import read
+from amphora_agent.keepalived.config.vrrp import rewrite
 
 CHECK = "/var/lib/octavia/vrrp/check_script.sh"
 FIFO = "/run/amphora-agent/vrrp-notify"
@@ -29,7 +29,7 @@ vrrp_instance 0c1cbc2b3d9e {{
 
 
 def given(text: str) -> str:
-    return read(text.encode(), CHECK, FIFO).text.decode()
+    return rewrite(text.encode(), CHECK, FIFO).text.decode()
 
 
 def test_a_controllers_text_is_in_order() -> None:
@@ -54,7 +54,7 @@ def test_a_controllers_text_is_in_order() -> None:
 )
 def test_what_is_not_vrrp_or_reaches_out_is_refused(text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        read(text.encode(), CHECK, FIFO)
+        rewrite(text.encode(), CHECK, FIFO)
 
 
 #: What each row of B1 puts into a text, and where.
@@ -77,7 +77,7 @@ B1 = [
 @pytest.mark.parametrize(("old", "new"), B1)
 def test_b1_no_way_of_writing_brings_a_program_in(old: str, new: str) -> None:
     with pytest.raises(ConfigError, match=r"^line \d+: "):
-        read(TEXT.replace(old, new, 1).encode(), CHECK, FIFO)
+        rewrite(TEXT.replace(old, new, 1).encode(), CHECK, FIFO)
 
 
 def test_host_routes_get_a_next_hop() -> None:

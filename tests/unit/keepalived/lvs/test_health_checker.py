@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from amphora_agent.keepalived.lvs.health_checker import answer_in, crc32c, init_packet
+from amphora_agent.keepalived.lvs.health_checker import build_init, crc32c, find_answer
 
 _INIT_ACK, _ABORT, _SHUTDOWN = 2, 6, 7
 
@@ -22,7 +22,7 @@ def test_the_checksum_is_the_one_of_the_standard(data: bytes, checksum: int) -> 
 
 
 def test_the_packet_begins_an_association() -> None:
-    made = init_packet(50000, 5400, 7)
+    made = build_init(50000, 5400, 7)
     source, destination, tag = struct.unpack_from("!HHL", made)
     kind, _, length, initiate_tag = struct.unpack_from("!BBHL", made, 12)
     assert (source, destination, tag) == (50000, 5400, 0)
@@ -33,12 +33,12 @@ def test_the_packet_begins_an_association() -> None:
 
 @pytest.mark.parametrize("kind", [_INIT_ACK, _ABORT])
 def test_an_answer_is_from_the_port_that_was_asked_and_has_our_tag(kind: int) -> None:
-    assert answer_in(packet(5400, 50000, 7, kind), 5400, 50000, 7) == kind
-    assert answer_in(packet(5401, 50000, 7, kind), 5400, 50000, 7) is None
-    assert answer_in(packet(5400, 50001, 7, kind), 5400, 50000, 7) is None
-    assert answer_in(packet(5400, 50000, 8, kind), 5400, 50000, 7) is None
+    assert find_answer(packet(5400, 50000, 7, kind), 5400, 50000, 7) == kind
+    assert find_answer(packet(5401, 50000, 7, kind), 5400, 50000, 7) is None
+    assert find_answer(packet(5400, 50001, 7, kind), 5400, 50000, 7) is None
+    assert find_answer(packet(5400, 50000, 8, kind), 5400, 50000, 7) is None
 
 
 def test_what_is_no_answer_is_waited_past() -> None:
-    assert answer_in(packet(5400, 50000, 7, _SHUTDOWN), 5400, 50000, 7) is None
-    assert answer_in(b"", 5400, 50000, 7) is None
+    assert find_answer(packet(5400, 50000, 7, _SHUTDOWN), 5400, 50000, 7) is None
+    assert find_answer(b"", 5400, 50000, 7) is None

@@ -14,7 +14,7 @@ import pytest
 
 from amphora_agent.keepalived.config.lvs import Endpoint
 from amphora_agent.keepalived.lvs import ipvs
-from amphora_agent.keepalived.lvs.status import Destination, Service
+from amphora_agent.keepalived.lvs.poller import Destination, Service
 from amphora_agent.model.status import Counters
 
 RECORDED = Path(__file__).with_name("ipvs_replies.json")
@@ -62,7 +62,7 @@ def refusal(asked: dict[str, str], error: int) -> dict[str, str]:
 def services(monkeypatch: pytest.MonkeyPatch, replies: list[dict[str, str]]) -> list[Service]:
     with monkeypatch.context() as patch:
         patch.setattr(socket, "socket", Kernel(replies))
-        return ipvs.services()
+        return ipvs.read_services()
 
 
 def test_services_of_both_ip_versions_with_what_they_have_counted(

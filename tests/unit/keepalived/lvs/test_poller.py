@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from amphora_agent.keepalived.config.lvs import Endpoint, Listener, describe
-from amphora_agent.keepalived.lvs.status import WORKER, Destination, Service, reading
+from amphora_agent.keepalived.lvs.poller import WORKER, Destination, Service, build_reading
 from amphora_agent.model.status import Counters, PoolReading
 from lab.lvs import LvsListener, LvsMember
 
@@ -51,7 +51,7 @@ def all_services(*four: LvsMember, **options: int) -> list[Service]:
 def pool(
     services: list[Service], listener: LvsListener = UDP, *, unsettled: bool = False
 ) -> PoolReading:
-    told = reading(listener.id, described(listener), services, unsettled=unsettled)
+    told = build_reading(listener.id, described(listener), services, unsettled=unsettled)
     return told.pools[f"{listener.pool_id}:{listener.id}"]
 
 
@@ -103,7 +103,7 @@ def test_what_all_addresses_have_counted_is_added_up() -> None:
         service("10.1.0.9", ONE, counters=Counters(7, 7, 7, 0)),
         service("10.1.0.6", ONE, counters=Counters(8, 8, 8, 0), protocol="SCTP"),
     ]
-    told = reading(UDP.id, described(), services, unsettled=False)
+    told = build_reading(UDP.id, described(), services, unsettled=False)
     assert (told.worker, told.restarts) == (WORKER, True)
     assert told.listeners[UDP.id].counters == Counters(5, 70, 900, 0)
     assert told.listeners[UDP.id].status == "OPEN"
@@ -113,11 +113,11 @@ def test_what_all_addresses_have_counted_is_added_up() -> None:
 def test_flows_of_udp_are_never_active_for_the_kernel(protocol: str, connections: int) -> None:
     listener = replace(UDP, vips=["10.1.0.5"], protocol=protocol)  # type: ignore[arg-type]
     services = [service("10.1.0.5", ONE, protocol=protocol)]
-    told = reading(listener.id, described(listener), services, unsettled=False)
+    told = build_reading(listener.id, described(listener), services, unsettled=False)
     assert told.listeners[listener.id].conns == connections
 
 
 def test_a_listener_without_a_pool_tells_of_none() -> None:
-    told = reading("l", Listener(enabled=True, pool=None, virtuals=()), [], unsettled=False)
+    told = build_reading("l", Listener(enabled=True, pool=None, virtuals=()), [], unsettled=False)
     assert told.pools == {}
     assert set(told.listeners) == {"l"}
