@@ -15,7 +15,6 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import (
-    answers,
     boot,
     capacity,
     changes,
@@ -24,22 +23,23 @@ from benchmarks import (
     failover,
     first_request,
     heartbeats,
+    latency,
     machine,
     memory,
     metrics,
     process_model,
     runtime,
-    starting,
+    startup,
 )
 from benchmarks.report import Section
 from benchmarks.scale import FULL, QUICK, Scale
-from lab.leftovers import remove_leftovers
+from lab.cleanup_registry import remove_leftovers
 
 _SECTIONS: dict[str, Callable[[Path, Scale], Section]] = {
-    "starting": starting.measure,
+    "startup": startup.measure,
     "boot": boot.measure,
     "memory": memory.measure,
-    "answers": answers.measure,
+    "latency": latency.measure,
     "heartbeats": heartbeats.measure,
     "capacity": capacity.measure,
     "metrics": metrics.measure,

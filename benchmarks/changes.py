@@ -19,10 +19,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bare import BareHaproxy, ask
-from benchmarks.bed import Balancer, Bed, deploy, make_bed
+from benchmarks.baseline_haproxy import BareHaproxy, ask
 from benchmarks.report import Column, Section, median, milliseconds, seconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import Balancer, Testbed, deploy, make_testbed
 
 _COLUMNS = (
     Column("listeners", "listeners"),
@@ -47,7 +47,7 @@ _WEIGHTS = 200
 
 def measure(haproxy: Path, scale: Scale) -> Section:
     rows = []
-    with make_bed(haproxy) as bed:
+    with make_testbed(haproxy) as bed:
         for monitored in (False, True):
             for listeners, runs in scale.change_runs.items():
                 balancer = Balancer.of(listeners, scale.change_members, monitored=monitored)
@@ -69,7 +69,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
     )
 
 
-def _compare(bed: Bed, balancer: Balancer, runs: int) -> dict[str, Any]:
+def _compare(bed: Testbed, balancer: Balancer, runs: int) -> dict[str, Any]:
     pool = balancer.listeners[0].pool
     assert pool is not None
     sides = [_floor, _agent, *([_keeping] if pool.monitor else [])]
@@ -105,14 +105,14 @@ def _text(balancer: Balancer, base_path: Path, weight: int) -> str:
     return text.replace("timeout client 50000", f"timeout client {50000 + weight}", 1)
 
 
-def _floor(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
+def _floor(bed: Testbed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
     bare.configuration.write_text(_text(balancer, bare.directory, weight))
     check = seconds(bare.check)
     reload = seconds(bare.reload)
     return {"check": check, "bare_reload": reload, "floor": check + reload}
 
 
-def _keeping(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
+def _keeping(bed: Testbed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
     bare.configuration.write_text(_text(balancer, bare.directory, weight))
     state = bare.directory / balancer.id / "servers-state"
     state.parent.mkdir(exist_ok=True)
@@ -126,7 +126,7 @@ def _keeping(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> di
     return {"keeping": keeping}
 
 
-def _agent(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
+def _agent(bed: Testbed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict[str, float]:
     controller = bed.controller
     text = _text(balancer, bed.agent.base_path, weight)
 
@@ -141,7 +141,7 @@ def _agent(bed: Bed, bare: BareHaproxy, balancer: Balancer, weight: int) -> dict
     return {"gets": gets, "upload": upload, "reload": reload, "change": upload + reload}
 
 
-def _assert_taken_up(bed: Bed, balancer: Balancer, weight: int) -> None:
+def _assert_taken_up(bed: Testbed, balancer: Balancer, weight: int) -> None:
     """What was measured was a change: haproxy has the last weight."""
     pool = balancer.listeners[0].pool
     assert pool is not None

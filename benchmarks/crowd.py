@@ -21,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bed import VIP, Bed, make_bed
 from benchmarks.memory import MIB, pss
 from benchmarks.report import Column, Section, median, milliseconds, seconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import VIP, Testbed, make_testbed
 from lab.http import Client
 from lab.listeners import http_listener, loadbalancer
 from lab.network import Namespace
@@ -57,7 +57,7 @@ _ESTABLISHED = "01"
 
 
 def measure(haproxy: Path, scale: Scale) -> Section:
-    with make_bed(haproxy, heartbeat_interval=scale.crowd_interval) as bed:
+    with make_testbed(haproxy, heartbeat_interval=scale.crowd_interval) as bed:
         rows = _Crowd(bed, scale).rows()
         rows.append(_large_texts(bed, scale))
     return Section(
@@ -78,7 +78,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
 class _Watch:
     """Looks at memory and heartbeats until it is ended."""
 
-    def __init__(self, bed: Bed, interval: int) -> None:
+    def __init__(self, bed: Testbed, interval: int) -> None:
         self._bed = bed
         self._interval = interval
         self._end = threading.Event()
@@ -124,7 +124,7 @@ class _Watch:
 
 
 class _Crowd:
-    def __init__(self, bed: Bed, scale: Scale) -> None:
+    def __init__(self, bed: Testbed, scale: Scale) -> None:
         self._bed = bed
         self._scale = scale
         self._large, self._small, self._stalled = (str(uuid.uuid4()) for _ in range(3))
@@ -253,7 +253,7 @@ class _Crowd:
         return _mib(total)
 
 
-def _large_texts(bed: Bed, scale: Scale) -> dict[str, Any]:
+def _large_texts(bed: Testbed, scale: Scale) -> dict[str, Any]:
     """All at once, each of a load balancer of its own."""
     statuses: Counter[int] = Counter()
     ids = [str(uuid.uuid4()) for _ in range(scale.crowd_texts)]
@@ -281,7 +281,7 @@ def _large_texts(bed: Bed, scale: Scale) -> dict[str, Any]:
     }
 
 
-def _small_text(bed: Bed, lb_id: str) -> str:
+def _small_text(bed: Testbed, lb_id: str) -> str:
     listener = http_listener(f"{lb_id} listener", port=80, members=[(VIP, 8080)])
     return loadbalancer(lb_id, vip=VIP, listeners=[listener], base_path=str(bed.agent.base_path))
 
@@ -292,7 +292,7 @@ def _comment(size: int) -> str:
 
 
 @contextlib.contextmanager
-def _client(bed: Bed) -> Iterator[Client]:
+def _client(bed: Testbed) -> Iterator[Client]:
     agent = bed.agent
     with Client(
         Namespace(None),

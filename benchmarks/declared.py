@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any
 
 from amphora_agent.client.v2 import DeclarativeClient
-from benchmarks.bed import VIP, Balancer, Bed, make_bed
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import VIP, Balancer, Testbed, make_testbed
 from lab import bodies
 from lab.listeners import Listener, http_listener, loadbalancer
 
@@ -39,7 +39,7 @@ _WEIGHTS = 200
 
 def measure(haproxy: Path, scale: Scale) -> Section:
     rows = []
-    with make_bed(haproxy) as bed:
+    with make_testbed(haproxy) as bed:
         agent, pki = bed.agent, bed.agent.pki
         client = DeclarativeClient(agent.url, agent.amphora_id, pki.controller_pem, pki.server_ca)
         try:
@@ -57,7 +57,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
 
 
 def _compare(
-    bed: Bed, client: DeclarativeClient, balancer: Balancer, runs: int
+    bed: Testbed, client: DeclarativeClient, balancer: Balancer, runs: int
 ) -> list[dict[str, Any]]:
     text_id, declared_id = balancer.id, Balancer.of(1, 1, monitored=False).id
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.bare import BareHaproxy
-from benchmarks.bed import VIP, Bed, make_bed
+from benchmarks.baseline_haproxy import BareHaproxy
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import VIP, Testbed, make_testbed
 from lab.backend import Backend
 from lab.http import Client
 from lab.listeners import HealthMonitor, http_listener, loadbalancer
@@ -50,7 +50,7 @@ _PATIENCE = 300.0
 
 def measure(haproxy: Path, scale: Scale) -> Section:
     rows: list[dict[str, Any]] = []
-    with make_bed(haproxy) as bed, _members(bed.namespace), _members(bed.bare):
+    with make_testbed(haproxy) as bed, _members(bed.namespace), _members(bed.bare):
         for kind, delay, by in itertools.product(_KINDS, scale.first_delays, ("runtime", "reload")):
             wanted = _Wanted(HealthMonitor(kind, delay=delay, timeout=2, fall=3, rise=3))
             with bed.bare_haproxy() as plain:
@@ -100,7 +100,7 @@ class _Wanted:
         )
 
 
-def _row(bed: Bed, plain: BareHaproxy, wanted: _Wanted, by: str, runs: int) -> dict[str, Any]:
+def _row(bed: Testbed, plain: BareHaproxy, wanted: _Wanted, by: str, runs: int) -> dict[str, Any]:
     base_path = bed.agent.base_path
 
     def deploy() -> None:

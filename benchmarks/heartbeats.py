@@ -27,10 +27,10 @@ from amphora_agent.model.status import InstanceReading
 from amphora_agent.paths import Layout
 from amphora_agent.slots import SlotFile
 from amphora_agent.supervisor.identity import boot_id
-from benchmarks.bare import BareHaproxy
-from benchmarks.bed import Balancer, Bed, make_bed, running, touch
+from benchmarks.baseline_haproxy import BareHaproxy
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import Balancer, Testbed, make_testbed, running, touch
 
 _COLUMNS = (
     Column("listeners", "listeners"),
@@ -50,7 +50,7 @@ _COLUMNS = (
 
 def measure(haproxy: Path, scale: Scale) -> Section:
     rows: list[dict[str, Any]] = []
-    with make_bed(haproxy, started=False) as bed:
+    with make_testbed(haproxy, started=False) as bed:
         for listeners in scale.heartbeat_sizes:
             balancer = Balancer.of(listeners, scale.heartbeat_members, monitored=True)
             size = {"listeners": listeners, "members": scale.heartbeat_members}
@@ -70,7 +70,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
 
 
 def _canned(
-    bed: Bed, balancer: Balancer, instance: BareHaproxy, scale: Scale
+    bed: Testbed, balancer: Balancer, instance: BareHaproxy, scale: Scale
 ) -> Iterator[dict[str, Any]]:
     texts = []
     for _ in range(2):
@@ -111,7 +111,9 @@ def _canned(
     }
 
 
-def _live(bed: Bed, balancer: Balancer, layout: Layout, scale: Scale) -> Iterator[dict[str, Any]]:
+def _live(
+    bed: Testbed, balancer: Balancer, layout: Layout, scale: Scale
+) -> Iterator[dict[str, Any]]:
     settings = SettingsFile(bed.agent.config_file)
     observer = Observer(layout)
     on_disk, in_memory = layout.heartbeat_counters

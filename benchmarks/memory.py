@@ -18,10 +18,10 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bed import Balancer, Bed, deploy, make_bed
-from benchmarks.everything import do_everything
 from benchmarks.report import Column, Section
 from benchmarks.scale import Scale
+from benchmarks.testbed import Balancer, Testbed, deploy, make_testbed
+from benchmarks.warm_up import do_everything
 from lab.processes import PROC, Process, mentioning
 
 _COLUMNS = (
@@ -44,7 +44,7 @@ _PRESENT, _FRAME = 1 << 63, (1 << 55) - 1
 def measure(haproxy: Path, scale: Scale) -> Section:
     largest = max(scale.change_runs)
     rows = []
-    with make_bed(haproxy, heartbeat_interval=1) as bed:
+    with make_testbed(haproxy, heartbeat_interval=1) as bed:
 
         def look(when: str) -> None:
             bed.health_manager.drain()
@@ -72,7 +72,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
     )
 
 
-def _row(bed: Bed, when: str) -> dict[str, Any]:
+def _row(bed: Testbed, when: str) -> dict[str, Any]:
     row: dict[str, Any] = {"when": when}
     # The members are served by a haproxy as well, which is not the agent's.
     haproxies = [p for p in mentioning(bed.agent.base_path) if p.program == "haproxy"]

@@ -17,9 +17,9 @@ from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
 from amphora_agent.metrics.endpoint import Collector
 from amphora_agent.metrics.translate.haproxy import Machine
 from amphora_agent.model.status import Scope
-from benchmarks.bed import Balancer, Bed, make_bed, running, touch
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import Balancer, Testbed, make_testbed, running, touch
 
 _COLUMNS = (
     Column("listeners", "listeners"),
@@ -51,7 +51,7 @@ frontend prometheus-exporter-internal-endpoint
 
 def measure(haproxy: Path, scale: Scale) -> Section:
     rows: list[dict[str, Any]] = []
-    with make_bed(haproxy, started=False) as bed:
+    with make_testbed(haproxy, started=False) as bed:
         for listeners in scale.metrics_sizes:
             balancer = Balancer.of(listeners, scale.change_members, monitored=True)
             with running(bed, balancer, _EXPORTER) as (layout, _):
@@ -70,7 +70,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
     )
 
 
-def _scrapes(bed: Bed, inquiry: Inquiry, scale: Scale) -> Iterator[dict[str, Any]]:
+def _scrapes(bed: Testbed, inquiry: Inquiry, scale: Scale) -> Iterator[dict[str, Any]]:
     for name, (scopes, query) in _SCRAPES.items():
         samples: dict[str, list[float]] = {"ask": [], "write": [], "cpu": [], "exporter": []}
         size = 0
@@ -91,7 +91,7 @@ def _scrapes(bed: Bed, inquiry: Inquiry, scale: Scale) -> Iterator[dict[str, Any
         }
 
 
-def _exporter(bed: Bed, query: str) -> float:
+def _exporter(bed: Testbed, query: str) -> float:
     """Seconds until haproxy's own exporter has answered."""
     begun = time.perf_counter()
     with bed.namespace.connect("127.0.0.1", _EXPORTER_PORT) as connection:

@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 from amphora_agent.haproxy.replies import statistics
 from amphora_agent.model.loadbalancer.results import ProcessModel
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
-from benchmarks import bare, fleet
-from benchmarks.bare import BareHaproxy, private_copy
+from benchmarks import baseline_haproxy, fleet
+from benchmarks.baseline_haproxy import BareHaproxy, private_copy
 from benchmarks.fleet import VIP, Fleet, Site, cpu_seconds, pss
+from benchmarks.load_client import Order, visit
 from benchmarks.plot import Plot, Series
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
-from benchmarks.visits import Order, visit
 from lab.network import Lab, Namespace
 from lab.pki import Authority, Credentials
 
@@ -235,7 +235,7 @@ def _idle(bed: _Bed, pids: list[int], seconds: float) -> dict[str, float]:
 
 def _checks(bed: _Bed) -> int:
     """How many have reached the members so far."""
-    for row in bare.ask(bed.origin, "show stat -1 1 -1 typed").splitlines():
+    for row in baseline_haproxy.ask(bed.origin, "show stat -1 1 -1 typed").splitlines():
         if found := re.fullmatch(r"F\.\d+\.0\.\d+\.req_tot\.\d+:.*:u64:(\d+)", row):
             requests = int(found[1])
     return requests
@@ -267,7 +267,9 @@ def _traffic(bed: _Bed, balancer: Fleet, pids: list[int], seconds: float) -> dic
     calm = visit(
         bed.namespace, Order(VIP, site.ports, site.encrypted, _CONNECTIONS, seconds, _RATE)
     )
-    found = re.search(r"^CurrConns: (\d+)", bare.ask(bed.origin, "show info"), re.MULTILINE)
+    found = re.search(
+        r"^CurrConns: (\d+)", baseline_haproxy.ask(bed.origin, "show info"), re.MULTILINE
+    )
     assert found is not None
     return {
         "throughput": busy.answers / busy.seconds,

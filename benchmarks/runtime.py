@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amphora_agent.haproxy.replies import workers
-from benchmarks.bare import BareHaproxy, ask, private_copy
-from benchmarks.bed import MEMBER_PORT, VIP, Balancer, Bed, make_bed
+from benchmarks.baseline_haproxy import BareHaproxy, ask, private_copy
 from benchmarks.execs import Executions
 from benchmarks.report import Column, Section, median, milliseconds, seconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import MEMBER_PORT, VIP, Balancer, Testbed, make_testbed
 from lab.http import Tls, get
 from lab.listeners import Listener, Member, crt_list, loadbalancer, stable_id
 from lab.network import Lab, Namespace
@@ -116,7 +116,7 @@ class _Side(Protocol):
 
 
 class _Plain:
-    def __init__(self, bed: Bed, haproxy: BareHaproxy) -> None:
+    def __init__(self, bed: Testbed, haproxy: BareHaproxy) -> None:
         self.namespace = bed.bare
         self._haproxy = haproxy
         self._certificates = haproxy.directory / "certificates"
@@ -152,7 +152,7 @@ class _Plain:
 
 
 class _Agent:
-    def __init__(self, bed: Bed, balancer_id: str) -> None:
+    def __init__(self, bed: Testbed, balancer_id: str) -> None:
         self.namespace = bed.namespace
         self._controller = bed.controller
         self._id = balancer_id
@@ -199,7 +199,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
     # A copy, so that no haproxy of somebody else is counted.
     with Lab(f"copy-{os.getpid()}") as lab:
         program = private_copy(haproxy, lab.directory())
-        with Executions(program) as executions, make_bed(program) as bed:
+        with Executions(program) as executions, make_testbed(program) as bed:
             for listeners, runs in scale.runtime_runs.items():
                 balancer = Balancer.of(listeners, scale.runtime_members, monitored=True)
                 rows += _compare(bed, executions, balancer, runs)
@@ -223,7 +223,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
 
 
 def _compare(
-    bed: Bed, executions: Executions, balancer: Balancer, runs: int
+    bed: Testbed, executions: Executions, balancer: Balancer, runs: int
 ) -> list[dict[str, Any]]:
     sites = _sites()
     samples: dict[str, dict[str, list[float]]] = {kind.what: {} for kind in _KINDS}

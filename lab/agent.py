@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab import processes
+from lab.cleanup_registry import Record, delete_namespace
 from lab.http import FAILURES, Response, Tls, get
-from lab.lasting import Starting
-from lab.leftovers import Record, delete_namespace
+from lab.lifecycle import Starting
 from lab.network import Namespace, namespace_exists
 from lab.pki import AmphoraPki
 from lab.processes import Process

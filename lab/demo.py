@@ -28,9 +28,9 @@ from typing import NoReturn
 from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from lab.agent import AgentError, AgentProcess
 from lab.backend import Backend
+from lab.cleanup_registry import InUseError, remove_leftovers
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
 from lab.http import Client, Tls, spread
-from lab.leftovers import InUseError, remove_leftovers
 from lab.listeners import HealthMonitor, Listener, crt_list, http_listener, loadbalancer
 from lab.network import Cable, CommandError, Lab, Namespace, namespace_exists
 from lab.pki import AmphoraPki, Authority, Credentials

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lab.lasting import Closing
+from lab.lifecycle import Closing
 
 _DIGEST_SIZE = 64
 _DATAGRAM_SIZE = 65536

@@ -21,7 +21,7 @@ from typing import Any
 
 from cryptography import x509
 
-from lab.lasting import Closing
+from lab.lifecycle import Closing
 from lab.network import Namespace
 from lab.pki import Credentials
 

@@ -6,7 +6,7 @@
         traffic.wait_for(10)
     assert traffic.result.failed == 0, traffic.result
 
-The visitors are in lab.visitors. Two sorts of trouble are told apart: failures, after which
+The visitors are in lab.traffic_clients. Two sorts of trouble are told apart: failures, after which
 somebody has no answer; and endings, by which a server takes leave of connections as the protocol
 lets it, and after which the client has its answer by another connection.
 """

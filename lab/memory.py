@@ -7,7 +7,7 @@ import itertools
 import os
 from pathlib import Path
 
-from lab.lasting import Closing
+from lab.lifecycle import Closing
 from lab.waiting import until
 
 _GROUPS = Path("/sys/fs/cgroup")

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lab.lasting import Closing
-from lab.leftovers import Record
+from lab.cleanup_registry import Record
+from lab.lifecycle import Closing
 
 T = TypeVar("T")
 

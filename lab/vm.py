@@ -29,7 +29,7 @@ from lab import debian
 from lab.agent import free_port
 from lab.archive import CACHE, UnavailableError
 from lab.debian import Release
-from lab.lasting import Starting
+from lab.lifecycle import Starting
 from lab.network import CommandError, Lab
 from lab.waiting import until
 

@@ -14,8 +14,8 @@ from amphora_agent.client.v2 import AmphoraClient
 from lab import haproxies
 from lab.agent import AgentProcess
 from lab.backend import Backend
+from lab.cleanup_registry import remove_leftovers
 from lab.heartbeats import HeartbeatReceiver
-from lab.leftovers import remove_leftovers
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki, Authority
 from tests.integration import programs

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).parents[2]
 SECTIONS = {
-    *("boot", "starting", "memory", "answers", "heartbeats", "capacity", "metrics", "changes"),
+    *("boot", "startup", "memory", "latency", "heartbeats", "capacity", "metrics", "changes"),
     *("crowd", "first_request", "runtime", "declared", "failover", "process_model"),
 }
 

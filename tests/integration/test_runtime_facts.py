@@ -21,7 +21,7 @@ from amphora_agent.haproxy.replies.capabilities import of_version
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
-from benchmarks.bare import BareHaproxy
+from benchmarks.baseline_haproxy import BareHaproxy
 from lab import haproxies
 from lab.backend import Backend
 from lab.network import Lab, Namespace

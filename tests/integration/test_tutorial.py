@@ -11,7 +11,7 @@ import pytest
 
 from lab import processes
 from lab.agent import free_port
-from lab.leftovers import delete_namespace
+from lab.cleanup_registry import delete_namespace
 from lab.network import Lab, namespace_exists
 
 ROOT = Path(__file__).parent.parent.parent

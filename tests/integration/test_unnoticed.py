@@ -26,7 +26,7 @@ import pytest
 from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.replies.workers import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
-from benchmarks.bare import BareHaproxy
+from benchmarks.baseline_haproxy import BareHaproxy
 from lab import haproxies
 from lab.backend import Backend
 from lab.heartbeats import Heartbeat
@@ -44,7 +44,7 @@ from lab.load import Traffic, TrafficResult
 from lab.network import Lab, Namespace
 from lab.pki import Authority, Credentials
 from lab.processes import Process
-from lab.visitors import Http2Visitor, HttpVisitor, Place, TcpVisitor
+from lab.traffic_clients import Http2Visitor, HttpVisitor, Place, TcpVisitor
 from lab.waiting import until
 from tests.integration.amphora import Amphora
 

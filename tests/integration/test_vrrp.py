@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pytest
 
 from amphora_agent.client.v2 import AmphoraError
+from lab.cleanup_registry import remove_leftovers
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Client, Load
-from lab.leftovers import remove_leftovers
 from lab.network import Lab
 from lab.pair import PORT, VIP, Checks, Half, Pair, make_pair
 from lab.processes import Process

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import leftovers
+from lab import cleanup_registry
 from lab.demo import MEMBER_LINK, PREFIX, VIP_LINK
 from lab.processes import running
 
@@ -35,7 +35,7 @@ def demo() -> Iterator[subprocess.Popen[str]]:
     with process:
         yield process
         process.kill()
-    leftovers.remove_leftovers()
+    cleanup_registry.remove_leftovers()
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> None:
@@ -51,7 +51,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> None:
 def remains() -> list[str]:
     found = [str(path) for path in Path("/run/netns").glob(f"{PREFIX}-*")]
     found += [str(path) for path in Path("/tmp").glob(f"{PREFIX}-*")]
-    found += [str(path) for path in leftovers.RECORDS.glob(f"{PREFIX}.json")]
+    found += [str(path) for path in cleanup_registry.RECORDS.glob(f"{PREFIX}.json")]
     found += [name for name in (VIP_LINK, MEMBER_LINK) if Path("/sys/class/net", name).exists()]
     found += [
         " ".join(process.arguments)
@@ -94,5 +94,5 @@ def test_the_next_run_removes_what_a_killed_one_left(demo: subprocess.Popen[str]
     demo.kill()
     demo.wait()
     assert remains() != []
-    assert PREFIX in leftovers.remove_leftovers()
+    assert PREFIX in cleanup_registry.remove_leftovers()
     assert remains() == []

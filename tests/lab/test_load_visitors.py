@@ -22,7 +22,7 @@ from lab.http import Tls
 from lab.load import Tally, Traffic, Trouble, Visitor, attempt
 from lab.network import Lab, Namespace
 from lab.pki import Authority, Credentials
-from lab.visitors import Http2Visitor, HttpVisitor, Place, TcpVisitor
+from lab.traffic_clients import Http2Visitor, HttpVisitor, Place, TcpVisitor
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 

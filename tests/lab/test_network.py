@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import leftovers
-from lab.leftovers import InUseError, Record
+from lab import cleanup_registry
+from lab.cleanup_registry import InUseError, Record
 from lab.network import CommandError, Lab, namespace_exists
 from lab.processes import Process
 from lab.waiting import until
@@ -120,20 +120,20 @@ sys.stdin.read()
     owner.communicate()
     assert namespace_exists(f"{PREFIX}-inside")
 
-    assert PREFIX in leftovers.remove_leftovers()
+    assert PREFIX in cleanup_registry.remove_leftovers()
 
     assert not namespace_exists(f"{PREFIX}-inside")
     assert not namespace_exists(f"{PREFIX}-of-agent")
     assert not Path("/sys/class/net", HOT).exists()
     assert not orphan.alive
     assert not directory.exists()
-    assert not (leftovers.RECORDS / f"{PREFIX}.json").exists()
+    assert not (cleanup_registry.RECORDS / f"{PREFIX}.json").exists()
 
 
 def test_leftovers_of_the_living_stay(tmp_path: Path) -> None:
     record = Record.open("living", records=tmp_path)
-    assert leftovers.remove_leftovers(records=tmp_path) == []
+    assert cleanup_registry.remove_leftovers(records=tmp_path) == []
     # The same id with another start time is somebody else: the owner is dead.
     record.owner = Process(record.owner.pid, record.owner.started + 1)
     record.save()
-    assert leftovers.remove_leftovers(records=tmp_path) == ["living"]
+    assert cleanup_registry.remove_leftovers(records=tmp_path) == ["living"]

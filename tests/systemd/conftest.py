@@ -24,11 +24,11 @@ from amphora_agent.revisions.contents import Revisions
 from lab import bodies, debian
 from lab.archive import UnavailableError
 from lab.backend import Backend
-from lab.booted import Machine
 from lab.debian import BOOKWORM, TRIXIE, Release
 from lab.heartbeats import HeartbeatReceiver
 from lab.listeners import TIMEOUT_CLIENT, Listener, http_listener, loadbalancer
 from lab.network import Lab, Namespace
+from lab.nspawn import Machine
 from lab.pki import AmphoraPki
 
 CONTROLLER, AMPHORA = "192.0.2.1", "192.0.2.10"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.client.v2 import AmphoraClient
-from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Tls, get
 from lab.network import Namespace
+from lab.nspawn import Machine
 from lab.pki import AmphoraPki
 from tests.systemd.conftest import AMPHORA
 

@@ -20,7 +20,6 @@ from amphora_agent.haproxy.replies import workers
 from lab import debian
 from lab.archive import UnavailableError
 from lab.backend import Backend
-from lab.booted import Machine
 from lab.debian import Release
 from lab.dhcp import DhcpServer
 from lab.heartbeats import HeartbeatReceiver
@@ -28,6 +27,7 @@ from lab.http import Client, Tls, get
 from lab.listeners import HealthMonitor, http_listener, loadbalancer
 from lab.lvs import LvsListener, LvsMember
 from lab.network import Lab, Namespace
+from lab.nspawn import Machine
 from lab.pair import Checks, vrrp_configuration
 from lab.pki import AmphoraPki, Authority
 from lab.waiting import until

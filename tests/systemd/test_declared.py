@@ -8,11 +8,11 @@ import pytest
 
 from amphora_agent.client.v2 import AmphoraClient, DeclarativeClient
 from lab.backend import Backend
-from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Client, Load, get
 from lab.listeners import loadbalancer
 from lab.network import Namespace
+from lab.nspawn import Machine
 from lab.waiting import until
 from tests.systemd.conftest import HTTP, VIP, DeclaredBalancer
 

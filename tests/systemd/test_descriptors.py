@@ -5,10 +5,10 @@ import re
 import pytest
 
 from amphora_agent.client.v2 import DeclarativeClient
-from lab.booted import Machine
 from lab.http import get
 from lab.listeners import loadbalancer
 from lab.network import Namespace
+from lab.nspawn import Machine
 from tests.systemd.conftest import HTTP, VIP, DeclaredBalancer, LoadBalancer, ask
 
 #: What haproxy has for itself. Each connection takes two more, and every fourth a pipe of two.

@@ -9,10 +9,10 @@ import pytest
 
 from lab.archive import UnavailableError
 from lab.backend import Backend
-from lab.booted import Machine
 from lab.http import get
 from lab.listeners import http_listener, loadbalancer
 from lab.network import Lab, Namespace
+from lab.nspawn import Machine
 from lab.pki import AmphoraPki
 from tests.systemd.conftest import AMPHORA, CONTROLLER, VIP, ControllerClient, amphora, vip_plug
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from amphora_agent.client.v2 import AmphoraClient
-from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import Tls, get
 from lab.listeners import loadbalancer
 from lab.network import Namespace
+from lab.nspawn import Machine
 from lab.pki import AmphoraPki
 from tests.systemd.conftest import AMPHORA, CONTROLLER, HTTP, VIP, LoadBalancer
 

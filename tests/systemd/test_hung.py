@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from amphora_agent.client.v2 import AmphoraClient, AmphoraError
-from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import get
 from lab.listeners import loadbalancer
 from lab.network import Namespace
+from lab.nspawn import Machine
 from lab.waiting import until
 from tests.systemd.conftest import HTTP, VIP, LoadBalancer
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from amphora_agent.client.v2 import AmphoraClient
-from lab.booted import Machine
 from lab.http import FAILURES
+from lab.nspawn import Machine
 from lab.waiting import until
 from tests.systemd.conftest import LoadBalancer
 

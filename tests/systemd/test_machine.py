@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lab.archive import UnavailableError
-from lab.booted import Machine
 from lab.network import Lab, namespace_exists
+from lab.nspawn import Machine
 
 
 @pytest.fixture(scope="module")

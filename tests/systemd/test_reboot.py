@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from lab.backend import Backend
-from lab.booted import Machine
 from lab.dhcp import DhcpServer
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import get
 from lab.listeners import http_listener
 from lab.network import Cable, Lab
+from lab.nspawn import Machine
 from lab.pki import AmphoraPki
 from lab.waiting import until
 from tests.systemd.conftest import (

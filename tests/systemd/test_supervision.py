@@ -12,11 +12,11 @@ import requests
 from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace as InAmphora
-from lab.booted import Machine
 from lab.heartbeats import HeartbeatReceiver
 from lab.http import FAILURES, Client, Load, get, spread
 from lab.listeners import HealthMonitor, http_listener
 from lab.network import Namespace
+from lab.nspawn import Machine
 from lab.waiting import until
 from tests.systemd.conftest import HTTP, VIP, WEBS, LoadBalancer
 

@@ -10,10 +10,10 @@ import pytest
 from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from lab import debian
 from lab.archive import UnavailableError
-from lab.booted import Machine
 from lab.debian import Release
 from lab.listeners import http_listener, loadbalancer
 from lab.network import Cable, Lab, Namespace
+from lab.nspawn import Machine
 from lab.pair import Checks, vrrp_configuration
 from lab.pki import AmphoraPki
 from lab.waiting import until

@@ -1,6 +1,6 @@
 """The agent's service for haproxy, in processes that die by SIGKILL just before a given step.
 
-Besides what `lab.mortal` counts, a step is a command to haproxy (before it is sent, and while
+Beside those of `lab.crash_injection`, steps are a command to haproxy (before it is sent, and while
 nobody has read its answer) and a signal.
 """
 
@@ -29,8 +29,8 @@ from amphora_agent.revisions import reading
 from amphora_agent.supervisor.contract import ProcessState
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from amphora_agent.wiring import journal_of
-from lab import mortal
-from lab.mortal import NEVER, Ending, Steps, changes_something
+from lab import crash_injection
+from lab.crash_injection import NEVER, Ending, Steps, changes_something
 from lab.processes import Process
 from lab.waiting import until
 from tests.integration.chaos.states import Call
@@ -73,18 +73,20 @@ class Agents:
 
     directory: Path
     namespace: str
-    _mortal: mortal.Mortal = field(init=False)
+    _crashing: crash_injection.CrashingProcess = field(init=False)
 
     def __post_init__(self) -> None:
-        self._mortal = mortal.Mortal(__name__, str(self.directory), self.namespace)
+        self._crashing = crash_injection.CrashingProcess(
+            __name__, str(self.directory), self.namespace
+        )
 
     def live(self, life: Life, *, before: int = NEVER) -> Ending:
         """What an agent says of each call is [number of the operation, number of the call in it,
         the error or None]; at the end it says how many steps there were."""
-        return self._mortal.do(asdict(life), before=before)
+        return self._crashing.do(asdict(life), before=before)
 
     def close(self) -> None:
-        self._mortal.__exit__()
+        self._crashing.__exit__()
 
 
 class _Agent:
@@ -235,7 +237,7 @@ def main() -> None:
     for module in ("shutil", "concurrent.futures.thread"):  # when they are needed, they take long
         importlib.import_module(module)
     layout = layout_below(Path(sys.argv[1]), sys.argv[2])
-    mortal.serve(lambda life, steps: _obey(layout, Life(**life), steps))
+    crash_injection.serve(lambda life, steps: _obey(layout, Life(**life), steps))
 
 
 if __name__ == "__main__":

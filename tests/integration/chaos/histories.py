@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
-from lab.mortal import NEVER
+from lab.crash_injection import NEVER
 from tests.integration.chaos.operations import Operation, Operator
 from tests.integration.chaos.trial import AMPHORAE, Site, Trial
 

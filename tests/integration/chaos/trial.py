@@ -16,7 +16,7 @@ from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.paths import object_id
 from lab import processes
-from lab.mortal import NEVER
+from lab.crash_injection import NEVER
 from lab.network import Lab, Namespace
 from lab.pki import Authority
 from lab.waiting import until

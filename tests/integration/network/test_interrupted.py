@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.network.mortal import Mortal, Order
+from tests.integration.network.crash_injection import CrashingProcess, Order
 from tests.integration.network.rig import (
     MEMBER4,
     MEMBER6,
@@ -75,8 +75,8 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def mortal(rig: Rig) -> Iterator[Mortal]:
-    with Mortal(rig.layout.base.parent, rig.namespace.name) as made:
+def crashing(rig: Rig) -> Iterator[CrashingProcess]:
+    with CrashingProcess(rig.layout.base.parent, rig.namespace.name) as made:
         yield made
 
 
@@ -124,52 +124,52 @@ def machine(rig: Rig) -> Machine:
 
 @pytest.mark.parametrize("what", ORDERS)
 def test_what_was_killed_before_any_step_is_completed_by_its_repetition(
-    machine: Machine, mortal: Mortal, what: str
+    machine: Machine, crashing: CrashingProcess, what: str
 ) -> None:
     earlier, order = ORDERS[what]
     for each in earlier:
-        mortal.do(each)
+        crashing.do(each)
     before = machine.state()
-    mortal.do(order)
+    crashing.do(order)
     complete = machine.state()
     assert complete != before
     has_left_something_over = False
     for number in itertools.count():
         machine.reboot(before[1])
         if earlier:
-            mortal.do(RESTORE)
-        step = mortal.do(order, before=number)
+            crashing.do(RESTORE)
+        step = crashing.do(order, before=number)
         if step is None:
             break
         has_left_something_over |= machine.left_over() != []
-        mortal.do(order)
+        crashing.do(order)
         assert machine.state() == complete, f"killed before {step}"
     assert has_left_something_over
-    mortal.do(RESTORE)
+    crashing.do(RESTORE)
     assert machine.left_over() == []
 
 
 @pytest.mark.parametrize("what", ORDERS)
 def test_what_was_killed_before_any_step_is_completed_or_forgotten_by_the_next_start(
-    machine: Machine, mortal: Mortal, what: str
+    machine: Machine, crashing: CrashingProcess, what: str
 ) -> None:
     earlier, order = ORDERS[what]
     for each in earlier:
-        mortal.do(each)
+        crashing.do(each)
     before = machine.state()
-    mortal.do(order)
+    crashing.do(order)
     complete = machine.state()
     assert complete != before
     outcomes = []
     for number in itertools.count():
         machine.reboot(before[1])
         if earlier:
-            mortal.do(RESTORE)
-        step = mortal.do(order, before=number)
+            crashing.do(RESTORE)
+        step = crashing.do(order, before=number)
         if step is None:
             break
         is_remembered = machine.records() != before[1]
-        mortal.do(RESTORE)
+        crashing.do(RESTORE)
         assert machine.state() == (complete if is_remembered else before), f"killed before {step}"
         outcomes.append(is_remembered)
     # Once remembered, always remembered.
@@ -178,23 +178,23 @@ def test_what_was_killed_before_any_step_is_completed_or_forgotten_by_the_next_s
 
 
 def test_a_restoration_that_was_killed_before_any_step_is_completed_by_the_next(
-    machine: Machine, mortal: Mortal
+    machine: Machine, crashing: CrashingProcess
 ) -> None:
     for order in (*PLUGGED, plug_members(MEMBER4 | {"host_routes": [OTHER_ROUTE]}, MEMBER6)):
-        mortal.do(order)
+        crashing.do(order)
     complete = machine.state()
     for number in itertools.count():
         machine.reboot(complete[1])
-        step = mortal.do(RESTORE, before=number)
+        step = crashing.do(RESTORE, before=number)
         if step is None:
             break
-        mortal.do(RESTORE)
+        crashing.do(RESTORE)
         assert machine.state() == complete, f"killed before {step}"
     assert number > 30
 
 
 def test_the_first_plug_of_all_that_was_killed_before_any_step_is_completed_by_its_repetition(
-    rig: Rig, mortal: Mortal
+    rig: Rig, crashing: CrashingProcess
 ) -> None:
     """Without even a namespace, in which DAD would take its time: IPv4 alone."""
     order = plug_vip(additional_vips=[], is_sriov=False)
@@ -202,10 +202,10 @@ def test_the_first_plug_of_all_that_was_killed_before_any_step_is_completed_by_i
     steps = []
     for number in itertools.count():
         cable = rig.vip_port()
-        step = mortal.do(order, before=number)
+        step = crashing.do(order, before=number)
         if step:
             steps.append(step)
-            mortal.do(order)
+            crashing.do(order)
         complete = complete or rig.everything()
         assert rig.everything() == complete, f"killed before {step}"
         cable.unplug()

@@ -13,7 +13,7 @@ from pathlib import Path
 from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.client.v2 import AmphoraClient
 from amphora_agent.paths import Layout, object_id
-from benchmarks.bare import BareHaproxy
+from benchmarks.baseline_haproxy import BareHaproxy
 from lab.agent import AgentProcess
 from lab.heartbeats import HeartbeatReceiver
 from lab.listeners import HealthMonitor, Listener, loadbalancer, many_listeners, peer_name
@@ -85,7 +85,7 @@ class Balancer:
 
 
 @dataclass(frozen=True)
-class Bed:
+class Testbed:
     """`namespace` is the agent's own; `bare` another of the same kind. Members answer in both."""
 
     lab: Lab
@@ -104,9 +104,9 @@ class Bed:
 
 
 @contextlib.contextmanager
-def make_bed(
+def make_testbed(
     haproxy: Path, *, started: bool = True, heartbeat_interval: int = _HEARTBEAT_INTERVAL
-) -> Iterator[Bed]:
+) -> Iterator[Testbed]:
     """Make a bed, and remove all of it at the end. `started`: the agent runs already."""
     with contextlib.ExitStack() as ending:
         lab = ending.enter_context(Lab(f"bench-{os.getpid()}"))
@@ -135,17 +135,19 @@ def make_bed(
             agent.start()
         controller = AmphoraClient(agent.url, agent.amphora_id, pki.controller_pem, pki.server_ca)
         ending.callback(controller.close)
-        yield Bed(lab, haproxy, directory, own, bare, agent, controller, receiver)
+        yield Testbed(lab, haproxy, directory, own, bare, agent, controller, receiver)
 
 
-def deploy(bed: Bed, balancer: Balancer) -> None:
+def deploy(bed: Testbed, balancer: Balancer) -> None:
     """Send a load balancer to the agent and wait until it runs."""
     bed.controller.upload_haproxy(balancer.id, balancer.text(bed.agent.base_path))
     bed.controller.reload(balancer.id)
 
 
 @contextlib.contextmanager
-def running(bed: Bed, balancer: Balancer, more: str = "") -> Iterator[tuple[Layout, BareHaproxy]]:
+def running(
+    bed: Testbed, balancer: Balancer, more: str = ""
+) -> Iterator[tuple[Layout, BareHaproxy]]:
     """A haproxy where the agent would have it, without an agent; `more` is added to its text."""
     bed.agent.base_path.mkdir(exist_ok=True)
     bed.agent.run_path.mkdir(exist_ok=True)

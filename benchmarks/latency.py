@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.bed import Balancer, Bed, deploy, make_bed
 from benchmarks.report import Column, Section, median, milliseconds, percentile
 from benchmarks.scale import Scale
+from benchmarks.testbed import Balancer, Testbed, deploy, make_testbed
 from lab.http import Client
 from lab.network import Namespace
 
@@ -30,7 +30,7 @@ _PATHS = ("/1.0/info", "/1.0/details")
 
 def measure(haproxy: Path, scale: Scale) -> Section:
     rows = []
-    with make_bed(haproxy) as bed:
+    with make_testbed(haproxy) as bed:
         balancer = Balancer.of(scale.asked_listeners, scale.change_members, monitored=False)
         deploy(bed, balancer)
         with _client(bed, keep_alive=True) as kept, _client(bed, keep_alive=False) as fresh:
@@ -40,7 +40,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
                 rows.append(_row(path, "new each", scale.sessions, partial(_ask, fresh, path)))
         rows.append(_row("TLS handshake", "new each", scale.sessions, _handshake(bed)))
     return Section(
-        "answers",
+        "latency",
         "Answers (wall time)",
         _COLUMNS,
         tuple(rows),
@@ -64,7 +64,7 @@ def _row(what: str, session: str, runs: int, action: Callable[[], None]) -> dict
     }
 
 
-def _client(bed: Bed, *, keep_alive: bool) -> Client:
+def _client(bed: Testbed, *, keep_alive: bool) -> Client:
     agent = bed.agent
     return Client(
         Namespace(None),
@@ -82,7 +82,7 @@ def _ask(client: Client, path: str) -> None:
         raise RuntimeError(f"{path} answers {response.status}: {response.text}")
 
 
-def _handshake(bed: Bed) -> Callable[[], None]:
+def _handshake(bed: Testbed) -> Callable[[], None]:
     context = bed.agent.tls.context()
 
     def connect() -> None:

@@ -6,8 +6,8 @@ some day; calls of which it does not tell are wrapped (`Steps.wrap`). A file who
 while it is open has just been written: who dies there has written half of it; and who dies before
 opening one anew has emptied it.
 
-    with Mortal("tests.somewhere.mortal", directory) as mortal:
-        mortal.do({"method": "restore"}, before=3)
+    with CrashingProcess("tests.somewhere", directory) as crashing:
+        crashing.do({"method": "restore"}, before=3)
 
 The module is run as a program that has loaded everything once, and forks for each order:
 
@@ -50,7 +50,7 @@ class Ending(NamedTuple):
     said: list[Any]
 
 
-class Mortal:
+class CrashingProcess:
     """Gives the orders, to a process of its own. For one thread at a time."""
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -62,7 +62,7 @@ class Mortal:
             stdout=subprocess.PIPE,
         )
 
-    def __enter__(self) -> Mortal:
+    def __enter__(self) -> CrashingProcess:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

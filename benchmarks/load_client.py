@@ -1,6 +1,6 @@
 """Requests to many listeners from one process of its own, and how long their answers took.
 
-Run inside a network namespace as `python -m benchmarks.visits`: an `Order` as JSON comes by
+Run inside a network namespace as `python -m benchmarks.load_client`: an `Order` as JSON comes by
 standard input, a `Result` goes to standard output. All connections are made first, and kept.
 """
 
@@ -52,7 +52,7 @@ class Result:
 def visit(namespace: Namespace, order: Order, *, python: str = sys.executable) -> Result:
     """Carry out an order in a namespace, in a process of its own."""
     done = namespace.run(
-        [python, "-m", "benchmarks.visits"],
+        [python, "-m", "benchmarks.load_client"],
         timeout=order.seconds + 2 * _PATIENCE,
         stdin=json.dumps(asdict(order)),
     )

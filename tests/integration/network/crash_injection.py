@@ -1,9 +1,9 @@
 """Does what it is told to the network, in processes that die by SIGKILL just before a given step.
 
-Besides what `lab.mortal` counts, a step is a request to the kernel or a setting of it.
+Besides what `lab.crash_injection` counts, a step is a request to the kernel or a setting of it.
 
-    with Mortal(directory, namespace) as mortal:
-        mortal.do(Order("restore"), before=3)
+    with CrashingProcess(directory, namespace) as crashing:
+        crashing.do(Order("restore"), before=3)
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.port_service import Patience
 from amphora_agent.paths import Layout
 from amphora_agent.wiring import network_of
-from lab import mortal
-from lab.mortal import NEVER, Steps, changes_something
+from lab import crash_injection
+from lab.crash_injection import NEVER, Steps, changes_something
 from tests.integration.network.rig import layout_below
 
 
@@ -38,24 +38,24 @@ class Order:
     """None: the method does not ask."""
 
 
-class Mortal:
+class CrashingProcess:
     """Gives the orders, to a process of its own."""
 
     def __init__(self, directory: Path, namespace: str) -> None:
-        self._mortal = mortal.Mortal(__name__, str(directory), namespace)
+        self._crashing = crash_injection.CrashingProcess(__name__, str(directory), namespace)
 
-    def __enter__(self) -> Mortal:
+    def __enter__(self) -> CrashingProcess:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._mortal.__exit__(*exc_info)
+        self._crashing.__exit__(*exc_info)
 
     def do(self, order: Order, *, before: int = NEVER) -> str | None:
         """Returns the step before which it died; None when it came to its end.
 
         Raises RuntimeError when it failed.
         """
-        return self._mortal.do(asdict(order), before=before).step
+        return self._crashing.do(asdict(order), before=before).step
 
 
 def _obey(layout: Layout, order: Order, steps: Steps) -> None:
@@ -85,7 +85,7 @@ def main() -> None:
     # The agent does it when there is something to do for it, which takes a while.
     importlib.import_module("amphora_agent.network.reconciler")
     layout = layout_below(Path(sys.argv[1]), sys.argv[2])
-    mortal.serve(lambda order, steps: _obey(layout, Order(**order), steps))
+    crash_injection.serve(lambda order, steps: _obey(layout, Order(**order), steps))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.archive import UnavailableError
+from lab.cleanup_registry import delete_namespace
 from lab.debian import in_mounted
-from lab.lasting import Starting
-from lab.leftovers import delete_namespace
+from lab.lifecycle import Starting
 from lab.network import CommandError, Lab
 from lab.processes import PROC, Process, descendants, end
 from lab.waiting import until

@@ -12,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.bed import Bed, make_bed
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
+from benchmarks.testbed import Testbed, make_testbed
 
 _COLUMNS = (
     Column("what", "what"),
@@ -55,7 +55,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
         "python -c pass": [],
     }
     agent, imports, nothing = samples.values()
-    with make_bed(haproxy, started=False) as bed:
+    with make_testbed(haproxy, started=False) as bed:
         _start(bed)  # the first reads its files from the disk
         for _ in range(scale.starts):
             agent.append(_start(bed))
@@ -72,10 +72,10 @@ def measure(haproxy: Path, scale: Scale) -> Section:
         }
         for what, seconds in samples.items()
     )
-    return Section("starting", "Start, with nothing configured (wall time)", _COLUMNS, rows)
+    return Section("startup", "Start, with nothing configured (wall time)", _COLUMNS, rows)
 
 
-def _start(bed: Bed) -> float:
+def _start(bed: Testbed) -> float:
     begun = time.perf_counter()
     bed.agent.start()
     seconds = time.perf_counter() - begun

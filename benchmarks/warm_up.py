@@ -8,7 +8,7 @@ import uuid
 from dataclasses import replace
 
 from amphora_agent.client.v2 import AmphoraError
-from benchmarks.bed import Balancer, Bed, deploy
+from benchmarks.testbed import Balancer, Testbed, deploy
 from lab.listeners import Listener, crt_list, http_listener, loadbalancer
 from lab.pki import Authority
 
@@ -23,7 +23,7 @@ _MEMBER_PORT, _MEMBER_CIDR = "198.51.100.2", "198.51.100.0/24"
 _SITE = "www.example.org"
 
 
-def do_everything(bed: Bed) -> None:
+def do_everything(bed: Testbed) -> None:
     """Plug, configure, ask, refuse, change, stop, start and delete."""
     controller = bed.controller
     controller.api_version()
@@ -46,7 +46,7 @@ def do_everything(bed: Bed) -> None:
     controller.delete(balancer.id)
 
 
-def _plug(bed: Bed) -> None:
+def _plug(bed: Testbed) -> None:
     network = bed.lab.namespace("network")
     tag = uuid.uuid4().hex[:6]
     vip = bed.lab.cable(network, "vip", bed.lab.host, f"bench-v{tag}")
@@ -66,7 +66,7 @@ def _plug(bed: Bed) -> None:
     bed.controller.plug_network({"mac_address": member.mac_b, "fixed_ips": [address]})
 
 
-def _terminate_tls(bed: Bed) -> None:
+def _terminate_tls(bed: Testbed) -> None:
     """A load balancer with a certificate; it stays, as the one that is there while memory is
     measured."""
     controller = bed.controller
