@@ -17,7 +17,8 @@ from pathlib import Path
 
 from benchmarks.report import Column, Section, median
 from benchmarks.scale import Scale
-from lab.http import Client, Load
+from lab.http import Client
+from lab.load import Load
 from lab.network import Lab
 from lab.pair import PORT, VIP, Checks, Half, Pair, make_pair
 
@@ -124,9 +125,9 @@ def _reloads(pair: Pair) -> dict[str, object]:
             "checks": f"{_DEFAULT.fall} x {_DEFAULT.interval} s",
             "runs": 1,
             "failovers": int(other.has_vip()),
-            "median_s": result.slowest,
-            "slowest_s": result.slowest,
-            "failed": result.errors,
+            "median_s": result.total.slowest,
+            "slowest_s": result.total.slowest,
+            "failed": result.failed,
         }
 
 

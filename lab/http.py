@@ -1,4 +1,4 @@
-"""Requests sent from inside a namespace, and a steady load that counts every failure.
+"""Requests sent from inside a namespace.
 
 Only the making of a socket needs the namespace, so a request costs no process: the socket is made
 there, everything else happens in the calling thread.
@@ -12,11 +12,10 @@ import os
 import select
 import socket
 import ssl
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
@@ -253,183 +252,6 @@ def spread(client: Client, count: int, path: str = "/") -> Counter[str]:
             raise ValueError(f"answer {response.status} {response.reason}: {response.text}")
         served[str(response.json()["name"])] += 1
     return served
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One request that did not get the answer it should have got."""
-
-    after: float
-    """Seconds since the load began."""
-    client: int
-    request: int
-    """Which one of this client's requests, from 1."""
-    reused: bool
-    """Whether the connection had carried a request before."""
-    reason: str
-
-
-@dataclass(frozen=True)
-class LoadResult:
-    ok: int
-    failures: tuple[Failure, ...]
-    reconnects: int
-    """Kept connections that the server closed between two requests, as HTTP lets it."""
-    resent: int
-    """Requests that met such a close on their way (see LostRequestError) and were sent once more;
-    the outcome of that is what counts."""
-    seconds: float
-    slowest: float
-    served: Mapping[str, int] = field(default_factory=dict)
-    """Requests by name of the backend, of the answers that have one."""
-
-    @property
-    def errors(self) -> int:
-        return len(self.failures)
-
-    def __str__(self) -> str:
-        text = f"{self.ok} ok, {self.errors} errors, {self.reconnects} reconnects"
-        text += (
-            f", {self.resent} resent in {self.seconds:.1f} s, slowest {self.slowest * 1000:.0f} ms"
-        )
-        return "\n  ".join([text, *(str(failure) for failure in self.failures[:10])])
-
-
-class Load:
-    """Clients that send requests in the background until told to stop.
-
-        with Load(lambda: Client(namespace, "10.0.0.5", 80), clients=4) as load:
-            load.wait_for(100)
-            ...the thing that must not disturb traffic...
-            load.wait_for(100)
-        assert load.result.errors == 0
-
-    Every request that fails, in whatever way, is kept. That the server closes an idle connection is
-    no failure, but counted by itself; with ``keep_alive=False`` in the client it cannot happen.
-    """
-
-    def __init__(
-        self,
-        client: Callable[[], Client],
-        *,
-        clients: int = 4,
-        path: str = "/",
-        pause: float = 0.002,
-        limit_seconds: float = 120,
-        accept: Callable[[Response], bool] = lambda response: response.status == 200,
-    ) -> None:
-        """``pause`` is the time between two requests of one client: a load without any starves
-        the rest of a small machine. After ``limit_seconds`` it stops by itself."""
-        self._path = path
-        self._pause = pause
-        self._limit = limit_seconds
-        self._accept = accept
-        self._stopped = threading.Event()
-        self._changed = threading.Condition()
-        self._ok = 0
-        self._failures: list[Failure] = []
-        self._reconnects = 0
-        self._resent = 0
-        self._slowest = 0.0
-        self._served: Counter[str] = Counter()
-        self._begun = time.monotonic()
-        self._result: LoadResult | None = None
-        self._threads = [
-            threading.Thread(
-                target=self._work, args=(number, client()), name=f"load {number}", daemon=True
-            )
-            for number in range(clients)
-        ]
-
-    def __enter__(self) -> Load:
-        return self.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def start(self) -> Load:
-        self._begun = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    @property
-    def done(self) -> int:
-        """Requests finished until now, well or not."""
-        with self._changed:
-            return self._ok + len(self._failures)
-
-    def wait_for(self, requests: int, *, timeout: float = 30) -> None:
-        """Wait until so many *more* requests are finished; raises TimeoutError."""
-        with self._changed:
-            goal = self._ok + len(self._failures) + requests
-            if not self._changed.wait_for(lambda: self._ok + len(self._failures) >= goal, timeout):
-                raise TimeoutError(f"the load did not finish {requests} requests in {timeout} s")
-
-    def stop(self) -> LoadResult:
-        """Let every client finish its request, and sum up."""
-        if self._result is None:
-            self._stopped.set()
-            for thread in self._threads:
-                thread.join()
-            self._result = LoadResult(
-                ok=self._ok,
-                failures=tuple(self._failures),
-                reconnects=self._reconnects,
-                resent=self._resent,
-                seconds=time.monotonic() - self._begun,
-                slowest=self._slowest,
-                served=dict(self._served),
-            )
-        return self._result
-
-    @property
-    def result(self) -> LoadResult:
-        """The sum; only after stop()."""
-        if self._result is None:
-            raise RuntimeError("the load still runs")
-        return self._result
-
-    def _work(self, number: int, client: Client) -> None:
-        request = 0
-        with client:
-            while not self._stopped.is_set() and time.monotonic() - self._begun < self._limit:
-                request += 1
-                self._once(client, number, request)
-                self._stopped.wait(self._pause)
-        with self._changed:
-            self._reconnects += client.reconnects
-
-    def _once(self, client: Client, number: int, request: int) -> None:
-        reused = client.connected
-        try:
-            try:
-                response = client.get(self._path)
-            except LostRequestError:
-                with self._changed:
-                    self._resent += 1
-                reused = False
-                response = client.get(self._path)
-        except Exception as error:  # a failure of any kind must be counted, or the load would lie
-            self._failed(number, request, reused, f"{type(error).__name__}: {error}")
-            return
-        if not self._accept(response):
-            text = response.text[:200]
-            self._failed(number, request, reused, f"{response.status} {response.reason}: {text}")
-            return
-        with self._changed:
-            self._ok += 1
-            self._slowest = max(self._slowest, response.seconds)
-            name = response.headers.get("x-backend")
-            if name is not None:
-                self._served[name] += 1
-            self._changed.notify_all()
-
-    def _failed(self, number: int, request: int, reused: bool, reason: str) -> None:
-        after = time.monotonic() - self._begun
-        with self._changed:
-            self._failures.append(Failure(after, number, request, reused, reason))
-            self._changed.notify_all()
 
 
 def _peer(connection: ssl.SSLSocket) -> Peer | None:

@@ -1,14 +1,14 @@
-"""Traffic of several protocols at once, in which everything that happens to a request is counted.
+"""Traffic in the background that counts everything that happens to its requests.
 
-    with Traffic([HttpVisitor(…), Http2Visitor(…), TcpVisitor(…)]) as traffic:
-        traffic.wait_for(10)
-        ...the thing that must not disturb anybody...
-        traffic.wait_for(10)
-    assert traffic.result.failed == 0, traffic.result
+    with Load(lambda: Client(namespace, "10.0.0.5", 80), clients=4) as load:
+        load.wait_for(100)
+        ...the thing that must not disturb traffic...
+        load.wait_for(100)
+    assert load.result.failed == 0, load.result
 
-The visitors are in lab.traffic_clients. Two sorts of trouble are told apart: failures, after which
-somebody has no answer; and endings, by which a server takes leave of connections as the protocol
-lets it, and after which the client has its answer by another connection.
+`Load` sends HTTP/1.1 requests to any server. `Traffic` mixes protocols: its visitors are in
+lab.traffic_clients. Two kinds of trouble are counted apart. After a failure a client has no answer.
+An ending is a close that the protocol allows: the client has its answer by another connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
+
+from lab.http import FAILURES as REQUEST_FAILURES
+from lab.http import Client, LostRequestError
 
 
 class Trouble(enum.Enum):
@@ -173,7 +176,7 @@ class Traffic:
             for visitor in visitors
         ]
 
-    def __enter__(self) -> Traffic:
+    def __enter__(self) -> Self:
         self._begun = time.monotonic()
         for thread in self._threads:
             thread.start()
@@ -190,9 +193,7 @@ class Traffic:
             pairs = zip(self._visitors, goals, strict=True)
             return all(visitor.tally.finished >= goal for visitor, goal in pairs)
 
-        with self._changed:
-            if not self._changed.wait_for(reached, timeout):
-                raise TimeoutError(f"not every visitor finished {requests} requests in {timeout} s")
+        self._await(reached, f"{requests} more of every visitor's", timeout)
 
     def finish(self) -> TrafficResult:
         """Let it run to its bounds, and sum up."""
@@ -220,6 +221,11 @@ class Traffic:
             raise RuntimeError("the traffic still runs")
         return self._result
 
+    def _await(self, is_reached: Callable[[], bool], what: str, timeout: float) -> None:
+        with self._changed:
+            if not self._changed.wait_for(is_reached, timeout):
+                raise TimeoutError(f"{what} requests were not finished in {timeout} s")
+
     def _work(self, visitor: Visitor) -> None:
         visits = 0
         while not self._stopped.is_set():
@@ -242,3 +248,62 @@ def attempt(visitor: Visitor, action: Callable[[], None]) -> None:
         visitor.tally.fail(error)
     except Exception as error:  # whatever it is must be counted, or the traffic would lie
         visitor.tally.fail(FailedError(Trouble.BROKEN, f"{type(error).__name__}: {error}"))
+
+
+class ClientVisitor:
+    """Sends one GET request at a time with a client, and accepts status 200 alone."""
+
+    def __init__(self, client: Client, path: str) -> None:
+        self.kind = "HTTP"
+        self.tally = Tally()
+        self._client = client
+        self._path = path
+        self._number = 0
+
+    def visit(self) -> None:
+        self._number += 1
+        connection = "kept" if self._client.connected else "new"
+        reconnects = self._client.reconnects
+        try:
+            try:
+                response = self._client.get(self._path)
+            except LostRequestError:
+                self.tally.troubles[Trouble.SENT_AGAIN] += 1
+                connection = "new"
+                response = self._client.get(self._path)
+        except REQUEST_FAILURES as error:
+            what = f"{type(error).__name__}: {error}"
+            raise self._failure(Trouble.BROKEN, connection, what) from error
+        finally:
+            self.tally.troubles[Trouble.IDLE_CLOSED] += self._client.reconnects - reconnects
+        if response.status != 200:
+            what = f"{response.status} {response.reason}: {response.text[:200]}"
+            raise self._failure(Trouble.WRONG, connection, what)
+        self.tally.answer(response.seconds)
+
+    def _failure(self, trouble: Trouble, connection: str, what: str) -> FailedError:
+        return FailedError(trouble, f"request {self._number} on a {connection} connection: {what}")
+
+    def leave(self) -> None:
+        self._client.close()
+
+
+class Load(Traffic):
+    """Equal clients, each of which sends one request after the other.
+
+    A server may close a kept connection between two requests: that is counted, and no failure. With
+    ``keep_alive=False`` in the client it cannot happen.
+    """
+
+    def __init__(self, client: Callable[[], Client], *, clients: int = 4, path: str = "/") -> None:
+        visitors = [ClientVisitor(client(), path) for _ in range(clients)]
+        super().__init__(visitors, pause=0.002, most_seconds=120)
+
+    def wait_for(self, requests: int, *, timeout: float = 30) -> None:
+        """Wait until all clients together have finished so many more. Raises TimeoutError."""
+
+        def count_finished() -> int:
+            return sum(visitor.tally.finished for visitor in self._visitors)
+
+        goal = count_finished() + requests
+        self._await(lambda: count_finished() >= goal, f"{requests} more", timeout)

@@ -7,7 +7,8 @@ from controller.release import ONLY_LISTENERS
 from controller.worker import Call
 
 from lab.backend import Backend
-from lab.http import FAILURES, Client, Load, Tls, get
+from lab.http import FAILURES, Client, Tls, get
+from lab.load import Load
 from lab.network import Namespace
 from lab.pki import Authority, Credentials
 
@@ -54,7 +55,7 @@ def test_a_rotated_certificate_is_presented_and_the_unchanged_one_not_sent_again
         assert uploads(amphora.worker.deploy(balancer)) == 1 + lists
         load.wait_for(20)
 
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert presented(client, "www.test") == new.serial
     assert presented(client, "other.test") == other.serial
     assert uploads(amphora.worker.deploy(balancer)) == 0

@@ -8,7 +8,8 @@ from controller.health_manager import HealthManager
 from octavia.common import constants
 
 from lab.backend import Backend
-from lab.http import Client, Load, Tls, get
+from lab.http import Client, Tls, get
+from lab.load import Load
 from lab.network import Namespace
 from lab.pki import Authority
 from lab.waiting import until
@@ -74,7 +75,7 @@ def test_deleting_a_listener_leaves_the_others_alone(
         amphora.worker.delete(goes)
         load.wait_for(20)
 
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert get(client, VIP, 443, tls=tls).status == 200
     with pytest.raises(ConnectionRefusedError):
         get(client, VIP, 8443)
@@ -139,7 +140,7 @@ def test_changes_do_not_disturb_requests(
         amphora.worker.deploy(balancer)
         load.wait_for(50)
 
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert get(client, VIP, 80).json()["name"] == "web2"
 
 

@@ -27,13 +27,14 @@ from amphora_agent.client.v2 import AmphoraClient
 from lab import processes
 from lab.agent import AgentProcess
 from lab.heartbeats import HeartbeatReceiver
-from lab.http import Client, Load, Tls
+from lab.http import Client, Tls
 from lab.listeners import (
     HealthMonitor,
     Listener,
     ListenerKind,
     http_listener,
 )
+from lab.load import Load
 from lab.network import Namespace
 from lab.processes import Process
 from tests.builders.pushed import PushedBalancer

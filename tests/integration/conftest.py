@@ -173,7 +173,7 @@ def nothing_changes(amphora: Amphora, served: LoadBalancer) -> Iterator[None]:
         load.wait_for(1)
         yield
         load.wait_for(1)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert differences(files, amphora.files()) == set()
     assert served.processes() == processes
 

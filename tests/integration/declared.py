@@ -13,7 +13,8 @@ from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from lab import bodies
 from lab.bodies import Body
-from lab.http import Client, Load
+from lab.http import Client
+from lab.load import Load
 from lab.network import Namespace
 from lab.processes import Process, mentioning
 from tests.integration.amphora import VIP as WEB

@@ -46,7 +46,7 @@ def test_a_kill_leaves_the_old_or_the_new(
             assert balancer.push()["step"] == "nothing"
             with balancer.client(balancer.body["listeners"][-1]["protocol_port"]) as client:
                 assert client.get("/").status == 200
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     own_amphora.agent.restart()  # it tidies up when it begins
     directory = own_amphora.agent.base_path / balancer.id
     assert not list(directory.rglob(".stage-*"))

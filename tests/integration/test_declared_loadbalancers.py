@@ -90,7 +90,7 @@ def test_a_listener_that_comes_takes_a_reload_and_no_request(balancer: DeclaredB
         load.wait_for(20)
         done = balancer.push()
         load.wait_for(20)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert done["step"] == "reload"
     assert done["processes"][0]["reasons"] == ["listener second added"]
     assert balancer.worker() != worker

@@ -16,7 +16,8 @@ import pytest
 from amphora_agent.paths import PARTS
 from lab.backend import Backend
 from lab.bodies import Body
-from lab.http import Client, Load
+from lab.http import Client
+from lab.load import Load
 from tests.integration.amphora import WEB_PORTS, Amphora
 from tests.integration.declared import VIP, DeclaredBalancer, have_vip, listener, member, pool
 from tests.integration.history import run
@@ -125,7 +126,7 @@ def test_d2_a_reload_loses_no_request_and_can_be_gone_back_from(many: Many) -> N
         back = many.timed("gone back", lambda: run(balancer.amphora, "rollback", balancer.id))
         assert back.returncode == 0, back.stderr
         load.wait_for(20)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert balancer.worker() != after
     assert many.serves(LISTENERS - 1)
 

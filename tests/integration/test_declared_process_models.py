@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.backend import Backend
-from lab.http import Load
+from lab.load import Load
 from lab.waiting import until
 from tests.integration.amphora import Amphora
 from tests.integration.declared import VIP, DeclaredBalancer, listener
@@ -102,7 +102,7 @@ def test_a_change_of_model_loses_no_request(balancer: DeclaredBalancer, keep_ali
             balancer.push(f"?process_model={model}")
         for each in (first, second):
             each.wait_for(50)
-    assert (first.result.errors, second.result.errors) == (0, 0), (first.result, second.result)
+    assert (first.result.failed, second.result.failed) == (0, 0), (first.result, second.result)
     one, _ = models(balancer)
     assert names(balancer) == one
     until(lambda: len(balancer.processes()) == 2, "the processes from before are gone")

@@ -21,7 +21,7 @@ from lab import haproxies
 from lab.agent import AgentProcess
 from lab.backend import Backend
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
-from lab.http import Client, Load, get, spread
+from lab.http import Client, get, spread
 from lab.listeners import (
     HealthMonitor,
     Listener,
@@ -29,6 +29,7 @@ from lab.listeners import (
     crt_list,
     http_listener,
 )
+from lab.load import Load
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki
 from lab.waiting import until
@@ -170,7 +171,7 @@ def test_no_request_fails_while_it_reloads(
             served_by.add(balancer.workers().current)
         load.wait_for(50)
 
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert len(served_by) == 6
     assert None not in served_by
 
@@ -208,7 +209,7 @@ def test_a_file_that_was_edited_after_its_check_never_runs(
         balancer.reload()
         load.wait_for(50)
 
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert balancer.configuration.read_bytes() == committed
     assert balancer.amphora.api.haproxy(balancer.id) == committed
     edited = balancer.configuration.with_name("haproxy.cfg.edited")
@@ -258,7 +259,7 @@ def test_a_port_that_is_taken_fails_the_reload_and_nothing_else(
         load.wait_for(50)
 
     assert refusal.value.status == 500
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert _still_serves(balancer, worker)
     assert balancer.configuration.read_bytes() == good
     balancer.push(HTTP, second)

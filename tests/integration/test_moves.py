@@ -18,8 +18,9 @@ import pytest
 
 from lab.backend import Backend
 from lab.bodies import Body
-from lab.http import FAILURES, Load
+from lab.http import FAILURES
 from lab.listeners import TIMEOUT_CLIENT, HealthMonitor, Listener, Member, Pool, loadbalancer
+from lab.load import Load
 from lab.processes import Process
 from lab.waiting import until
 from tests.integration.amphora import VIP as WEB
@@ -143,7 +144,7 @@ def test_d8_moving_loses_no_request(movable: Movable, keep_alive: bool, model: s
             assert movable.declared.get().status == 200
             movable.to_text()
         load.wait_for(BETWEEN)
-    assert (load.result.errors, load.result.ok >= 7 * BETWEEN) == (0, True), load.result
+    assert (load.result.failed, load.result.total.answered >= 7 * BETWEEN) == (0, True), load.result
     assert movable.declared.get().status == 404
     until(lambda: len(movable.masters()) == 1, "the haproxies from before have ended")
 
@@ -254,7 +255,7 @@ def test_d8_a_move_that_fails_changes_nothing(movable: Movable, direction: str) 
         else:
             assert movable.declared.put().status == 500
         load.wait_for(BETWEEN)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert movable.declared.get().status == (200 if direction == "to text" else 404)
     assert movable.masters() == masters
     assert statuses(movable.declared) == STATES
@@ -286,7 +287,7 @@ def test_d8_a_kill_leaves_the_old_or_the_new(
             own_amphora.agent.start()
             load.wait_for(10)
             move()
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     until(lambda: len(movable.masters()) == 1, "the haproxies from before have ended")
     movable.await_checks()
     next(making, None)
@@ -312,7 +313,7 @@ def test_d8_what_an_older_agent_left_is_taken_over(
         load.wait_for(BETWEEN)
         movable.to_text()
         load.wait_for(BETWEEN)
-    assert (load.result.errors, load.result.ok >= 3 * BETWEEN) == (0, True), load.result
+    assert (load.result.failed, load.result.total.answered >= 3 * BETWEEN) == (0, True), load.result
     next(making, None)
 
 

@@ -53,7 +53,7 @@ def test_going_back_is_to_the_generation_before(pushed: LoadBalancer) -> None:
         assert rollback(pushed) == "Back to generation 2, which is now generation 4"
         assert served(pushed) == {"web1"}
         load.wait_for(1)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     # What was gone back from is the one before, now.
     assert rollback(pushed) == "Back to generation 3, which is now generation 5"
     assert served(pushed) == {"web2"}

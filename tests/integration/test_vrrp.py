@@ -15,7 +15,8 @@ import pytest
 from amphora_agent.client.v2 import AmphoraError
 from lab.cleanup_registry import remove_leftovers
 from lab.heartbeats import HeartbeatReceiver
-from lab.http import Client, Load
+from lab.http import Client
+from lab.load import Load
 from lab.network import Lab
 from lab.pair import PORT, VIP, Checks, Half, Pair, make_pair
 from lab.processes import Process
@@ -409,7 +410,7 @@ def test_reloads_move_nothing(pair: Pair) -> None:
         for _ in range(20):
             pair.push(master)
         load.wait_for(10)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
     assert pair.holders() == [master]
     said = (master.agent.run_path / "octavia-vrrp-check.log").read_text().splitlines()
     assert said[-1] == "all answer"

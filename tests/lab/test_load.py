@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from lab.backend import Backend
-from lab.http import Client, Load, LostRequestError, spread
+from lab.http import Client, LostRequestError, spread
+from lab.load import Load, Trouble
 from lab.network import Lab, Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -33,9 +34,9 @@ def backend(namespace: Namespace) -> Iterator[Backend]:
 def test_all_is_well(namespace: Namespace, backend: Backend) -> None:
     with Load(lambda: Client(namespace, ADDRESS, 80), clients=3) as load:
         load.wait_for(100)
-    assert load.result.errors == 0
-    assert load.result.ok >= 100
-    assert load.result.ok == backend.requests == load.result.served["web1"]
+    assert load.result.failed == 0
+    assert load.result.total.answered >= 100
+    assert load.result.total.answered == backend.requests
 
 
 @pytest.mark.parametrize("keep_alive", [True, False])
@@ -45,9 +46,9 @@ def test_every_answer_but_200_is_an_error(
     backend.set_status(503)
     with Load(lambda: Client(namespace, ADDRESS, 80, keep_alive=keep_alive)) as load:
         load.wait_for(20)
-    assert load.result.ok == 0
-    assert load.result.errors >= 20
-    assert load.result.failures[0].reason.startswith("503")
+    assert load.result.total.answered == 0
+    assert load.result.failed >= 20
+    assert ": 503 " in load.result.total.words[0]
 
 
 @pytest.mark.parametrize("keep_alive", [True, False])
@@ -58,8 +59,8 @@ def test_a_server_that_dies_is_an_error(
         load.wait_for(20)
         backend.stop()
         load.wait_for(20)
-    assert load.result.errors >= 10
-    assert "ConnectionRefusedError" in load.result.failures[-1].reason
+    assert load.result.failed >= 10
+    assert "ConnectionRefusedError" in load.result.total.words[-1]
 
 
 def test_an_answer_that_does_not_come_is_an_error(namespace: Namespace, backend: Backend) -> None:
@@ -67,8 +68,8 @@ def test_an_answer_that_does_not_come_is_an_error(namespace: Namespace, backend:
         lambda: Client(namespace, ADDRESS, 80, timeout=0.1), clients=1, path="/slow?seconds=5"
     ) as load:
         load.wait_for(2)
-    assert load.result.ok == 0
-    assert "TimeoutError" in load.result.failures[0].reason
+    assert load.result.total.answered == 0
+    assert "TimeoutError" in load.result.total.words[0]
 
 
 class OneConnection:
@@ -109,9 +110,7 @@ def test_an_answer_cut_off_on_a_kept_connection_is_an_error(namespace: Namespace
     with Load(lambda: Client(namespace, ADDRESS, 80), clients=1) as load:
         load.wait_for(2)
     server.close()
-    assert load.result.failures[0].request == 2
-    assert load.result.failures[0].reused
-    assert "IncompleteRead" in load.result.failures[0].reason
+    assert "request 2 on a kept connection: IncompleteRead" in load.result.total.words[0]
 
 
 def test_an_idle_connection_closed_is_a_reconnect(namespace: Namespace) -> None:
@@ -134,9 +133,11 @@ def test_a_request_resent_without_success_is_one_error(namespace: Namespace) -> 
     with Load(lambda: Client(namespace, ADDRESS, 80), clients=1) as load:
         load.wait_for(3)
     server.close()
-    assert load.result.resent == 1
-    assert load.result.ok == 1
-    assert [failure.request for failure in load.result.failures[:2]] == [2, 3]
+    assert load.result.total.troubles[Trouble.SENT_AGAIN] == 1
+    assert load.result.total.answered == 1
+    second, third, *_ = load.result.total.words
+    assert "request 2 on a new connection" in second
+    assert "request 3 on a new connection" in third
 
 
 def test_spread_counts_by_backend_and_refuses_other_answers(

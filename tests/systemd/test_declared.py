@@ -9,8 +9,9 @@ import pytest
 from amphora_agent.client.v2 import AmphoraClient, DeclarativeClient
 from lab.backend import Backend
 from lab.heartbeats import HeartbeatReceiver
-from lab.http import Client, Load, get
+from lab.http import Client, get
 from lab.listeners import loadbalancer
+from lab.load import Load
 from lab.network import Namespace
 from lab.nspawn import Machine
 from lab.waiting import until
@@ -119,7 +120,7 @@ def test_d8_a_text_takes_its_place_and_it_that_of_the_text(
                 "systemctl", "list-units", "--plain", "--no-legend", f"haproxy-{declared.id}*"
             )
             assert [row.split()[0] for row in listed.splitlines()] == [unit]
-    assert (load.result.errors, load.result.ok >= 80) == (0, True), load.result
+    assert (load.result.failed, load.result.total.answered >= 80) == (0, True), load.result
     assert machine.output("systemctl", "list-units", "--failed", "--no-legend") == ""
 
 
@@ -141,5 +142,5 @@ def _loaded_change(declared: DeclaredBalancer, client: Namespace, process_model:
         declared.put(process_model)
         for load in loads:
             load.wait_for(10)
-    assert [load.result.errors for load in loads] == [0] * len(loads), [*map(str, loads)]
-    return sum(load.result.ok for load in loads)
+    assert [load.result.failed for load in loads] == [0] * len(loads), [*map(str, loads)]
+    return sum(load.result.total.answered for load in loads)

@@ -13,8 +13,9 @@ from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace as InAmphora
 from lab.heartbeats import HeartbeatReceiver
-from lab.http import FAILURES, Client, Load, get, spread
+from lab.http import FAILURES, Client, get, spread
 from lab.listeners import HealthMonitor, http_listener
+from lab.load import Load
 from lab.network import Namespace
 from lab.nspawn import Machine
 from lab.waiting import until
@@ -298,7 +299,7 @@ def _undisturbed_traffic(client: Namespace) -> Iterator[Load]:
         load.wait_for(20)
         yield load
         load.wait_for(20)
-    assert load.result.errors == 0, load.result
+    assert load.result.failed == 0, load.result
 
 
 @contextmanager
