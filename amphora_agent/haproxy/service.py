@@ -20,6 +20,7 @@ from amphora_agent.errors import AgentError, InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal, Record
 from amphora_agent.haproxy import status
+from amphora_agent.haproxy.apply import Activate, Application, Change, describe_outcome
 from amphora_agent.haproxy.certificate_files import CertificateFiles
 from amphora_agent.haproxy.config import preflight, queries, word_counts
 from amphora_agent.haproxy.config.diff import compare_configs
@@ -29,14 +30,13 @@ from amphora_agent.haproxy.config.word_counts import CountedText
 from amphora_agent.haproxy.policy import compat
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process import render
-from amphora_agent.haproxy.process.activator import Activation, Outcome
+from amphora_agent.haproxy.process.activator import Activation
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.process.takeover import Takeover, Takeovers
 from amphora_agent.haproxy.restart import Restarts
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.status import require
 from amphora_agent.haproxy.update import value_diff
-from amphora_agent.haproxy.update.planner import Step
 from amphora_agent.haproxy.validate import claims
 from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCount
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
@@ -44,6 +44,7 @@ from amphora_agent.haproxy.validate.validator import Candidate, Validator
 from amphora_agent.model.events import changes
 from amphora_agent.model.events.alarms import AlarmKind
 from amphora_agent.model.events.changes import AGENT, Caller, Operation, Part
+from amphora_agent.model.loadbalancer.results import ProcessPlan
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
 from amphora_agent.revisions import adoption, reading
 from amphora_agent.revisions.contents import (
@@ -63,7 +64,7 @@ from amphora_agent.supervisor.contract import ProcessState, Supervisor
 logger = logging.getLogger(__name__)
 
 #: Ends a rendered load balancer when what the function given starts serves in its place.
-GiveWay = Callable[[ObjectId, Callable[[Takeover], None]], None]
+GiveWay = Callable[[ObjectId, Callable[[Takeover], object]], None]
 
 
 class Instances:
@@ -98,6 +99,7 @@ class Instances:
         self._alarms = alarms
         self._later = later
         self.store = RevisionStore(LiveFiles(alarms))
+        self.application = Application(self.store)
         self.takeovers = Takeovers(layout, supervisor)
         self.activation = Activation(layout, haproxy, supervisor, self.store, alarms, clock)
         # systemd is the one who starts haproxy, or a thread of this process.
@@ -206,40 +208,18 @@ class Instances:
         instance = self._layout.instance(instance_id)
         with self.changing(instance, by, Operation.ROLLBACK) as record:
             require(instance)
-            if generation is None:
-                generation = self.store.before(instance)
-            wanted = self.store.manifest(instance, generation)
-            self.store.live.check(instance)
-            before = reading.committed(instance) or {}
-            certificates = {n: each for n, each in wanted.items() if n.startswith(CERTIFICATES)}
-            record.words = [f"back to generation {generation}"]
-            record.differences = [*_differences(instance, before, wanted)]
-            try:
-                # With the certificates of both, what is committed can be loaded all the while.
-                self.store.commit(instance, {**before, **certificates})
-                self._require_good(instance, wanted)
-                if (reading.loaded(instance) or {}).get(CONFIGURATION) != before.get(CONFIGURATION):
-                    record.words.append("the configuration that waited for a reload is dropped")
-                    self.store.keep_rejected(instance)
-                self.store.commit(instance, wanted)
-                if not self.activation.runs(instance):
-                    record.words.append("it does not run, and was not started")
-                    return f"Generation {generation} is committed; it does not run"
-                self._activate(instance, record)
-            except BaseException:  # also an end by force: nothing may stay half-way
-                self.store.commit(instance, before)
-                raise
-        return f"Back to generation {generation}, which is now generation {record.generation}"
+            change_to = partial(self._change_to, instance, record)
+            return self.application.roll_back(instance, generation, record, change_to)
 
-    def _require_good(self, instance: InstanceLayout, wanted: Manifest) -> None:
-        """See that haproxy still takes a generation, whose certificates are in place.
-
-        Raises:
-            OperationFailed
-        """
-        checked = self.haproxy.check_files(instance, wanted)
-        if not checked.succeeded:
-            raise OperationFailed("Cannot go back", checked.output.strip())
+    @contextlib.contextmanager
+    def _change_to(
+        self, instance: InstanceLayout, record: Record, generation: int
+    ) -> Iterator[Change]:
+        wanted = self.store.manifest(instance, generation)
+        self.store.live.check(instance)
+        before = reading.committed(instance) or {}
+        record.differences = [*_differences(instance, before, wanted)]
+        yield _Return(self, instance, before, wanted, record)
 
     # Life
 
@@ -262,8 +242,8 @@ class Instances:
                 record.plan = "nothing"
             else:
                 record.plan = "start"
-                self.activation.start(instance)
-                record.generation = self._remember(instance)
+                start = partial(self.activation.start, instance)
+                self.application.carry_out(Activate(instance, start), record)
         return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
 
     def reload(
@@ -283,8 +263,8 @@ class Instances:
                 self._take_over(instance_id, record, give_way)
                 return f"Listener {instance_id} reloaded"
             require(instance)
-            outcome = self._activate(instance, record)
-        if outcome.done is Step.START:
+            plans = self._activate(instance, record)
+        if any(plan.step == "start" for plan in plans):
             return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
         return f"Listener {instance_id} reloaded"
 
@@ -293,27 +273,12 @@ class Instances:
         self.takeovers.tell_apart(self._layout.uploaded(instance_id))
         uploaded = self._layout.uploaded(instance_id)
         record.plan = "replace"
-        give_way(instance_id, lambda takeover: self.activation.start(uploaded, takeover))
-        record.generation = self._remember(uploaded)
+        self.application.carry_out(_TakeOver(self, uploaded, give_way), record)
 
-    def _activate(self, instance: InstanceLayout, record: Record) -> Outcome:
+    def _activate(self, instance: InstanceLayout, record: Record) -> list[ProcessPlan]:
         """Make it run what is committed, and keep that as a generation."""
-        outcome = self.activation.activate(instance, self.acceptance.foreseen(instance))
-        record.plan = outcome.plan.step.value
-        record.reasons = list(outcome.plan.reasons)
-        record.words += outcome.plan.words
-        record.fell_back = outcome.fell_back
-        record.generation = self._remember(instance)
-        return outcome
-
-    def _remember(self, instance: InstanceLayout) -> int | None:
-        """The number of the generation that came up; None when the disk takes no more: it serves
-        all the same."""
-        try:
-            return self.store.number(instance)
-        except OSError as error:
-            logger.warning("instance=%s cannot be kept as a generation: %s", instance.id, error)
-            return None
+        run = partial(self.activation.activate, instance, self.acceptance.foreseen(instance))
+        return self.application.carry_out(Activate(instance, run), record) or []
 
     def stop(self, instance_id: ObjectId, by: Caller = AGENT) -> str:
         """Stop an instance until it is started again; return the sentence for the controller."""
@@ -527,6 +492,62 @@ class Instances:
             agent_port=self._agent_port,
             group=self.group,
         )
+
+
+class _Return(Change):
+    """An instance returns to a generation, `wanted`. If it does not run, it is not started."""
+
+    def __init__(
+        self,
+        instances: Instances,
+        instance: InstanceLayout,
+        before: Manifest,
+        wanted: Manifest,
+        record: Record,
+    ) -> None:
+        super().__init__(instance)
+        self._instances = instances
+        self._before = before
+        self._wanted = wanted
+        self._record = record
+
+    def commit(self, stages: ExitStack) -> None:
+        """Raises OperationFailed: haproxy does not take it any more."""
+        store, instance = self._instances.store, self.instance
+        certificates = {n: each for n, each in self._wanted.items() if n.startswith(CERTIFICATES)}
+        # With the certificates of both, what is committed can be loaded all the while.
+        store.commit(instance, {**self._before, **certificates})
+        checked = self._instances.haproxy.check_files(instance, self._wanted)
+        if not checked.succeeded:
+            raise OperationFailed("Cannot go back", checked.output.strip())
+        came_up = reading.loaded(instance) or {}
+        if came_up.get(CONFIGURATION) != self._before.get(CONFIGURATION):
+            self._record.words.append("the configuration that waited for a reload is dropped")
+            store.keep_rejected(instance)
+        store.commit(instance, self._wanted)
+
+    def activate(self) -> list[ProcessPlan] | None:
+        activation = self._instances.activation
+        if not activation.runs(self.instance):
+            return None
+        return [describe_outcome(self.instance, activation.activate(self.instance))]
+
+    def go_back(self) -> None:
+        self._instances.store.commit(self.instance, self._before)
+
+
+class _TakeOver(Change):
+    """An uploaded text takes the place of a rendered load balancer, which `give_way` ends."""
+
+    def __init__(self, instances: Instances, instance: InstanceLayout, give_way: GiveWay) -> None:
+        super().__init__(instance)
+        self._instances = instances
+        self._give_way = give_way
+
+    def activate(self) -> list[ProcessPlan]:
+        start = partial(self._instances.activation.start, self.instance)
+        self._give_way(self.instance.id, start)
+        return [ProcessPlan(id=self.instance.id, step="replace")]
 
 
 def _differences(

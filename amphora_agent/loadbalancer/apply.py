@@ -12,8 +12,9 @@ from typing import NamedTuple
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.events import journal
+from amphora_agent.haproxy.apply import Change, describe_outcome
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.process.activator import Outcome, master_of
+from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
 from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
@@ -63,13 +64,13 @@ class Commitment:
     """Commits the states of load balancers; who changes one holds its lock."""
 
     def __init__(
-        self, layout: Layout, store: States, instances: Instances, layer4: LvsListeners
+        self, layout: Layout, states: States, instances: Instances, layer4: LvsListeners
     ) -> None:
         self._layout = layout
-        self._store = store
+        self.states = states
         self._instances = instances
         self._layer4 = layer4
-        self._takeovers = instances.takeovers
+        self.takeovers = instances.takeovers
         #: What processes have loaded, as far as it is worth its room.
         self._read: dict[ObjectId, ConfigDirectory] = {}
 
@@ -78,9 +79,9 @@ class Commitment:
     def holds(self, lb_id: ObjectId, state: State) -> bool:
         """Return whether a committed state has come up and runs, and nothing is left of the states
         before it, nor of an uploaded text."""
-        if self._left_over(lb_id, state.record) != ([], []):
+        if self.find_left_over(lb_id, state.record) != ([], []):
             return False
-        if reading.exists(self._layout.uploaded(lb_id)) or self._uploaded(lb_id):
+        if reading.exists(self._layout.uploaded(lb_id)) or self.find_uploaded(lb_id):
             return False
         instances = [self._layout.rendered(ObjectId(each)) for each in state.record.processes]
         return all(
@@ -89,7 +90,7 @@ class Commitment:
 
     def with_parts(self, lb_id: ObjectId, processes: Sequence[str], state: Manifest) -> Manifest:
         """Add what haproxy is given to a state that an older agent has made without."""
-        revisions, whole = self._store.revisions(lb_id), {**state}
+        revisions, whole = self.states.revisions(lb_id), {**state}
         for process in processes:
             prefix = _prefix(process, state)
             own = config_dir.add_parts(revisions, part(state, prefix))
@@ -103,8 +104,8 @@ class Commitment:
             InvalidRequest: haproxy refuses it.
         """
         found = []
-        revisions = self._store.revisions(lb_id)
-        replaced = loaded_state.find_loaded_texts(self._uploaded(lb_id))
+        revisions = self.states.revisions(lb_id)
+        replaced = loaded_state.find_loaded_texts(self.find_uploaded(lb_id))
         for process in processes:
             instance = self._layout.rendered(ObjectId(process))
             own = part(state, _prefix(process, state))
@@ -139,7 +140,7 @@ class Commitment:
         record: Record,
     ) -> tuple[ProcessPlan, ...]:
         """What `commit` would do."""
-        uploaded = self._uploaded(lb_id)
+        uploaded = self.find_uploaded(lb_id)
         plans = [
             results.foreseen(each.instance.id, self._foreseen(each, uploaded)) for each in prepared
         ]
@@ -168,81 +169,72 @@ class Commitment:
         Raises:
             OperationFailed: they do not; all is as before.
         """
-        old = self._uploaded(lb_id)
-        if old is not None:
-            self._takeovers.tell_apart(self._layout.rendered(lb_id))
-            prepared = [
-                each._replace(instance=self._layout.rendered(each.instance.id)) for each in prepared
-            ]
-        state = self._store.commit(lb_id, staged)
-        others = old is not None or before is not None
-        if others:
-            self._hand_over()
-        with contextlib.ExitStack() as overlapping:
-            takeover = None
-            if old is not None:
-                taking_over = self._takeovers.taking_over(lb_id, [old])
-                takeover = overlapping.enter_context(taking_over)
-            try:
-                plans = [
-                    results.done(each.instance.id, self._activate(each, takeover))
-                    for each in prepared
-                ]
-                plans += self._serve_layer4(state, before)
-            except BaseException:  # also an end by force: nothing may stay half-way
-                self._go_back(lb_id, state, before, by_and_by=others)
-                raise
-            if takeover is not None:
-                takeover.end()
-                plans = results.replacing(lb_id, plans)
+        change = self.change_to(lb_id, staged, prepared, before)
+        return tuple(self._instances.application.carry_out(change, record) or ())
+
+    def change_to(
+        self,
+        lb_id: ObjectId,
+        staged: Manifest,
+        prepared: Sequence[Prepared],
+        before: State | None,
+    ) -> Change:
+        """Return the change to a staged state."""
+        return _StateChange(self, self._layout.rendered(lb_id), staged, prepared, before)
+
+    def tell_apart(self, lb_id: ObjectId, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Give processes other names than that of the uploaded text whose place they take."""
+        self.takeovers.tell_apart(self._layout.rendered(lb_id))
+        return [
+            each._replace(instance=self._layout.rendered(each.instance.id)) for each in prepared
+        ]
+
+    def settle(
+        self, lb_id: ObjectId, state: State, prepared: Sequence[Prepared], before: State | None
+    ) -> None:
+        """Remember a state that has come up, and remove what is of use no more."""
         for each in prepared:
             self._instances.acceptance.committed(each.instance, each.verdict)
-        self._remember(prepared)
-        self._remove_uploaded(lb_id)
+        self.keep_texts(prepared)
+        self.remove_uploaded(lb_id)
         if before is not None:
-            left_over = self._left_over(lb_id, state.record)
+            left_over = self.find_left_over(lb_id, state.record)
             if any(left_over):
-                self._end(*left_over, keep=lb_id, by_and_by=True)
-            plans += results.stopped(before, state.record)
-        record.generation = state.number
-        record.plan = results.greatest(plans)
-        record.reasons = [*chain.from_iterable(plan.reasons for plan in plans)]
-        record.words += [*chain.from_iterable(plan.words for plan in plans)]
-        record.differences = [*chain.from_iterable(each.verdict.differences for each in prepared)]
-        record.fell_back = next((plan.fell_back for plan in plans if plan.fell_back), None)
-        return tuple(plans)
+                self.end_processes(*left_over, keep=lb_id, by_and_by=True)
 
     def end(self, lb_id: ObjectId, state: State) -> None:
         """Stop all processes of a load balancer and forget them; and an uploaded text that was to
         take its place, or whose place it was taking."""
-        processes, layer4 = self._left_over(lb_id, state.record)
-        self._end(
+        processes, layer4 = self.find_left_over(lb_id, state.record)
+        self.end_processes(
             [*state.record.processes, *processes], [*state.record.layer4, *layer4], keep=lb_id
         )
-        if (uploaded := self._uploaded(lb_id)) is not None:
+        if (uploaded := self.find_uploaded(lb_id)) is not None:
             self._instances.supervisor.forget(uploaded.process)
             uploaded.master_socket.unlink(missing_ok=True)
-        self._remove_uploaded(lb_id)
+        self.remove_uploaded(lb_id)
 
-    def give_way(self, lb_id: ObjectId, state: State, start: Callable[[Takeover], None]) -> None:
+    def give_way(self, lb_id: ObjectId, state: State, start: Callable[[Takeover], object]) -> None:
         """Have a haproxy that is not ours started in the place of a load balancer's, and end these
         by and by."""
-        processes, layer4 = self._left_over(lb_id, state.record)
+        processes, layer4 = self.find_left_over(lb_id, state.record)
         processes = [*state.record.processes, *processes]
         old = [self._layout.rendered(ObjectId(each)) for each in processes]
-        self._hand_over()
-        with self._takeovers.taking_over(lb_id, old) as takeover:
+        self.hand_over()
+        with self.takeovers.taking_over(lb_id, old) as takeover:
             start(takeover)
             # Should this be interrupted from here on, the other one counts.
             for each in old:
                 Revisions.of(each).drop(f"{LOADED}{each.id}")
             takeover.end()
-        self._end([each for each in processes if each != lb_id], [*state.record.layer4, *layer4])
+        self.end_processes(
+            [each for each in processes if each != lb_id], [*state.record.layer4, *layer4]
+        )
         self._read.pop(lb_id, None)
 
-    def _uploaded(self, lb_id: ObjectId) -> InstanceLayout | None:
+    def find_uploaded(self, lb_id: ObjectId) -> InstanceLayout | None:
         """The instance of an uploaded text of this id, if its haproxy is there."""
-        return self._takeovers.predecessor(self._layout.rendered(lb_id))
+        return self.takeovers.predecessor(self._layout.rendered(lb_id))
 
     def _foreseen(self, prepared: Prepared, uploaded: InstanceLayout | None) -> Plan:
         activation, texts = self._instances.activation, prepared.read[0].texts
@@ -250,19 +242,22 @@ class Commitment:
             return activation.foresee_start(texts)
         return activation.foresee(prepared.instance, texts, prepared.files, prepared.read)
 
-    def _activate(self, prepared: Prepared, takeover: Takeover | None) -> Outcome:
-        return self._instances.activation.activate(
+    def activate(self, prepared: Prepared, takeover: Takeover | None) -> ProcessPlan:
+        """Make a process run what is committed; return what was done."""
+        outcome = self._instances.activation.activate(
             prepared.instance, prepared.verdict.foreseen, prepared.read, takeover
         )
+        return describe_outcome(prepared.instance, outcome)
 
-    def _go_back(
+    def go_back(
         self, lb_id: ObjectId, state: State, before: State | None, *, by_and_by: bool
     ) -> None:
-        self._store.go_back(lb_id, before)
+        """Commit the state from before again, and make its processes agree with it; end others."""
+        self.states.go_back(lb_id, before)
         was = before.record if before else None
         new = set(state.record.processes) - set(was.processes if was else ())
         new_layer4 = set(state.record.layer4) - set(was.layer4 if was else ())
-        self._end(sorted(new), sorted(new_layer4), keep=lb_id, by_and_by=by_and_by)
+        self.end_processes(sorted(new), sorted(new_layer4), keep=lb_id, by_and_by=by_and_by)
         if before is None:
             return
         for process in before.record.processes:
@@ -271,11 +266,11 @@ class Commitment:
             except OperationFailed:
                 logger.exception("instance=%s cannot go back", process)
         with contextlib.suppress(OperationFailed):
-            self._serve_layer4(before, state)
+            self.serve_layer4(before, state)
 
     # Listeners of keepalived
 
-    def _serve_layer4(self, state: State, before: State | None) -> list[ProcessPlan]:
+    def serve_layer4(self, state: State, before: State | None) -> list[ProcessPlan]:
         plans = []
         for listener in map(ObjectId, state.record.layer4):
             text = state.layer4(listener)
@@ -294,10 +289,10 @@ class Commitment:
 
     # What is no more
 
-    def _left_over(self, lb_id: ObjectId, record: Record) -> tuple[list[str], list[str]]:
+    def find_left_over(self, lb_id: ObjectId, record: Record) -> tuple[list[str], list[str]]:
         """Processes of haproxy and listeners of keepalived that a load balancer has had and has no
         more; after a change, and after one that a kill or the disk cut off."""
-        found = self._store.processes(lb_id) - {*record.processes}
+        found = self.states.processes(lb_id) - {*record.processes}
         own = self._layout.rendered(lb_id)
         if lb_id not in record.processes and (
             self._instances.supervisor.state(own.process) is not ProcessState.STOPPED
@@ -312,7 +307,7 @@ class Commitment:
         )
         return sorted(found), [each for each in ours if each not in record.layer4]
 
-    def _end(
+    def end_processes(
         self,
         processes: Sequence[str],
         layer4: Sequence[str],
@@ -343,14 +338,14 @@ class Commitment:
         for listener in layer4:
             self._layer4.delete(ObjectId(listener))
 
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Have the kernel give connections that wait at a socket that is closed to another one at
         the same address: that of processes that begin before others end, or of these when the new
         ones do not come up. It can since 5.14; without it a few connections may be lost."""
         with contextlib.suppress(OSError, OperationFailed):
             Namespace(self._layout.namespace).run(lambda: sysctl.write(_MIGRATE, "1"))
 
-    def _remove_uploaded(self, lb_id: ObjectId) -> None:
+    def remove_uploaded(self, lb_id: ObjectId) -> None:
         """Remove what an uploaded text has left whose place was taken. What the disk refuses to
         remove goes with a later change."""
         instance = self._layout.uploaded(lb_id)
@@ -375,12 +370,71 @@ class Commitment:
             return known
         return config_dir.read_directory(Revisions.of(instance), manifest)
 
-    def _remember(self, prepared: Sequence[Prepared]) -> None:
+    def keep_texts(self, prepared: Sequence[Prepared]) -> None:
         """Keep the texts that are committed now, unless they take too much room."""
         for each in prepared:
             self._read[each.instance.id] = each.read[0]
         if sum(each.size for each in self._read.values()) > _MOST_CHARACTERS:
             self._read.clear()
+
+
+class _StateChange(Change):
+    """A staged state becomes that of a load balancer, after the state `before`."""
+
+    def __init__(
+        self,
+        commitment: Commitment,
+        instance: RenderedLayout,
+        staged: Manifest,
+        prepared: Sequence[Prepared],
+        before: State | None,
+    ) -> None:
+        super().__init__(instance)
+        self.differences = [*chain.from_iterable(each.verdict.differences for each in prepared)]
+        self._commitment = commitment
+        self._staged = staged
+        self._prepared = prepared
+        self._before = before
+        #: The one that is committed, once it is.
+        self._state: State | None = None
+        #: Whether other processes serve meanwhile.
+        self._others = before is not None
+        self._takeover: Takeover | None = None
+
+    def commit(self, stages: contextlib.ExitStack) -> None:
+        commitment, lb_id = self._commitment, self.instance.id
+        uploaded = commitment.find_uploaded(lb_id)
+        if uploaded is not None:
+            self._others = True
+            self._prepared = commitment.tell_apart(lb_id, self._prepared)
+        self._state = commitment.states.commit(lb_id, self._staged)
+        if self._others:
+            commitment.hand_over()
+        if uploaded is not None:
+            taking_over = commitment.takeovers.taking_over(lb_id, [uploaded])
+            self._takeover = stages.enter_context(taking_over)
+
+    def activate(self) -> list[ProcessPlan]:
+        assert self._state is not None
+        plans = [self._commitment.activate(each, self._takeover) for each in self._prepared]
+        return plans + self._commitment.serve_layer4(self._state, self._before)
+
+    def go_back(self) -> None:
+        if self._state is not None:
+            self._commitment.go_back(
+                self.instance.id, self._state, self._before, by_and_by=self._others
+            )
+
+    def take_place(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
+        if self._takeover is None:
+            return plans
+        self._takeover.end()
+        return results.replacing(self.instance.id, plans)
+
+    def finish(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
+        assert self._state is not None
+        self._commitment.settle(self.instance.id, self._state, self._prepared, self._before)
+        return plans + results.stopped(self._before, self._state.record)
 
 
 def _prefix(process: str, state: Manifest) -> str:

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from amphora_agent.haproxy.process.activator import Outcome
+from amphora_agent.haproxy.apply import find_greatest
 from amphora_agent.haproxy.update.planner import Plan
 from amphora_agent.loadbalancer.states import Record, State
 from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
 from amphora_agent.model.loadbalancer.results import ProcessModel, ProcessPlan, Result, Summary
 
-#: From the least to the most that is noticed.
-_STEPS = ("nothing", "runtime", "stop", "reload", "replace", "start")
 _BESIDE = (
     "haproxy runs with an uploaded text: this one starts beside it and takes its place, and no"
     " request is lost",
@@ -50,7 +48,7 @@ def result(
         process_model=ProcessModel(record.process_model),
         created=before is None,
         dry_run=dry_run,
-        step=greatest(plans),
+        step=find_greatest([plan.step for plan in plans]),
         processes=tuple(plans),
         generation=number or (before.number if before else None),
     )
@@ -63,25 +61,9 @@ def deletion(lb_id: str, state: State, *, dry_run: bool) -> Result:
     return result(lb_id, state.record, state, plans, dry_run=dry_run)
 
 
-def greatest(plans: Sequence[ProcessPlan]) -> str:
-    """The step of all that is noticed most."""
-    return max((plan.step for plan in plans), key=_STEPS.index, default="nothing")
-
-
 def foreseen(process: str, plan: Plan) -> ProcessPlan:
     """What would be done with a process."""
     return ProcessPlan(id=process, step=plan.step.value, reasons=plan.reasons, words=plan.words)
-
-
-def done(process: str, outcome: Outcome) -> ProcessPlan:
-    """What was done with a process."""
-    return ProcessPlan(
-        id=process,
-        step=outcome.done.value,
-        reasons=outcome.plan.reasons,
-        words=outcome.plan.words,
-        fell_back=outcome.fell_back,
-    )
 
 
 def replacing(lb_id: str, plans: Sequence[ProcessPlan]) -> list[ProcessPlan]:

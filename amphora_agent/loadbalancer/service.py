@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -15,11 +16,11 @@ import msgspec
 from amphora_agent.errors import (
     Conflict,
     InvalidRequest,
-    NotFound,
     OperationFailed,
     PreconditionFailed,
 )
 from amphora_agent.events import journal
+from amphora_agent.haproxy.apply import Change
 from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.service import Instances
@@ -221,26 +222,24 @@ class Declared:
         """
         with self._changing(lb_id, by, Operation.ROLLBACK) as record:
             before = self._store.existing(lb_id)
-            if generation is None:
-                earlier = [n for n in self._store.numbers(lb_id) if n < before.number]
-                if not earlier:
-                    raise NotFound("Generation Not Found", "there is none before the present one")
-                generation = earlier[-1]
-            again = self._store.numbered(lb_id, generation)
-            record.words = [f"back to generation {generation}"]
-            balancer = _resolved(again)
-            layer4 = {*again.record.layer4, *before.record.layer4}
-            with (
-                self._instances.listeners.counting(
-                    lb_id, len(balancer.active_listeners), own=layer4
-                ),
-                self._claiming(lb_id, balancer),
-            ):
-                processes = again.record.processes
-                staged = self._commitment.with_parts(lb_id, processes, again.files)
-                prepared = self._commitment.prepare(lb_id, processes, staged)
-                self._commitment.commit(lb_id, staged, prepared, before, record)
-        return f"Back to generation {generation}, which is now generation {record.generation}"
+            change_to = partial(self._change_to, lb_id, before)
+            instance = self._layout.rendered(lb_id)
+            return self._instances.application.roll_back(instance, generation, record, change_to)
+
+    @contextlib.contextmanager
+    def _change_to(self, lb_id: ObjectId, before: State, generation: int) -> Iterator[Change]:
+        """Make the change to an earlier state."""
+        again = self._store.numbered(lb_id, generation)
+        balancer = _resolved(again)
+        layer4 = {*again.record.layer4, *before.record.layer4}
+        with (
+            self._instances.listeners.counting(lb_id, len(balancer.active_listeners), own=layer4),
+            self._claiming(lb_id, balancer),
+        ):
+            processes = again.record.processes
+            staged = self._commitment.with_parts(lb_id, processes, again.files)
+            prepared = self._commitment.prepare(lb_id, processes, staged)
+            yield self._commitment.change_to(lb_id, staged, prepared, before)
 
     def delete(
         self,
@@ -266,7 +265,7 @@ class Declared:
             self._answered.pop(lb_id, None)
         return done
 
-    def give_way(self, lb_id: ObjectId, start: Callable[[Takeover], None]) -> None:
+    def give_way(self, lb_id: ObjectId, start: Callable[[Takeover], object]) -> None:
         """End a load balancer when the haproxy of an uploaded text, which `start` starts, serves in
         its place; whoever calls this holds its lock.
 

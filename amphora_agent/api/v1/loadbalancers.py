@@ -56,7 +56,7 @@ def loadbalancers(services: Services) -> Blueprint:
         data = services.inventory.configuration(object_id(lb_id))
         return Response(data, mimetype="text/plain", headers=etag(data))
 
-    def give_way(lb_id: ObjectId, start: Callable[[Takeover], None]) -> None:
+    def give_way(lb_id: ObjectId, start: Callable[[Takeover], object]) -> None:
         services.declared().give_way(lb_id, start)
 
     def recorded(name: str, act: Callable[[ObjectId], str], listener: ObjectId) -> str:

@@ -123,11 +123,7 @@ class Activation:
         """
         self._store.live.check(instance)
         if not self.runs(instance):
-            decided = make_plan(
-                None, loaded_state.open_committed(instance), (), self._haproxy.capabilities()
-            )
-            self.start(instance, takeover)
-            return Outcome(decided)
+            return self.start(instance, takeover)
         situation = self._situation(instance, read=read)
         try:
             changes = loaded_state.find_file_changes(instance)
@@ -184,7 +180,7 @@ class Activation:
             time.sleep(_PAUSE)
         return True
 
-    def start(self, instance: InstanceLayout, takeover: Takeover | None = None) -> None:
+    def start(self, instance: InstanceLayout, takeover: Takeover | None = None) -> Outcome:
         """Start one that does not run, perhaps in the place of others.
 
         Raises:
@@ -216,6 +212,7 @@ class Activation:
             if takeover is not None:  # read by now
                 self._remove_state(instance)
         self._remember(instance, _record(now, program))
+        return Outcome(self.foresee_start(loaded_state.open_committed(instance)))
 
     def _inherit(self, instance: InstanceLayout, takeover: Takeover) -> None:
         """Prepare for a start in the place of others.
