@@ -12,7 +12,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NewType, TypeVar
 
@@ -106,19 +105,19 @@ class InstanceLayout(ABC):
         return self.directory / "second"
 
     @property
-    @abstractmethod
     def owner(self) -> Path:
         """The directory of the load balancer that this instance belongs to."""
+        return self.directory
 
     @property
-    @abstractmethod
     def prefix(self) -> str:
         """Before the names of its files in a revision of the load balancer."""
+        return "" if self.owner == self.directory else f"{self.id}/"
 
     @property
-    @abstractmethod
     def revisions(self) -> Path:
         """What is committed, what came up, and the generations of the load balancer."""
+        return self.owner / "revisions"
 
     @property
     @abstractmethod
@@ -148,9 +147,9 @@ class InstanceLayout(ABC):
         """Return the files that haproxy loads, where they are below the directory of an instance,
         or were below one of an older agent."""
 
-    @abstractmethod
     def may_be_named(self, name: str) -> bool:
         """Whether texts may name this file of a revision, which is no certificate."""
+        return False
 
     @property
     def rejected(self) -> Path:
@@ -194,18 +193,6 @@ class UploadedLayout(InstanceLayout):
     claims_alone = False
 
     @property
-    def owner(self) -> Path:
-        return self.directory
-
-    @property
-    def prefix(self) -> str:
-        return ""
-
-    @cached_property
-    def revisions(self) -> Path:
-        return self.directory / "revisions"
-
-    @property
     def live(self) -> Path:
         return self.directory
 
@@ -236,9 +223,6 @@ class UploadedLayout(InstanceLayout):
     def texts_below(self, directory: Path) -> list[Path]:
         return [directory / path.name for path in self.given]
 
-    def may_be_named(self, name: str) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
 class RenderedLayout(InstanceLayout):
@@ -265,14 +249,6 @@ class RenderedLayout(InstanceLayout):
             if target[0] == "..":
                 return self.directory.parent / target[1]
         return self.directory
-
-    @property
-    def prefix(self) -> str:
-        return "" if self.owner == self.directory else f"{self.id}/"
-
-    @property
-    def revisions(self) -> Path:
-        return self.owner / "revisions"
 
     @property
     def live(self) -> Path:
@@ -512,6 +488,15 @@ class Layout:
         """An instance whose texts the agent renders."""
         certificates = self.base / instance_id / "current" / "certificates"
         return self._instance(RenderedLayout, instance_id, certificates)
+
+    def processes_of(self, balancer: RenderedLayout) -> list[RenderedLayout]:
+        """The processes that have directories of their own in a load balancer, or had."""
+        found = []
+        for path in self.base.iterdir():
+            with contextlib.suppress(OSError):  # the link may lead nowhere any more
+                if (path / "current").readlink().parts[:2] == ("..", balancer.id):
+                    found.append(self.rendered(ObjectId(path.name)))
+        return found
 
     def other_kind(self, instance: InstanceLayout) -> InstanceLayout:
         """The instance of the other kind with the same id."""

@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.events import journal
 from amphora_agent.haproxy.apply import Change, describe_outcome
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.process.activator import master_of
+from amphora_agent.haproxy.process.activator import Outcome, master_of
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
 from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
@@ -68,7 +67,7 @@ class Commitment:
     ) -> None:
         self._layout = layout
         self.states = states
-        self._instances = instances
+        self.instances = instances
         self._layer4 = layer4
         self.takeovers = instances.takeovers
         #: What processes have loaded, as far as it is worth its room.
@@ -120,13 +119,13 @@ class Commitment:
                     for name, entry in own.items()
                     if name.startswith(CERTIFICATES) or name.endswith(".cidrs")
                 }
-                return self._instances.haproxy.check_directory(some, named, instance.current)
+                return self.instances.haproxy.check_directory(some, named, instance.current)
 
             were = before.texts if before else {}
             candidate = Candidate(
                 now.texts, now.texts.keys(), check, were, replaced, has_files=False
             )
-            verdict = self._instances.acceptance.require(instance, candidate)
+            verdict = self.instances.acceptance.require(instance, candidate)
             read = (now, before) if before else (now,)
             found.append(Prepared(instance, own, read, verdict))
         return found
@@ -139,10 +138,11 @@ class Commitment:
         before: State | None,
         record: Record,
     ) -> tuple[ProcessPlan, ...]:
-        """What `commit` would do."""
+        """What a change would do."""
         uploaded = self.find_uploaded(lb_id)
         plans = [
-            results.foreseen(each.instance.id, self._foreseen(each, uploaded)) for each in prepared
+            describe_outcome(each.instance, Outcome(self._foreseen(each, uploaded)))
+            for each in prepared
         ]
         if uploaded is not None:
             plans = results.replacing(lb_id, plans)
@@ -156,51 +156,15 @@ class Commitment:
 
     # Doing it
 
-    def commit(
-        self,
-        lb_id: ObjectId,
-        staged: Manifest,
-        prepared: Sequence[Prepared],
-        before: State | None,
-        record: journal.Record,
-    ) -> tuple[ProcessPlan, ...]:
-        """Commit a staged state and make the processes agree with it.
-
-        Raises:
-            OperationFailed: they do not; all is as before.
-        """
-        change = self.change_to(lb_id, staged, prepared, before)
-        return tuple(self._instances.application.carry_out(change, record) or ())
-
     def change_to(
-        self,
-        lb_id: ObjectId,
-        staged: Manifest,
-        prepared: Sequence[Prepared],
-        before: State | None,
+        self, lb_id: ObjectId, staged: Manifest, prepared: Sequence[Prepared], before: State | None
     ) -> Change:
         """Return the change to a staged state."""
         return _StateChange(self, self._layout.rendered(lb_id), staged, prepared, before)
 
-    def tell_apart(self, lb_id: ObjectId, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """Give processes other names than that of the uploaded text whose place they take."""
-        self.takeovers.tell_apart(self._layout.rendered(lb_id))
-        return [
-            each._replace(instance=self._layout.rendered(each.instance.id)) for each in prepared
-        ]
-
-    def settle(
-        self, lb_id: ObjectId, state: State, prepared: Sequence[Prepared], before: State | None
-    ) -> None:
-        """Remember a state that has come up, and remove what is of use no more."""
-        for each in prepared:
-            self._instances.acceptance.committed(each.instance, each.verdict)
-        self.keep_texts(prepared)
-        self.remove_uploaded(lb_id)
-        if before is not None:
-            left_over = self.find_left_over(lb_id, state.record)
-            if any(left_over):
-                self.end_processes(*left_over, keep=lb_id, by_and_by=True)
+    def with_own_name(self, prepared: Prepared) -> Prepared:
+        """Return a process as it is called beside that of an uploaded text."""
+        return prepared._replace(instance=self._layout.rendered(prepared.instance.id))
 
     def end(self, lb_id: ObjectId, state: State) -> None:
         """Stop all processes of a load balancer and forget them; and an uploaded text that was to
@@ -210,7 +174,7 @@ class Commitment:
             [*state.record.processes, *processes], [*state.record.layer4, *layer4], keep=lb_id
         )
         if (uploaded := self.find_uploaded(lb_id)) is not None:
-            self._instances.supervisor.forget(uploaded.process)
+            self.instances.supervisor.forget(uploaded.process)
             uploaded.master_socket.unlink(missing_ok=True)
         self.remove_uploaded(lb_id)
 
@@ -237,17 +201,10 @@ class Commitment:
         return self.takeovers.predecessor(self._layout.rendered(lb_id))
 
     def _foreseen(self, prepared: Prepared, uploaded: InstanceLayout | None) -> Plan:
-        activation, texts = self._instances.activation, prepared.read[0].texts
+        activation, texts = self.instances.activation, prepared.read[0].texts
         if uploaded is not None:
             return activation.foresee_start(texts)
         return activation.foresee(prepared.instance, texts, prepared.files, prepared.read)
-
-    def activate(self, prepared: Prepared, takeover: Takeover | None) -> ProcessPlan:
-        """Make a process run what is committed; return what was done."""
-        outcome = self._instances.activation.activate(
-            prepared.instance, prepared.verdict.foreseen, prepared.read, takeover
-        )
-        return describe_outcome(prepared.instance, outcome)
 
     def go_back(
         self, lb_id: ObjectId, state: State, before: State | None, *, by_and_by: bool
@@ -262,7 +219,7 @@ class Commitment:
             return
         for process in before.record.processes:
             try:
-                self._instances.activation.activate(self._layout.rendered(ObjectId(process)))
+                self.instances.activation.activate(self._layout.rendered(ObjectId(process)))
             except OperationFailed:
                 logger.exception("instance=%s cannot go back", process)
         with contextlib.suppress(OperationFailed):
@@ -295,7 +252,7 @@ class Commitment:
         found = self.states.processes(lb_id) - {*record.processes}
         own = self._layout.rendered(lb_id)
         if lb_id not in record.processes and (
-            self._instances.supervisor.state(own.process) is not ProcessState.STOPPED
+            self.instances.supervisor.state(own.process) is not ProcessState.STOPPED
             or own.last_good.exists()
             or reading.loaded_digest(own) is not None
         ):
@@ -317,7 +274,7 @@ class Commitment:
     ) -> None:
         """Stop processes and forget them; the load balancer `keep` has more in its directory.
         `by_and_by`: let haproxy serve the connections that it has."""
-        supervisor = self._instances.supervisor
+        supervisor = self.instances.supervisor
         for process in processes:
             instance = self._layout.rendered(ObjectId(process))
             if by_and_by:
@@ -326,7 +283,7 @@ class Commitment:
                 supervisor.forget(instance.process)
             for socket in (instance.stats_socket, instance.master_socket):
                 socket.unlink(missing_ok=True)
-            self._instances.acceptance.forget(instance.id)
+            self.instances.acceptance.forget(instance.id)
             self._read.pop(instance.id, None)
             if process == keep:
                 for path in (instance.last_good, instance.final_counters):
@@ -406,7 +363,8 @@ class _StateChange(Change):
         uploaded = commitment.find_uploaded(lb_id)
         if uploaded is not None:
             self._others = True
-            self._prepared = commitment.tell_apart(lb_id, self._prepared)
+            commitment.takeovers.tell_apart(self.instance)
+            self._prepared = [commitment.with_own_name(each) for each in self._prepared]
         self._state = commitment.states.commit(lb_id, self._staged)
         if self._others:
             commitment.hand_over()
@@ -416,7 +374,11 @@ class _StateChange(Change):
 
     def activate(self) -> list[ProcessPlan]:
         assert self._state is not None
-        plans = [self._commitment.activate(each, self._takeover) for each in self._prepared]
+        plans = []
+        for instance, _, read, verdict in self._prepared:
+            activate = self._commitment.instances.activation.activate
+            outcome = activate(instance, verdict.foreseen, read, self._takeover)
+            plans.append(describe_outcome(instance, outcome))
         return plans + self._commitment.serve_layer4(self._state, self._before)
 
     def go_back(self) -> None:
@@ -433,7 +395,15 @@ class _StateChange(Change):
 
     def finish(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
         assert self._state is not None
-        self._commitment.settle(self.instance.id, self._state, self._prepared, self._before)
+        commitment, lb_id = self._commitment, self.instance.id
+        for each in self._prepared:
+            commitment.instances.acceptance.committed(each.instance, each.verdict)
+        commitment.keep_texts(self._prepared)
+        commitment.remove_uploaded(lb_id)
+        if self._before is not None:
+            left_over = commitment.find_left_over(lb_id, self._state.record)
+            if any(left_over):
+                commitment.end_processes(*left_over, keep=lb_id, by_and_by=True)
         return plans + results.stopped(self._before, self._state.record)
 
 

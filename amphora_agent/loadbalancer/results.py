@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import msgspec
 
 from amphora_agent.haproxy.apply import find_greatest
-from amphora_agent.haproxy.update.planner import Plan
 from amphora_agent.loadbalancer.states import Record, State
 from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
 from amphora_agent.model.loadbalancer.results import ProcessModel, ProcessPlan, Result, Summary
@@ -59,11 +58,6 @@ def deletion(lb_id: str, state: State, *, dry_run: bool) -> Result:
     processes = (*state.record.processes, *state.record.layer4)
     plans = tuple(ProcessPlan(id=each, step="stop") for each in processes)
     return result(lb_id, state.record, state, plans, dry_run=dry_run)
-
-
-def foreseen(process: str, plan: Plan) -> ProcessPlan:
-    """What would be done with a process."""
-    return ProcessPlan(id=process, step=plan.step.value, reasons=plan.reasons, words=plan.words)
 
 
 def replacing(lb_id: str, plans: Sequence[ProcessPlan]) -> list[ProcessPlan]:

@@ -354,7 +354,8 @@ class Declared:
             if dry_run:
                 plans = self._commitment.foresee(lb_id, staged, prepared, before, draft.record)
                 return results.result(lb_id, draft.record, before, plans, dry_run=True)
-            plans = self._commitment.commit(lb_id, staged, prepared, before, record)
+            change = self._commitment.change_to(lb_id, staged, prepared, before)
+            plans = tuple(self._instances.application.carry_out(change, record) or ())
         instances = self._instances
         limits = desired_processes.limits(draft.processes, instances.headroom.descriptors())
         for process, (asked, given) in limits.items():

@@ -126,13 +126,7 @@ class States:
 
     def processes(self, lb_id: ObjectId) -> set[str]:
         """The processes that have directories of their own in this load balancer, or had."""
-        return {
-            path.name
-            for path in self._layout.base.iterdir()
-            # It may lead nowhere any more.
-            if (path / "current").is_symlink()
-            and (path / "current").readlink() == Path(_link(path.name, lb_id))
-        }
+        return {each.id for each in self._layout.processes_of(self._layout.rendered(lb_id))}
 
     def taken(self, process: str, lb_id: ObjectId) -> bool:
         """Whether an instance of this name is somebody else's than this load balancer's."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amphora_agent import files
-from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
+from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.contents import (
     ADDITION,
     CERTIFICATES,
@@ -91,7 +91,7 @@ def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
     if digest is None:
         return
     manifest = revisions.manifest(digest)
-    for process in _processes(layout, instance):
+    for process in (instance, *layout.processes_of(instance)):
         # What it has loaded: a state, or a directory in one.
         with contextlib.suppress(OSError, ValueError):
             loaded = (process.last_good / "current").readlink().relative_to(old).parts[0]
@@ -105,19 +105,8 @@ def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
     revisions.refer(COMMITTED, digest)
     files.point(instance.current, _LIVE)
     files.remove_tree(old)
-    for process in _processes(layout, instance):
+    for process in (instance, *layout.processes_of(instance)):
         files.remove(process.last_good / "current")
-
-
-def _processes(layout: Layout, instance: InstanceLayout) -> list[InstanceLayout]:
-    """The load balancer itself, and the directories of its listeners' processes."""
-    found = [instance]
-    for path in layout.base.iterdir():
-        with contextlib.suppress(OSError):
-            parts = (path / "current").readlink().parts
-            if parts[:2] == ("..", instance.id):
-                found.append(layout.rendered(ObjectId(path.name)))
-    return found
 
 
 def _keep(revisions: Revisions, contents: Mapping[str, bytes]) -> str:

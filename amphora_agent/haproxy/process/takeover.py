@@ -119,7 +119,7 @@ class Takeovers:
             return
         uploaded = self._layout.uploaded(instance.id)
         winner: InstanceLayout
-        processes = self._processes(instance)
+        processes = self._layout.processes_of(instance) or [instance]
         try:
             text_came_up = reading.loaded_digest(uploaded) is not None
             text_came_up = text_came_up and loaded_state.is_remembered(uploaded)
@@ -145,15 +145,6 @@ class Takeovers:
         if not _answers(winner):
             _give_back(socket)
         _before(socket).unlink(missing_ok=True)
-
-    def _processes(self, instance: RenderedLayout) -> list[RenderedLayout]:
-        """The processes of a rendered load balancer."""
-        found = []
-        for path in self._layout.base.iterdir():
-            with contextlib.suppress(OSError):
-                if (path / "current").readlink().parts[:2] == ("..", instance.id):
-                    found.append(self._layout.rendered(ObjectId(path.name)))
-        return found or [instance]
 
 
 def _before(socket: Path) -> Path:
