@@ -1,17 +1,16 @@
-"""The Flask application: routes, and what an error looks like to the controller."""
+"""The Flask application: its routes, the metrics of its requests, and the form of errors."""
 
 import logging
+import time
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from amphora_agent.api import v1, v2
-from amphora_agent.api.metrics_routes import count_requests, operations
 from amphora_agent.api.services import Services
 from amphora_agent.api.v1 import http
-from amphora_agent.api.v1.v0_5 import add_legacy_rules
 from amphora_agent.api.v2 import errors
 from amphora_agent.api.v2.http import require_known_query
 from amphora_agent.api.v2.instances import instances
@@ -25,6 +24,8 @@ from amphora_agent.errors import (
     Unavailable,
     describe_os_error,
 )
+from amphora_agent.metrics.agent import AgentMetrics
+from amphora_agent.metrics.translate.exposition import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,18 @@ _STATUS: dict[type[AgentError], int] = {
     Unavailable: 503,
 }
 
-#: Seconds after which a client may ask again for what cannot be done now.
+#: Seconds after which a client may repeat a request that was answered with 503.
 _RETRY_AFTER = "5"
 
 #: The controller takes these for errors, and every other status for success (WIRE §1).
 _UNDERSTOOD = frozenset({400, 401, 403, 404, 405, 409, 500, 503})
+
+#: Methods that change nothing.
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Methods with a label of their own in metrics.
+_METHODS = _READING | {"PATCH", "PUT", "POST", "DELETE"}
+#: Actions that name a change in metrics instead of their route.
+_ACTIONS = frozenset({"start", "stop", "reload"})
 
 
 class _Rest(BaseConverter):
@@ -51,17 +59,19 @@ class _Rest(BaseConverter):
 
 
 def create_app(services: Services) -> Flask:
-    """The application on these services."""
+    """Return the application on these services."""
     app = Flask("amphora_agent", static_folder=None)
     app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
     app.url_map.strict_slashes = False
     app.url_map.converters["rest"] = _Rest
-    for blueprint in (*v1.blueprints(services), *v2.blueprints(services)):
+    for blueprint in (*v1.blueprints(services), *v2.blueprints(services), instances(services)):
         app.register_blueprint(blueprint)
-    app.register_blueprint(operations(services.metrics))
-    app.register_blueprint(instances(services))
-    count_requests(app, services.metrics)
-    add_legacy_rules(app)
+    v1.add_legacy_rules(app)
+    _count_requests(app, services.metrics)
+
+    @app.get("/metrics")
+    def agent_metrics() -> ResponseReturnValue:
+        return Response(services.metrics.text(), content_type=CONTENT_TYPE)
 
     @app.before_request
     def refuse_unknown_query() -> None:
@@ -70,35 +80,68 @@ def create_app(services: Services) -> Flask:
 
     @app.after_request
     def remember_version(response: Response) -> Response:
-        version = http.spoken()
+        version = http.find_version()
         if version is not None and request.method != "GET" and response.status_code < 400:
             services.controller.record(version)
         return response
 
-    app.register_error_handler(AgentError, _handled)
-    app.register_error_handler(HTTPException, _framework)
-    app.register_error_handler(OSError, _system)
-    app.register_error_handler(Exception, _unexpected)
+    app.register_error_handler(AgentError, _handle_agent_error)
+    app.register_error_handler(HTTPException, _handle_http_error)
+    app.register_error_handler(OSError, _handle_os_error)
+    app.register_error_handler(Exception, _handle_defect)
     return app
 
 
-def _handled(error: AgentError) -> ResponseReturnValue:
+def _count_requests(app: Flask, metrics: AgentMetrics) -> None:
+    """Count each request of the application, and time each change."""
+
+    @app.before_request
+    def begin() -> None:
+        g.begun = time.monotonic()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "none"
+        method = request.method if request.method in _METHODS else "other"
+        metrics.requests.request(method, route, response.status_code)
+        if request.url_rule and request.method not in _READING:
+            seconds = time.monotonic() - g.begun
+            metrics.requests.change(_name_change(), response.status_code, seconds)
+        return response
+
+
+def _name_change() -> str:
+    """Return what a request changes, by the names of the routes: `loadbalancers.reload`."""
+    resource, _, function = (request.endpoint or "").rpartition(".")
+    action = (request.view_args or {}).get("action")
+    return f"{resource}.{action if action in _ACTIONS else function}"
+
+
+def _handle_agent_error(error: AgentError) -> ResponseReturnValue:
     status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-    # A controller asks for what it may have to send: that it is not there is an ordinary answer.
-    asked = isinstance(error, NotFound) and request.method in ("GET", "HEAD")
-    level = logging.ERROR if status == 500 else logging.INFO if asked else logging.WARNING
+    # A controller asks for objects that it may have to send: a 404 is an ordinary answer.
+    is_ordinary = isinstance(error, NotFound) and request.method in ("GET", "HEAD")
+    level = logging.ERROR if status == 500 else logging.INFO if is_ordinary else logging.WARNING
     logger.log(level, "%s", error)
+    return _answer(error, status)
+
+
+def _handle_os_error(error: OSError) -> ResponseReturnValue:
+    logger.exception("a request failed")
+    return _answer(AgentError("The system refused", describe_os_error(error)), 500)
+
+
+def _answer(error: AgentError, status: int) -> ResponseReturnValue:
+    headers = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
     if errors.concern():
         status = 413 if isinstance(error, TooLarge) else status
         answer = errors.problem(status, str(error), getattr(error, "problems", ()))
-        if status == 503:
-            answer.headers["Retry-After"] = _RETRY_AFTER
+        answer.headers.update(headers)
         return answer
-    headers = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
     return {"message": error.message, "details": error.details}, status, headers
 
 
-def _framework(error: HTTPException) -> ResponseReturnValue:
+def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
     code = error.code or 500
     headers = {"Allow": ", ".join(error.valid_methods or ())} if code == 405 else {}  # type: ignore[attr-defined]
     if errors.concern():
@@ -110,15 +153,7 @@ def _framework(error: HTTPException) -> ResponseReturnValue:
     return {"error": f"{error.name}: {error.description}", "http_code": code}, code, headers
 
 
-def _system(error: OSError) -> ResponseReturnValue:
-    logger.exception("a request failed")
-    words = describe_os_error(error)
-    if errors.concern():
-        return errors.problem(500, f"The system refused: {words}")
-    return {"message": "The system refused", "details": words}, 500
-
-
-def _unexpected(error: Exception) -> ResponseReturnValue:
+def _handle_defect(error: Exception) -> ResponseReturnValue:
     logger.exception("a request failed", exc_info=error)
     if errors.concern():
         return errors.problem(500, "the agent has met a defect of its own; its log has more")

@@ -20,7 +20,7 @@ from gunicorn.http.unreader import IterUnreader
 from amphora_agent.agent.reconfiguration import Peer
 from amphora_agent.api.server.answers import Part
 from amphora_agent.api.server.uploads import Body, Room
-from amphora_agent.api.v1.http import largest
+from amphora_agent.api.v1.http import limit_body
 from amphora_agent.model.events.changes import Caller
 
 #: Bytes of a header, whole. gunicorn's own limits on lines and fields apply within.
@@ -202,7 +202,7 @@ class Connection:
         head, end, self.received = self.received.partition(_HEADER_END)
         self.request = Request(self._cfg, IterUnreader([head + end]), self.client)
         length = _announced(self.request)
-        self.body = Body(self._room, length, largest(self.request.path))
+        self.body = Body(self._room, length, limit_body(self.request.path))
         # gunicorn would write this to what it takes for the socket.
         expected, self.request._expected_100_continue = self.request._expected_100_continue, False
         if expected and not self.body.complete:

@@ -1,13 +1,11 @@
 """The gunicorn worker of the API.
 
-gunicorn's own threaded worker gives a thread to every connection before it has said anything,
-and so a handful of silent connections stops it. Here a thread is given to a *request* that is there
-as a whole: one poller accepts, shakes hands, receives headers and bodies and sends answers, all
-without blocking, in turns and under deadlines. Requests that only read have threads of their own:
-they never wait for a change.
+gunicorn's own threaded worker gives a thread to every connection before anything comes, so a
+handful of silent connections stops it. Here a complete *request* gets a thread: one poller accepts,
+shakes hands, receives headers and bodies and sends answers, all without blocking, in turns and
+under deadlines.
 """
 
-import contextlib
 import ctypes
 import json
 import logging
@@ -16,8 +14,7 @@ import selectors
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +24,7 @@ from gunicorn.workers import base
 
 from amphora_agent.api.server.answers import Answers, Part, Sink
 from amphora_agent.api.server.connection import Connection, HeaderTooLarge, Need, Phase
-from amphora_agent.api.server.lanes import Lanes
+from amphora_agent.api.server.threads import Threads
 from amphora_agent.api.server.uploads import Room
 from amphora_agent.api.services import KEY as CALLER
 from amphora_agent.api.services import PEER
@@ -36,13 +33,10 @@ from amphora_agent.metrics.shared import API_WORKER
 
 logger = logging.getLogger(__name__)
 
-#: Threads for requests that read, for requests that change, and for the disk.
-_READERS, _CHANGERS, _WRITERS = 4, 12, 2
-
 #: Connections at a time; beyond, those that have waited longest are closed.
 _MOST_CONNECTIONS = 512
 
-#: Seconds between looks at deadlines, and between signs of life to the arbiter.
+#: Seconds between checks of deadlines, and between signs of life to the arbiter.
 _TICK = 1.0
 
 #: glibc's option for the size from which memory is given back at once (mallopt(3)), and the size.
@@ -57,10 +51,12 @@ class _Answer(NamedTuple):
 
 
 class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
-    """Serves `app.wsgi()` over TLS. `app` gives `tls`, `settings`, `spool` (a directory on disk),
-    `find_refusal(connection)`, which is asked at each request, `serving()`, which is called once
-    when the worker begins, `tick()` about each second, and `refused(reason)` for each handshake
-    that fails."""
+    """Serves `app.wsgi()` over TLS.
+
+    `app` has `tls`, `settings`, `spool` (a directory on disk) and these callbacks:
+    `find_refusal(connection)` at each request, `serving()` once when the worker begins, `tick()`
+    about each second, and `refused(reason)` for each failed handshake.
+    """
 
     name = API_WORKER
 
@@ -72,13 +68,9 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._watched: dict[Connection, int] = {}
         #: Those that go on without waiting for their socket.
         self._ready: set[Connection] = set()
-        self._finished: deque[Callable[[], None]] = deque()
         self._room = Room(self.app.spool)
         self._answers = Answers(self._room)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
-        self._changers = ThreadPoolExecutor(_CHANGERS, thread_name_prefix="change")
-        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="spool")
-        self._lanes = Lanes(readers=_READERS, changers=_CHANGERS)
+        self._threads = Threads(lambda: self.PIPE[1])
         super().init_process()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -117,9 +109,8 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 key.data(key.fileobj)
         for connection in due & self._connections:
             self._advance(connection)
-        while self._finished:
-            self._finished.popleft()()
-        self._start_waiting()
+        self._threads.run_finished()
+        self._threads.start_waiting(self._serve, self._take_back)
 
     def _wake_up(self, pipe: int) -> None:
         try:
@@ -134,7 +125,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 accepted, client = listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # gone already, or out of descriptors: others go on
+            except OSError as error:  # closed already, or out of descriptors: others go on
                 logger.warning("cannot accept a connection: %s", error)
                 return
             if len(self._connections) >= _MOST_CONNECTIONS and not self._make_room():
@@ -150,14 +141,14 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                     self._room,
                     lambda: self.app.settings().agent_request_read_timeout,
                 )
-            except OSError:  # reset before it was looked at
+            except OSError:  # reset meanwhile
                 accepted.close()
                 continue
             self._connections.add(connection)
             self._watch(connection, selectors.EVENT_READ)
 
     def _make_room(self) -> bool:
-        """Close the connection that has been silent longest; False when none is silent."""
+        """Close the connection that has been silent longest; return False if none is silent."""
         for phases in (
             (Phase.HANDSHAKE,),
             (Phase.HEADER, Phase.DISCARD),
@@ -199,7 +190,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._provide(connection, need)
 
     def _provide(self, connection: Connection, need: Need) -> None:
-        """See that a connection gets what it waits for."""
+        """Give a connection what it waits for."""
         match need:
             case Need.READ | Need.WRITE:
                 self._watch(connection, need.value)
@@ -210,55 +201,30 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             case Need.DISK:
                 self._watch(connection, 0)
                 connection.is_lent = True
-                self._submit(self._writers, connection.body.write_waiting, self._go_on(connection))
+                self._threads.write(connection.body.write_waiting, partial(self._go_on, connection))
             case Need.ANSWER:
                 self._watch(connection, 0)
-                self._lanes.add(connection)
+                self._threads.add(connection)
 
     def _note_failed_handshake(self, connection: Connection, error: ssl.SSLError) -> None:
         reason = error.reason or type(error).__name__
-        # A certificate that is refused concerns a controller; all else may be anybody's noise.
+        # A refused certificate concerns a controller; all else may be anybody's noise.
         level = logging.WARNING if "CERT" in reason else logging.INFO
         logger.log(level, "TLS handshake with %s failed: %s", connection.client[0], error)
         self.app.refused(reason)
 
-    def _start_waiting(self) -> None:
-        """Give threads to requests that wait for one, as far as there are any."""
-        while (connection := self._lanes.next()) is not None:
-            pool = self._readers if self._lanes.only_reads(connection) else self._changers
-            self._submit(pool, partial(self._serve, connection), self._take_back(connection))
+    def _go_on(self, connection: Connection, _: object) -> None:
+        connection.is_lent = False
+        self._ready.add(connection)
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, work: Callable[[], Any], then: Callable[[Any], None]
-    ) -> None:
-        """Have a thread do some work; the poller goes on with its result, None if it failed."""
-
-        def done(future: "Future[Any]") -> None:
-            failed = future.cancelled() or future.exception() is not None
-            result = None if failed else future.result()
-            self._finished.append(lambda: then(result))
-            with contextlib.suppress(BlockingIOError):  # full: the poller is about to wake anyway
-                os.write(self.PIPE[1], b"\0")
-
-        pool.submit(work).add_done_callback(done)
-
-    def _go_on(self, connection: Connection) -> Callable[[None], None]:
-        def go_on(_: None) -> None:
-            connection.is_lent = False
-            self._ready.add(connection)
-
-        return go_on
-
-    def _take_back(self, connection: Connection) -> Callable[[_Answer | None], None]:
-        def take_back(answer: _Answer | None) -> None:
-            self._lanes.done(connection, sum(part.size for part in answer.parts) if answer else 0)
-            if answer is None:
-                self._close(connection)
-                return
-            connection.answer(answer.parts, keep=answer.keep and self.alive)
-            self._advance(connection)
-
-        return take_back
+    def _take_back(self, connection: Connection, answer: _Answer | None) -> None:
+        size = sum(part.size for part in answer.parts) if answer else 0
+        self._threads.done(connection, size)
+        if answer is None:
+            self._close(connection)
+            return
+        connection.answer(answer.parts, keep=answer.keep and self.alive)
+        self._advance(connection)
 
     def _end_overdue(self) -> None:
         now = time.monotonic()
@@ -287,25 +253,23 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._poll(0.1)
             self._end_overdue()
             self.notify()
-        for pool in (self._readers, self._changers, self._writers):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._threads.shut_down()
         if self._connections:
             # Their threads would keep the interpreter from ending.
             logger.warning("%d requests are cut off", len(self._connections))
             os._exit(0)
 
     def _refuse(self, connection: Connection, error: Exception) -> None:
-        """Answer what is not HTTP, as far as that can be answered."""
-        too_large = isinstance(error, HeaderTooLarge)
-        reason = "the request header is too large" if too_large else _reason(error)
+        """Answer 400 to bytes that are no HTTP request."""
+        # Without the request's own words: what is taken for a header, or for the length of a
+        # chunk, may be a part of a body, with a key in it.
+        reason = str(error).partition(":")[0]
+        if isinstance(error, HeaderTooLarge):
+            reason = "the request header is too large"
         logger.warning("no valid request from %s: %s", connection.client[0], reason)
-        text = json.dumps({"error": reason, "http_code": 400}).encode()
-        head = (
-            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n"
-            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text)
-        )
         connection.body.cut = True
-        connection.answer(deque([Part(head + text)]), keep=False)
+        parts = _make_answer("400 Bad Request", {"error": reason, "http_code": 400})
+        connection.answer(parts, keep=False)
         self._advance(connection)
 
     # In the threads
@@ -348,7 +312,8 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             parts, keep = self._answers.keep(sink.pieces), not response.should_close()
         except Unavailable as error:
             logger.warning("%s", error)
-            parts, keep = _no_room(error), False
+            content = {"message": error.message, "details": error.details}
+            parts, keep = _make_answer("503 Service Unavailable\r\nRetry-After: 5", content), False
         logger.info(
             "client=%r method=%s path=%r status=%s ms=%.1f",
             caller.name,
@@ -360,16 +325,11 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         return _Answer(parts, keep)
 
 
-def _no_room(error: Unavailable) -> "deque[Part]":
-    text = json.dumps({"message": error.message, "details": error.details}).encode()
+def _make_answer(status: str, content: Mapping[str, object]) -> "deque[Part]":
+    """Make an answer without the application. `status` may be followed by headers."""
+    text = json.dumps(content).encode()
     head = (
-        b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text)
+        f"HTTP/1.1 {status}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
     )
-    return deque([Part(head + text)])
-
-
-def _reason(error: ParseException) -> str:
-    """What is wrong with a request, without its own words: what is taken for a header, or for the
-    length of a chunk, may be a part of a body, with a key in it."""
-    return str(error).partition(":")[0]
+    return deque([Part(head.encode() + text)])

@@ -11,8 +11,8 @@ CURRENT = "1.0"
 LEGACY = "0.5"
 
 
-def spoken() -> str | None:
-    """The version that the present request is in; None when its path has none."""
+def find_version() -> str | None:
+    """Return the API version of the present request; None if its path has none."""
     first = request.path.split("/", 2)[1]
     return first if first in (CURRENT, LEGACY) else None
 
@@ -24,19 +24,20 @@ LARGEST_CERTIFICATE = 4 << 20
 LARGEST_JSON = 1 << 20
 
 
-def largest(path: str) -> int:
-    """The most that a body of any request to this path may have: the poller receives no more."""
+def limit_body(path: str) -> int:
+    """Return the most bytes that a body of any request to this path may have: the poller receives
+    no more."""
     if path.endswith("/haproxy") or path.startswith("/2.0/"):
         return LARGEST_CONFIGURATION
     return LARGEST_CERTIFICATE if "/certificate" in path else LARGEST_JSON
 
 
-#: The answer that has nothing to say.
+#: The answer without details.
 OK = {"message": "OK"}
 
 
 def body(most: int) -> bytes:
-    """The request's body: whole, and not larger than `most` bytes.
+    """Return the request's body, of at most `most` bytes.
 
     Raises:
         InvalidRequest: it is larger, shorter than announced, or empty.
@@ -60,5 +61,5 @@ def body(most: int) -> bytes:
 
 
 def etag(data: bytes) -> dict[str, str]:
-    """The hex MD5, without quotes: so the controller compares it."""
+    """Return the header ETag: the hex MD5, without quotes, as the controller compares it."""
     return {"ETag": hashlib.md5(data, usedforsecurity=False).hexdigest()}

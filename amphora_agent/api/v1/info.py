@@ -1,4 +1,4 @@
-"""The amphora's information and details; the agent's own certificate and configuration."""
+"""The amphora's information, details and listeners; the agent's certificate and configuration."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ from amphora_agent.api.v1 import http
 from amphora_agent.api.v1.http import LARGEST_CERTIFICATE, LARGEST_JSON, OK, body, etag
 from amphora_agent.model.events.changes import Difference, Operation, Part
 from amphora_agent.model.status import ListenerStatus
+from amphora_agent.paths import object_id
 from amphora_agent.settings.policy import differences
 
 
@@ -18,16 +19,16 @@ def information(services: Services) -> Blueprint:
     routes = Blueprint("information", __name__)
     inventory, lvs, host = services.inventory, services.lvs, services.host
 
-    def identity() -> dict[str, Any]:
+    def describe() -> dict[str, Any]:
         return {
             "hostname": host.hostname(),
             "haproxy_version": services.instances.haproxy_version(),
-            "api_version": http.spoken(),
+            "api_version": http.find_version(),
             "keepalived_version": host.keepalived_version(),
             "ipvsadm_version": host.ipvsadm_version(),
         }
 
-    def all_listeners() -> list[ListenerStatus]:
+    def list_all() -> list[ListenerStatus]:
         return [*inventory.listeners(), *lvs.listeners()]
 
     @routes.get("/")
@@ -37,12 +38,12 @@ def information(services: Services) -> Blueprint:
 
     @routes.get("/1.0/info")
     def info() -> ResponseReturnValue:
-        return identity()
+        return describe()
 
     @routes.get("/1.0/details")
     def details() -> ResponseReturnValue:
         return {
-            **identity(),
+            **describe(),
             **host.figures(),
             "active": True,
             "networks": services.network.counters(),
@@ -50,13 +51,28 @@ def information(services: Services) -> Blueprint:
             "lvs_listener_process_count": lvs.running(),
             "topology": services.settings.current().loadbalancer_topology,
             "topology_status": "OK",
-            "listeners": sorted(listener.uuid for listener in all_listeners()),
+            "listeners": sorted(listener.uuid for listener in list_all()),
             "packages": {},
         }
 
     @routes.get("/1.0/listeners")
     def listeners() -> ResponseReturnValue:
-        return [listener._asdict() for listener in all_listeners()]
+        return [listener._asdict() for listener in list_all()]
+
+    @routes.get(f"/{http.LEGACY}/listeners/<listener_id>")
+    def legacy_listener(listener_id: str) -> ResponseReturnValue:
+        listener = inventory.listener(object_id(listener_id))
+        answer = listener.status._asdict()
+        if listener.pools is not None:
+            answer["pools"] = [
+                {
+                    "uuid": pool_id,
+                    "status": pool.status,
+                    "members": [{member: status} for member, status in pool.members.items()],
+                }
+                for pool_id, pool in listener.pools.items()
+            ]
+        return answer
 
     return routes
 
@@ -69,9 +85,9 @@ def amphora(services: Services) -> Blueprint:
         data = body(LARGEST_CERTIFICATE)
         operation = Operation.AGENT_CERTIFICATE
         with services.journal.change(Part.AGENT, "", caller(), operation) as record:
-            before = _expiry(services)
+            before = _format_expiry(services)
             services.certificate.replace(data)
-            record.differences = [Difference("expires", before, _expiry(services))]
+            record.differences = [Difference("expires", before, _format_expiry(services))]
         return OK, 202, etag(data)
 
     @routes.put("/1.0/config")
@@ -87,6 +103,6 @@ def amphora(services: Services) -> Blueprint:
     return routes
 
 
-def _expiry(services: Services) -> str | None:
+def _format_expiry(services: Services) -> str | None:
     expires = services.certificate.expires()
     return None if expires is None else datetime.fromtimestamp(expires, UTC).isoformat()

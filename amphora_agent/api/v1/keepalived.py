@@ -1,4 +1,4 @@
-"""UDP and SCTP listeners (their configuration), and VRRP: which of two amphorae has the VIPs."""
+"""The configuration of UDP and SCTP listeners; VRRP, which decides who of a pair has the VIPs."""
 
 from flask import Blueprint, Response
 from flask.typing import ResponseReturnValue
