@@ -1,6 +1,6 @@
-"""Builds services from settings and options of the command line, for the agent and its commands.
+"""Build services from settings and options of the command line, for the agent and its commands.
 
-What a service needs is loaded when it is built: a command loads no more than it uses.
+The modules of a service are loaded when it is built: a command loads no more than it uses.
 """
 
 import functools
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from amphora_agent.network.service import Announce, Network
     from amphora_agent.supervisor.contract import Supervisor
 
-#: The kernel's file that makes it look for new devices.
+#: The kernel's file that makes it search for new devices.
 _PCI_RESCAN = Path("/sys/bus/pci/rescan")
 
-#: Below these a pushed configuration may have the agent's directories.
+#: A pushed configuration may have the agent's directories below these.
 DIRECTORIES = (Path("/var/lib/octavia"), Path("/etc/octavia"), Path("/run"))
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line decides, because the controller cannot know it."""
+    """The values of the command line: the controller cannot know them."""
 
     config_file: Path
     supervisor: str = "auto"
@@ -51,7 +51,7 @@ class Options:
     require_client_eku: bool = False
 
     def command(self, *words: str) -> tuple[str, ...]:
-        """A command line of this agent with these options, for any working directory."""
+        """Return a command line of this agent with these options, for any working directory."""
         return (
             *(sys.executable, "-m", "amphora_agent", "--config-file", str(self.config_file)),
             *("--netns", self.namespace, "--run-dir", str(self.run_directory)),
@@ -59,11 +59,11 @@ class Options:
         )
 
 
-def layout_of(settings: Settings, options: Options) -> Layout:
+def make_layout(settings: Settings, options: Options) -> Layout:
     return Layout.of(settings, run=options.run_directory, namespace=options.namespace)
 
 
-def network_of(
+def make_network(
     layout: Layout,
     leases: "Leases",
     *,
@@ -74,7 +74,7 @@ def network_of(
     patience: "Patience | None" = None,
     pci_rescan: Path = _PCI_RESCAN,
 ) -> "Network":
-    """The service of the network; by itself one that makes the namespace and keeps no process."""
+    """Build the service of the network. By default it makes the namespace and keeps no process."""
     from amphora_agent.network import netns
     from amphora_agent.network.port_record import Records
     from amphora_agent.network.port_service import Patience, Ports
@@ -110,21 +110,21 @@ def _announce_once(namespace: Namespace, interface: str, addresses: "Iterable[Ad
     announce_once(namespace, interface, addresses)
 
 
-def journal_of(layout: Layout) -> "Journal":
-    """The record of what happened to this amphora."""
+def make_journal(layout: Layout) -> "Journal":
+    """Build the journal of this amphora."""
     from amphora_agent.events.journal import Journal
 
     return Journal(layout.journal, Alarms(layout.alarms))
 
 
-def supervisor_of(
+def make_supervisor(
     layout: Layout,
     options: Options,
     died: Callable[[str, str], None] | None = None,
     alarms: Alarms | None = None,
 ) -> "Supervisor":
-    """Who keeps haproxy alive here; `died` is told of each process that ends by itself, by its name
-    and with the reason."""
+    """Build the supervisor of haproxy and keepalived. `died` is called with the name of each
+    process that ends by itself, and the reason."""
     from amphora_agent.supervisor import systemd
 
     kind = options.supervisor
@@ -139,8 +139,7 @@ def supervisor_of(
     )
 
 
-def instances_of(
-    settings: Settings,
+def make_instances(
     layout: Layout,
     supervisor: "Supervisor",
     journal: "Journal",
@@ -149,9 +148,8 @@ def instances_of(
     later: Callable[[str, Callable[[], None]], None] | None = None,
     changed: Callable[[], None] | None = None,
 ) -> "Instances":
-    """The service of the load balancers; `current` are the settings as they are now. `later` does
-    the work that nobody waits for; `changed` is
-    called after each change."""
+    """Build the service of the load balancers. `current` returns the settings as they are now,
+    `later` does work that nobody waits for, and `changed` is called after each change."""
     import grp
     import pwd
 
@@ -160,6 +158,7 @@ def instances_of(
     from amphora_agent.haproxy.service import Instances
     from amphora_agent.heartbeat.datagram import message
 
+    settings = current()
     return Instances(
         layout,
         Haproxy(Path(settings.haproxy_cmd), layout.run),
@@ -175,10 +174,10 @@ def instances_of(
     )
 
 
-def declared_of(
-    layout: Layout, instances: "Instances", layer4: "LvsListeners", options: Options
+def make_declared(
+    layout: Layout, instances: "Instances", lvs: "LvsListeners", options: Options
 ) -> "Declared":
-    """The service of the declared load balancers."""
+    """Build the service of the load balancers of API 2.0."""
     from amphora_agent.keepalived.lvs import ipvs
     from amphora_agent.keepalived.lvs.poller import LvsPoller
     from amphora_agent.loadbalancer.service import Declared
@@ -188,14 +187,14 @@ def declared_of(
     return Declared(
         layout,
         instances,
-        layer4,
+        lvs,
         poller.read,
         process_model=ProcessModel(options.process_model),
     )
 
 
-def layer4_of(layout: Layout, supervisor: "Supervisor", alarms: Alarms) -> "LvsListeners":
-    """The service of the UDP and SCTP listeners."""
+def make_lvs(layout: Layout, supervisor: "Supervisor", alarms: Alarms) -> "LvsListeners":
+    """Build the service of the UDP and SCTP listeners."""
     from amphora_agent.keepalived.lvs import ipvs
     from amphora_agent.keepalived.lvs.service import LvsListeners
 

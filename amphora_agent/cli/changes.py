@@ -11,12 +11,12 @@ from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.contract import Supervisor
 from amphora_agent.wiring import (
     Options,
-    declared_of,
-    instances_of,
-    journal_of,
-    layer4_of,
-    layout_of,
-    supervisor_of,
+    make_declared,
+    make_instances,
+    make_journal,
+    make_layout,
+    make_lvs,
+    make_supervisor,
 )
 
 _AN_ID = "5be7a3f2-0a9e-4f5c-a9d1-3a6e3c6f7c11"
@@ -37,7 +37,7 @@ def history(options: Options, instance_id: str | None, *, as_json: bool) -> None
     from amphora_agent.model.events.changes import table
 
     _, layout, supervisor = _prepare(options, "read the record")
-    alarms, journal = Alarms(layout.alarms), journal_of(layout)
+    alarms, journal = Alarms(layout.alarms), make_journal(layout)
     if instance_id is None:
         entries = journal.entries()
     else:
@@ -71,13 +71,13 @@ def rollback(options: Options, instance_id: str, generation: int | None) -> None
     settings, layout, supervisor = _prepare(options, "roll back")
     logs.set_up(settings, of_command=True)
     supervisor.adopt()
-    journal, alarms = journal_of(layout), Alarms(layout.alarms)
-    instances = instances_of(settings, layout, supervisor, journal, alarms, lambda: settings)
+    journal, alarms = make_journal(layout), Alarms(layout.alarms)
+    instances = make_instances(layout, supervisor, journal, alarms, lambda: settings)
     instance, operator = object_id(instance_id), find_operator()
     entry.catch_interrupts()  # one that is interrupted is undone
     if isinstance(layout.instance(instance), RenderedLayout):
-        layer4 = layer4_of(layout, supervisor, Alarms(layout.alarms))
-        declared = declared_of(layout, instances, layer4, options)
+        layer4 = make_lvs(layout, supervisor, Alarms(layout.alarms))
+        declared = make_declared(layout, instances, layer4, options)
         print(declared.rollback(instance, generation, operator))
     else:
         print(instances.rollback(instance, generation, by=operator))
@@ -87,5 +87,5 @@ def _prepare(options: Options, purpose: str) -> tuple[Settings, Layout, Supervis
     """Return what these commands work with. Raises AgentError."""
     require_root(purpose)
     settings = SettingsFile(options.config_file).current()
-    layout = layout_of(settings, options)
-    return settings, layout, supervisor_of(layout, options)
+    layout = make_layout(settings, options)
+    return settings, layout, make_supervisor(layout, options)

@@ -18,7 +18,7 @@ from amphora_agent.namespace import Namespace
 from amphora_agent.network import netns
 from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.paths import Layout, namespace_file
-from amphora_agent.wiring import Options, journal_of, layout_of, network_of
+from amphora_agent.wiring import Options, make_journal, make_layout, make_network
 
 
 @agent_command("namespace", example="amphora-agent network namespace")
@@ -88,7 +88,7 @@ def interface(options: Options, action: str, name: str) -> None:
     from amphora_agent.model.events.changes import Operation, Part
 
     act = {"up": services.network.up, "down": services.network.down}[action]
-    journal, operator, failures = journal_of(services.layout), find_operator(), []
+    journal, operator, failures = make_journal(services.layout), find_operator(), []
     for each in services.network.names() if name == "all" else [name]:
         try:
             with journal.change(Part.INTERFACE, each, operator, Operation(f"interface {action}")):
@@ -106,7 +106,7 @@ class _Services:
         require_root(purpose)
         settings = SettingsFile(options.config_file).current()
         logs.set_up(settings, of_command=True)
-        self.layout = layout_of(settings, options)
+        self.layout = make_layout(settings, options)
         self.single = settings.single
         self.leases = Leases(self.layout.leases)
-        self.network = network_of(self.layout, self.leases)
+        self.network = make_network(self.layout, self.leases)

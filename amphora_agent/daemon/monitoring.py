@@ -1,4 +1,4 @@
-"""Makes what tells of the load balancers and of the agent: where metrics meet what they are of."""
+"""Build the metrics endpoints of the load balancers and of the agent."""
 
 import threading
 import time
@@ -26,10 +26,10 @@ from amphora_agent.model.status import Figures, Scope
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
 from amphora_agent.paths import Layout
-from amphora_agent.wiring import Options, layout_of
+from amphora_agent.wiring import Options, make_layout
 
 
-def agent_metrics(
+def make_agent_metrics(
     layout: Layout,
     certificate: AgentCertificate,
     authorities: AgentAuthorities,
@@ -38,19 +38,21 @@ def agent_metrics(
     deaths: WorkerDeaths,
     alarms: Alarms,
 ) -> AgentMetrics:
-    """The agent's own metrics."""
+    """Build the agent's own metrics."""
     inquiry, namespace = Inquiry(layout), Namespace(layout.namespace)
 
-    def workers(timeout: float) -> dict[str, WorkersOf | None]:
+    def count_workers(timeout: float) -> dict[str, WorkersOf | None]:
         return {
-            instance: found
-            and WorkersOf(int(bool(found.current)), len(found.leaving), found.reloads, found.failed)
-            for instance, found in inquiry.workers(timeout=timeout).items()
+            instance: workers
+            and WorkersOf(
+                int(bool(workers.current)), len(workers.leaving), workers.reloads, workers.failed
+            )
+            for instance, workers in inquiry.workers(timeout=timeout).items()
         }
 
     return AgentMetrics(
         heartbeat=board.read,
-        workers=workers,
+        workers=count_workers,
         certificate_expiry=certificate.expires,
         authority_expiry=authorities.expires,
         expiries=expiry.soonest,
@@ -61,12 +63,13 @@ def agent_metrics(
     )
 
 
-def note_on(
+def make_note(
     board: HeartbeatBoard,
 ) -> Callable[[Beat | None, tuple[ControllerFigures, ...]], None]:
-    """What a sender calls for others to know of its heartbeats, and of errors between them."""
+    """Return a callback for a sender. It shows heartbeats, and errors between them, to the other
+    processes."""
 
-    def told(beat: Beat | None, controllers: tuple[ControllerFigures, ...]) -> None:
+    def note(beat: Beat | None, controllers: tuple[ControllerFigures, ...]) -> None:
         figures = replace(board.read(), controllers=controllers)
         if beat is not None:
             figures = replace(
@@ -90,12 +93,12 @@ def note_on(
                 figures = replace(figures, failed=figures.failed + 1)
         board.write(figures)
 
-    return told
+    return note
 
 
 def start_endpoint(layout: Layout, host: Host) -> None:
-    """Serve the metrics of the load balancers from now on, in a thread."""
-    endpoint = _endpoint(layout, host)
+    """Serve the metrics of the load balancers in a thread."""
+    endpoint = _make_endpoint(layout, host)
     threading.Thread(target=endpoint.run, name="metrics", daemon=True).start()
 
 
@@ -107,16 +110,16 @@ def run_endpoint(options: Options) -> None:
     """
     settings = SettingsFile(options.config_file).current()
     logs.set_up(settings)
-    _endpoint(layout_of(settings, options), Host()).run()
+    _make_endpoint(make_layout(settings, options), Host()).run()
 
 
-def _endpoint(layout: Layout, host: Host) -> MetricsEndpoint:
-    collector = Collector(_Everything(layout), lambda: Machine(*host.load()))
+def _make_endpoint(layout: Layout, host: Host) -> MetricsEndpoint:
+    collector = Collector(_AllFigures(layout), lambda: Machine(*host.load()))
     return MetricsEndpoint(collector, Namespace(layout.namespace))
 
 
-class _Everything:
-    """The figures of all load balancers: what haproxy serves, and what IPVS does."""
+class _AllFigures:
+    """The figures of all load balancers, of haproxy and of IPVS."""
 
     def __init__(self, layout: Layout) -> None:
         self._haproxy = Inquiry(layout)
@@ -125,7 +128,7 @@ class _Everything:
     def figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
     ) -> list[Figures | None]:
-        found = self._haproxy.figures(scopes, columns, timeout=timeout)
+        figures = self._haproxy.figures(scopes, columns, timeout=timeout)
         if haproxy.SCOPES.intersection(scopes):
-            found += haproxy.figures(self._lvs.read().values())
-        return found
+            figures += haproxy.figures(self._lvs.read().values())
+        return figures

@@ -1,4 +1,4 @@
-"""The composition root: settings are read here, everything is made here and handed down."""
+"""The composition root: read the settings, build all services, start the processes."""
 
 import functools
 import logging
@@ -52,25 +52,24 @@ from amphora_agent.supervisor.identity import boot_id
 from amphora_agent.supervisor.systemd import SystemdSupervisor
 from amphora_agent.wiring import (
     Options,
-    declared_of,
-    instances_of,
-    journal_of,
-    layer4_of,
-    layout_of,
-    network_of,
-    supervisor_of,
+    make_declared,
+    make_instances,
+    make_journal,
+    make_layout,
+    make_lvs,
+    make_network,
+    make_supervisor,
 )
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for an address to be there and free: at a boot it may come late, and an agent that was
-#: killed holds it for a moment.
-_ADDRESS_PATIENCE = 5.0
-_PACE = 0.1
+#: Seconds to wait for the address to exist and be free, and between attempts: at a boot it may come
+#: late, and a killed agent holds it for a moment.
+_ADDRESS_TIMEOUT, _PAUSE = 5.0, 0.1
 
 
 def require_usable(settings: Settings, *, run: Path) -> None:
-    """See that the agent can serve with these settings: logs, TLS, address, directories.
+    """Check that the agent can serve with these settings: logs, TLS, address, directories.
 
     Raises:
         AgentError: it cannot; the text names the file, directory or address, and the reason.
@@ -80,36 +79,34 @@ def require_usable(settings: Settings, *, run: Path) -> None:
     _require_address(settings.bind_host, settings.bind_port)
     for directory in (run, Path(settings.base_path)):
         try:
-            if directory == run:
-                files.make_private_directory(directory)
-            else:
-                files.make_directory(directory)
+            make = files.make_private_directory if directory == run else files.make_directory
+            make(directory)
         except OSError as error:
             raise AgentError("Cannot make directory", f"{directory}: {error.strerror}") from error
 
 
 def _require_address(host: str, port: int) -> None:
-    deadline = time.monotonic() + _ADDRESS_PATIENCE
+    deadline = time.monotonic() + _ADDRESS_TIMEOUT
     while True:
         try:
             return require_listening(host, port)
         except OSError as error:
             if time.monotonic() > deadline:
-                where = f"{host} port {port}"
-                raise AgentError("Cannot listen", f"{where}: {error.strerror}") from error
-        time.sleep(_PACE)
+                details = f"{host} port {port}: {error.strerror}"
+                raise AgentError("Cannot listen", details) from error
+        time.sleep(_PAUSE)
 
 
 def tighten(
     configuration: Path, settings: Settings, directories: Iterable[Path], run: Path
 ) -> None:
-    """Take the files with secrets from everybody but the agent's user, and their directory, if it
-    is the agent's. What cannot be changed is said, and stays."""
+    """Make the files with secrets private to the agent's user, and their directory, if it is the
+    agent's. Warn of those that cannot be changed."""
     certificate = Path(settings.agent_server_cert)
     for path in (configuration, certificate):
-        for each in (path, path.with_name(f"{path.name}.previous")):
-            if not files.tighten(each, files.PRIVATE):
-                logger.warning("%s can be read by others, and that cannot be changed", each)
+        for file in (path, path.with_name(f"{path.name}.previous")):
+            if not files.tighten(file, files.PRIVATE):
+                logger.warning("%s can be read by others, and that cannot be changed", file)
     home = configuration.parent
     for_others = (run, Path(settings.base_path), Path(settings.base_cert_dir))
     # haproxy's user must get through to what it reads.
@@ -120,7 +117,7 @@ def tighten(
         logger.warning("%s can be read by others, and that cannot be changed", home)
 
 
-#: Make the namespace, and plug in it what is remembered, at boot.
+#: Units that make the namespace, and restore what was plugged, at boot.
 _NETWORK_UNITS = ("amphora-netns.service", "amphora-network.service")
 
 
@@ -136,12 +133,12 @@ def run_agent(options: Options) -> None:
         alarms=alarms,
         require_usable=functools.partial(require_usable, run=options.run_directory),
     )
-    layout = layout_of(settings.current(), options)
+    layout = make_layout(settings.current(), options)
     tighten(settings.path, settings.current(), options.directories, layout.run)
     board, deaths = HeartbeatBoard(), WorkerDeaths()
-    services = _services(settings, layout, options, board, deaths, alarms)
+    services = _make_services(settings, layout, options, board, deaths, alarms)
     tls = ServerTls(settings.current, alarms, options.client_crl)
-    admission = _admission(settings, layout, options, alarms)
+    admission = _make_admission(settings, layout, options, alarms)
     Server(
         settings.current,
         tls,
@@ -153,7 +150,7 @@ def run_agent(options: Options) -> None:
             (
                 Presence(services.instances.haproxy, alarms, services.journal).watch,
                 HungWorkers(layout, lambda: board.read().hung, services.journal).watch,
-                _mastership(layout, services.journal).watch,
+                _make_mastership(layout, services.journal).watch,
             ),
             admission,
         ),
@@ -165,7 +162,7 @@ def run_agent(options: Options) -> None:
     ).run()
 
 
-def _services(
+def _make_services(
     settings: SettingsFile,
     layout: Layout,
     options: Options,
@@ -173,15 +170,14 @@ def _services(
     deaths: WorkerDeaths,
     alarms: Alarms,
 ) -> Services:
-    journal = journal_of(layout)
-    supervisor = supervisor_of(layout, options, journal.report_death, alarms)
+    journal = make_journal(layout)
+    supervisor = make_supervisor(layout, options, journal.report_death, alarms)
     certificate = AgentCertificate(
         lambda: Path(settings.current().agent_server_cert), settings.current().amphora_id
     )
     authorities = AgentAuthorities(lambda: Path(settings.current().agent_server_ca))
     expiry = ExpiryWatch(layout, alarms)
-    instances = instances_of(
-        settings.current(),
+    instances = make_instances(
         layout,
         supervisor,
         journal,
@@ -190,7 +186,7 @@ def _services(
         Tidying().later,
         expiry.note_change,
     )
-    layer4 = layer4_of(layout, supervisor, alarms)
+    lvs = make_lvs(layout, supervisor, alarms)
     return Services(
         settings=settings,
         reconfiguration=Reconfiguration(settings, options.directories),
@@ -199,19 +195,19 @@ def _services(
         inventory=Inventory(
             layout, supervisor, alarms, journal, silences=lambda: board.read().silences
         ),
-        lvs=layer4,
-        network=_network(layout, options, supervisor, alarms),
+        lvs=lvs,
+        network=_make_network(layout, options, supervisor, alarms),
         vrrp=Vrrp(layout, supervisor, alarms),
         host=Host(options.memory_limit),
         certificate=certificate,
         authorities=authorities,
         expiry=expiry,
-        metrics=monitoring.agent_metrics(
+        metrics=monitoring.make_agent_metrics(
             layout, certificate, authorities, expiry, board, deaths, alarms
         ),
         controller=ControllerApi(layout.controller_api, CURRENT),
-        # Loaded with all that it needs when it is first asked for something.
-        declared=MadeOnce(lambda: declared_of(layout, instances, layer4, options)),
+        # Loaded, with all that it imports, at its first use.
+        declared=MadeOnce(lambda: make_declared(layout, instances, lvs, options)),
     )
 
 
@@ -222,8 +218,8 @@ def _make_heart(
     services: Services,
     board: HeartbeatBoard,
 ) -> Heart:
-    """Who reads and who sends, in a process that does nothing else; and the load balancers'
-    metrics, in a thread of it."""
+    """Build the reader and the sender of heartbeats, in their own process, and start the load
+    balancers' metrics in a thread of it."""
     monitoring.start_endpoint(layout, services.host)
 
     def find_facts() -> Facts:
@@ -247,13 +243,12 @@ def _make_heart(
         memory,
         alarms,
     )
-    return Heart(reader, Sender(reader.facts, reader.readings, memory, monitoring.note_on(board)))
+    return Heart(reader, Sender(reader.facts, reader.readings, memory, monitoring.make_note(board)))
 
 
-def _admission(
+def _make_admission(
     settings: SettingsFile, layout: Layout, options: Options, alarms: Alarms
 ) -> Admission:
-    """Who is served."""
     lists = None
     if options.client_crl is not None:
         lists = RevocationLists(
@@ -266,7 +261,7 @@ def _admission(
 
 
 def _begin(services: Services, watches: Iterable[Callable[[], None]], admission: Admission) -> None:
-    """Take over what runs; bring back what does not, while the API answers already."""
+    """Adopt what runs, and start what should run, while the API answers already."""
     admission.start(services.certificate, services.authorities)
     _attempt(services.instances.adopt, services.vrrp.adopt, services.lvs.adopt)
     services.expiry.start()
@@ -282,37 +277,39 @@ def _begin(services: Services, watches: Iterable[Callable[[], None]], admission:
         threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
-def _mastership(layout: Layout, journal: Journal) -> Mastership:
+def _make_mastership(layout: Layout, journal: Journal) -> Mastership:
     namespace = Namespace(layout.namespace)
 
-    def addresses() -> frozenset[Address]:
+    def list_addresses() -> frozenset[Address]:
         with Netlink(time.monotonic) as netlink:
             return netlink.addresses()
 
-    return Mastership(layout.vrrp, lambda: namespace.run(addresses), journal)
+    return Mastership(layout.vrrp, lambda: namespace.run(list_addresses), journal)
 
 
 def _attempt(*steps: Callable[[], object]) -> None:
     for step in steps:
         try:
             step()
-        except Exception:  # an agent that answers can be repaired, one that ended cannot
-            logger.exception("not everything could be brought back")
+        except Exception:  # an agent that answers can be repaired; one that has ended cannot
+            logger.exception("not everything could be restored")
 
 
-def _network(layout: Layout, options: Options, supervisor: Supervisor, alarms: Alarms) -> Network:
+def _make_network(
+    layout: Layout, options: Options, supervisor: Supervisor, alarms: Alarms
+) -> Network:
     namespace = Namespace(layout.namespace)
     leases = Leases(layout.leases)
 
-    def by_unit() -> bool:
-        # What the agent mounts itself nobody else would see: its unit has mounts of its own.
+    def make_by_unit() -> bool:
+        # A mount of the agent's own would be visible to nobody else: its unit has its own mounts.
         if namespace.exists():
             return False
         systemd.restart(*_NETWORK_UNITS)
         return True
 
     under_systemd = isinstance(supervisor, SystemdSupervisor)
-    return network_of(
+    return make_network(
         layout,
         leases,
         alarms=alarms,
@@ -323,6 +320,6 @@ def _network(layout: Layout, options: Options, supervisor: Supervisor, alarms: A
             options.command("network", "lease"),
             writable=(layout.leases, layout.network, layout.run),
         ),
-        make_namespace=by_unit if under_systemd else None,
+        make_namespace=make_by_unit if under_systemd else None,
         announce=Announcer(namespace).announce,
     )

@@ -22,7 +22,7 @@ from amphora_agent.heartbeat.datagram.counters import Reported, increases
 from amphora_agent.paths import Layout, ObjectId, certificate_name, object_id
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
-from amphora_agent.wiring import journal_of
+from amphora_agent.wiring import make_journal
 from lab import listeners, processes
 from lab.http import Tls, get
 from lab.network import Lab, Namespace
@@ -50,7 +50,7 @@ class Services:
             self.layout,
             Haproxy(Path("/usr/sbin/haproxy"), self.layout.run),
             self.supervisor,
-            journal_of(self.layout),
+            make_journal(self.layout),
             Alarms(self.layout.alarms),
             group="nogroup",
         )

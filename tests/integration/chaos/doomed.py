@@ -28,7 +28,7 @@ from amphora_agent.paths import InstanceLayout, Layout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.supervisor.contract import ProcessState
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
-from amphora_agent.wiring import journal_of
+from amphora_agent.wiring import make_journal
 from lab import crash_injection
 from lab.crash_injection import NEVER, Ending, Steps, changes_something
 from lab.processes import Process
@@ -101,7 +101,7 @@ class _Agent:
             layout,
             Haproxy(Path(life.program), layout.run),
             self._supervisor,
-            journal_of(layout),
+            make_journal(layout),
             Alarms(layout.alarms),
             group="nogroup",
         )

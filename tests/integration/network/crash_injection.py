@@ -22,7 +22,7 @@ from amphora_agent.network import netns
 from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.port_service import Patience
 from amphora_agent.paths import Layout
-from amphora_agent.wiring import network_of
+from amphora_agent.wiring import make_network
 from lab import crash_injection
 from lab.crash_injection import NEVER, Steps, changes_something
 from tests.integration.network.rig import layout_below
@@ -59,7 +59,7 @@ class CrashingProcess:
 
 
 def _obey(layout: Layout, order: Order, steps: Steps) -> None:
-    network = network_of(
+    network = make_network(
         layout,
         Leases(layout.leases),
         announce=lambda name, addresses: None,

@@ -24,7 +24,7 @@ from amphora_agent.network.port_service import Patience
 from amphora_agent.network.service import Network
 from amphora_agent.paths import Layout
 from amphora_agent.settings.reader import parse
-from amphora_agent.wiring import Options, network_of
+from amphora_agent.wiring import Options, make_network
 from lab.network import Cable, Lab
 from lab.network import Namespace as LabNamespace
 
@@ -114,7 +114,7 @@ class Rig:
         dhcp: DhcpClients | None = None,
     ) -> Network:
         """An agent that has just been started."""
-        return network_of(
+        return make_network(
             self.layout,
             Leases(self.layout.leases),
             dhcp=dhcp,

@@ -27,7 +27,7 @@ import pytest
 from amphora_agent.network.announcer import announce_once
 from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.port_service import Patience
-from amphora_agent.wiring import network_of
+from amphora_agent.wiring import make_network
 from lab.network import Bridge, Cable
 from lab.network import Namespace as LabNamespace
 from lab.waiting import until
@@ -101,7 +101,7 @@ class Amphora:
     def __init__(self, rig: Rig, kind: Kind, directory: Path, closing: ExitStack) -> None:
         self.rig = rig
         # Unlike the rig's own it announces: neighbours remember the cards that there were before.
-        self.network = network_of(rig.layout, Leases(rig.layout.leases), patience=Patience(0.05))
+        self.network = make_network(rig.layout, Leases(rig.layout.leases), patience=Patience(0.05))
         self.kind = kind
         self.families = kind.families
         # What keepalived has, and whether its part is played here.

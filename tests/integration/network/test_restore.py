@@ -102,11 +102,11 @@ def test_an_agent_without_ports_needs_no_netlink_library(rig: Rig) -> None:
     program = """
 import sys
 from pathlib import Path
-from amphora_agent.wiring import network_of
+from amphora_agent.wiring import make_network
 from amphora_agent.network.dhcp_leases import Leases
 from tests.integration.network.rig import layout_below
 layout = layout_below(Path(sys.argv[1]), sys.argv[2])
-network = network_of(layout, Leases(layout.leases))
+network = make_network(layout, Leases(layout.leases))
 network.restore(single=True)
 assert network.counters() == {}
 assert not any(name.startswith(("pyroute2", "asyncio")) for name in sys.modules)

@@ -18,7 +18,7 @@ from amphora_agent.model.loadbalancer.results import ProcessModel, Result
 from amphora_agent.paths import Layout, object_id
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
-from amphora_agent.wiring import journal_of
+from amphora_agent.wiring import make_journal
 
 LB = object_id("lb")
 
@@ -29,7 +29,7 @@ def declared(tmp_path: Path) -> Declared:
     layout = Layout.of(settings, run=tmp_path / "run", namespace="none")
     supervisor = EmbeddedSupervisor(layout.processes, layout.run)
     haproxy = Haproxy(tmp_path / "no-haproxy", layout.run)
-    journal, alarms = journal_of(layout), Alarms(layout.alarms)
+    journal, alarms = make_journal(layout), Alarms(layout.alarms)
     instances = Instances(layout, haproxy, supervisor, journal, alarms, group="nogroup")
     layer4 = LvsListeners(layout, supervisor, list, alarms)
     return Declared(layout, instances, layer4, dict, process_model=ProcessModel.LOADBALANCER)
