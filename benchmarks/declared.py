@@ -19,8 +19,8 @@ from amphora_agent.client.v2 import DeclarativeClient
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale
 from benchmarks.testbed import VIP, Balancer, Testbed, make_testbed
-from lab import bodies
 from lab.listeners import Listener, http_listener, loadbalancer
+from tests.builders import bodies
 
 _COLUMNS = (
     Column("what", "what"),

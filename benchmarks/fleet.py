@@ -32,9 +32,10 @@ from amphora_agent.model.loadbalancer.results import ProcessModel
 from amphora_agent.model.loadbalancer.types import ListenerProtocol, LoadBalancer, Pool
 from amphora_agent.supervisor.contract import Mark, ProcessSpec
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
-from lab import bodies, rendered
+from lab import rendered
 from lab.network import Namespace
 from lab.pki import Credentials
+from tests.builders import bodies
 
 VIP = "127.0.0.1"
 #: Where members answer requests, and where they answer health checks.

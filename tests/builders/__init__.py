@@ -1,4 +1,4 @@
 """Values, texts and files of the agent that tests begin with.
 
-`lab/bodies.py` builds bodies of API 2.0, `lab/listeners.py` the configurations of API 1.0.
+`bodies` builds bodies of API 2.0, `lab/listeners.py` the configurations of API 1.0.
 """

@@ -24,7 +24,7 @@ from amphora_agent.model.loadbalancer.types import (
     TlsVersion,
 )
 from amphora_agent.model.loadbalancer.validation import POOLS_OF, problems
-from lab.bodies import Body, decoded, listener, policy, rule
+from tests.builders.bodies import Body, decoded, listener, policy, rule
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
-from lab import bodies
-from lab.bodies import Body
 from lab.http import Client
 from lab.load import Load
 from lab.network import Namespace
 from lab.processes import Process, mentioning
+from tests.builders import bodies
+from tests.builders.bodies import Body
 from tests.integration.amphora import VIP as WEB
 from tests.integration.amphora import WEB_PORTS, Amphora, Answer
 

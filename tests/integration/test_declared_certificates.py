@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from lab.backend import Backend
-from lab.bodies import Body
 from lab.http import Tls
 from lab.pki import Authority, Credentials
+from tests.builders.bodies import Body
 from tests.integration.amphora import Amphora, Answer
 from tests.integration.declared import DeclaredBalancer
 

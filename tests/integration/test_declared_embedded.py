@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lab.backend import Backend
-from lab.bodies import Body
+from tests.builders.bodies import Body
 from tests.integration.amphora import WEB_PORTS, Amphora
 from tests.integration.declared import DeclaredBalancer, member, pool
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from lab.backend import Backend
-from lab.bodies import Body
 from lab.http import FAILURES, Tls
 from lab.pki import Authority
 from lab.waiting import until
+from tests.builders.bodies import Body
 from tests.integration.amphora import Amphora
 from tests.integration.declared import DeclaredBalancer, listener, pool
 from tests.integration.test_declared_certificates import container

@@ -15,9 +15,9 @@ import pytest
 
 from amphora_agent.paths import PARTS
 from lab.backend import Backend
-from lab.bodies import Body
 from lab.http import Client
 from lab.load import Load
+from tests.builders.bodies import Body
 from tests.integration.amphora import WEB_PORTS, Amphora
 from tests.integration.declared import VIP, DeclaredBalancer, have_vip, listener, member, pool
 from tests.integration.history import run

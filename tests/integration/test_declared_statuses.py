@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from lab import bodies
 from lab.backend import Backend
-from lab.bodies import Body
 from lab.waiting import until
+from tests.builders import bodies
+from tests.builders.bodies import Body
 from tests.integration.amphora import Amphora
 from tests.integration.declared import DeclaredBalancer, member, monitor, pool
 

@@ -24,7 +24,8 @@ from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.l7_validation import MOST_RULES
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from lab import rendered
-from lab.bodies import (
+from lab.pki import Authority
+from tests.builders.bodies import (
     balancer,
     decoded,
     listener,
@@ -34,7 +35,6 @@ from lab.bodies import (
     pool,
     rule,
 )
-from lab.pki import Authority
 from tests.builders.loadbalancers import balancers
 from tests.builders.places import PLACES
 

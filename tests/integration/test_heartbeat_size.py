@@ -9,7 +9,7 @@ import pytest
 
 from amphora_agent.client.v2 import AmphoraError
 from amphora_agent.heartbeat.datagram.message import MOST_LISTENERS
-from lab import bodies
+from tests.builders import bodies
 from tests.integration.amphora import VIP, Amphora, LoadBalancer
 
 BIND_FROM = 20001

@@ -18,13 +18,14 @@ from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
-from lab import bodies, haproxies, rendered
+from lab import haproxies, rendered
 from lab.backend import Backend
-from lab.bodies import Body
 from lab.listeners import HealthMonitor, loadbalancer, many_listeners
 from lab.memory import MemoryGroup, UnavailableError
 from lab.pki import Authority
 from lab.waiting import until
+from tests.builders import bodies
+from tests.builders.bodies import Body
 from tests.builders.places import PLACES
 from tests.integration.amphora import Amphora
 from tests.integration.declared import DeclaredBalancer, listener, pool

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from lab.backend import Backend
-from lab.bodies import Body
 from lab.http import FAILURES
 from lab.listeners import TIMEOUT_CLIENT, HealthMonitor, Listener, Member, Pool, loadbalancer
 from lab.load import Load
 from lab.processes import Process
 from lab.waiting import until
+from tests.builders.bodies import Body
 from tests.integration.amphora import VIP as WEB
 from tests.integration.amphora import WEB_PORTS, Amphora
 from tests.integration.declared import VIP, DeclaredBalancer, listener, member, monitor, pool

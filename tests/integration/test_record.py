@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from amphora_agent.client.v2 import AmphoraError
-from lab import bodies
 from lab.waiting import until
+from tests.builders import bodies
 from tests.integration.amphora import WEB_PORTS, Amphora, LoadBalancer, with_setting
 from tests.integration.history import run
 

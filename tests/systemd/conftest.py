@@ -21,7 +21,7 @@ from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.replies.workers import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.revisions.contents import Revisions
-from lab import bodies, debian
+from lab import debian
 from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.debian import BOOKWORM, TRIXIE, Release
@@ -30,6 +30,7 @@ from lab.listeners import TIMEOUT_CLIENT, Listener, http_listener, loadbalancer
 from lab.network import Lab, Namespace
 from lab.nspawn import Machine
 from lab.pki import AmphoraPki
+from tests.builders import bodies
 
 CONTROLLER, AMPHORA = "192.0.2.1", "192.0.2.10"
 VIP = "10.1.0.5"

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from amphora_agent.client.v2 import DeclarativeClient, ProblemError
-from lab import bodies
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
 from lab.vm import VirtualMachine
+from tests.builders import bodies
 from tests.vm.conftest import AMPHORA_AT_SERVERS, SERVERS, VIP, Peers
 
 Await = Callable[..., Heartbeat]

@@ -24,7 +24,7 @@ from amphora_agent.model.loadbalancer.types import (
     Pool,
 )
 from lab import rendered
-from lab.bodies import (
+from tests.builders.bodies import (
     balancer,
     decoded,
     listener,

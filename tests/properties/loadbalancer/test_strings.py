@@ -18,7 +18,7 @@ from amphora_agent.loadbalancer import render
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from lab import rendered
-from lab.bodies import Body, decoded, member, monitor, policy, pool, rule
+from tests.builders.bodies import Body, decoded, member, monitor, policy, pool, rule
 from tests.builders.loadbalancers import PEM
 from tests.builders.places import PLACES
 

@@ -8,7 +8,7 @@ import pytest
 
 from amphora_agent.loadbalancer import render
 from lab import rendered
-from lab.bodies import (
+from tests.builders.bodies import (
     balancer,
     decoded,
     listener,

@@ -12,7 +12,7 @@ from amphora_agent.loadbalancer.translate.certificate_files import extract, with
 from amphora_agent.model.decode import encode
 from amphora_agent.model.loadbalancer.resolved import resolve
 from lab import rendered
-from lab.bodies import balancer, decoded, listener, member, pool
+from tests.builders.bodies import balancer, decoded, listener, member, pool
 from tests.builders.places import CURRENT, PLACES
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMAED\n-----END PRIVATE KEY-----\n"

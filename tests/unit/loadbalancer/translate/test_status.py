@@ -7,7 +7,7 @@ import pytest
 from amphora_agent.loadbalancer.translate import status
 from amphora_agent.model.loadbalancer.resolved import resolve
 from amphora_agent.model.loadbalancer.results import LoadBalancerStatus
-from lab.bodies import (
+from tests.builders.bodies import (
     balancer,
     decoded,
     listener,

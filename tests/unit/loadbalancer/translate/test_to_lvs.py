@@ -9,8 +9,8 @@ import pytest
 from amphora_agent.loadbalancer import render
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.types import LoadBalancer
-from lab.bodies import balancer, decoded, listener, member, monitor, pool
 from lab.rendered import translate_layer4
+from tests.builders.bodies import balancer, decoded, listener, member, monitor, pool
 from tests.builders.places import BASE, PLACES
 
 

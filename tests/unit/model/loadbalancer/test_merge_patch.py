@@ -6,7 +6,7 @@ import pytest
 
 from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.model.loadbalancer import merge_patch
-from lab.bodies import balancer, listener, member, policy, pool
+from tests.builders.bodies import balancer, listener, member, policy, pool
 
 
 @pytest.mark.parametrize(

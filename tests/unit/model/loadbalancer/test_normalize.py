@@ -9,7 +9,7 @@ import msgspec
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer.pool_merge import normal_form
 from amphora_agent.model.loadbalancer.types import LoadBalancer
-from lab.bodies import balancer, listener, member, policy, pool
+from tests.builders.bodies import balancer, listener, member, policy, pool
 
 
 def normal(body: dict[str, Any]) -> LoadBalancer:

@@ -6,7 +6,7 @@ import pytest
 
 from amphora_agent.model.loadbalancer import validation
 from amphora_agent.model.loadbalancer.pool_merge import merge_pools
-from lab.bodies import (
+from tests.builders.bodies import (
     balancer,
     decoded,
     listener,
