@@ -11,6 +11,7 @@ from amphora_agent.client.v2 import AmphoraError
 from benchmarks.testbed import Balancer, Testbed, deploy
 from lab.listeners import Listener, crt_list, http_listener, loadbalancer
 from lab.pki import Authority
+from lab.plug_bodies import fixed_ip, network_plug, vip_plug
 
 # Networks set aside for documentation (RFC 5737).
 _VIP, _VIP_PORT, _GATEWAY, _VIP_CIDR = (
@@ -53,17 +54,10 @@ def _plug(bed: Testbed) -> None:
     member = bed.lab.cable(network, "member", bed.lab.host, f"bench-m{tag}")
     bed.controller.plug_vip(
         _VIP,
-        {
-            "subnet_cidr": _VIP_CIDR,
-            "gateway": _GATEWAY,
-            "mac_address": vip.mac_b,
-            "vrrp_ip": _VIP_PORT,
-            "host_routes": [],
-            "additional_vips": [],
-        },
+        vip_plug(vip.mac_b, subnet=_VIP_CIDR, gateway=_GATEWAY, vrrp_ip=_VIP_PORT),
     )
-    address = {"ip_address": _MEMBER_PORT, "subnet_cidr": _MEMBER_CIDR, "host_routes": []}
-    bed.controller.plug_network({"mac_address": member.mac_b, "fixed_ips": [address]})
+    address = fixed_ip(_MEMBER_PORT, _MEMBER_CIDR)
+    bed.controller.plug_network(network_plug(member.mac_b, address))
 
 
 def _terminate_tls(bed: Testbed) -> None:

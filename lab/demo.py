@@ -34,6 +34,7 @@ from lab.http import Client, Tls, spread
 from lab.listeners import HealthMonitor, Listener, crt_list, http_listener, loadbalancer
 from lab.network import Cable, CommandError, Lab, Namespace, namespace_exists
 from lab.pki import AmphoraPki, Authority, Credentials
+from lab.plug_bodies import fixed_ip, network_plug, vip_plug
 from lab.processes import mentioning
 
 PREFIX = "amphora-demo"
@@ -305,29 +306,16 @@ class Demo:
         self._tell.step("Plugging the VIP and the member network")
         self._api.plug_vip(
             VIP,
-            {
-                "subnet_cidr": VIP_CIDR,
-                "gateway": VIP_GATEWAY,
-                "mac_address": self._vip_card.mac_b,
-                "vrrp_ip": VIP_PORT_ADDRESS,
-                "mtu": 1450,
-                "host_routes": [],
-                "additional_vips": [],
-            },
+            vip_plug(
+                self._vip_card.mac_b,
+                subnet=VIP_CIDR,
+                gateway=VIP_GATEWAY,
+                vrrp_ip=VIP_PORT_ADDRESS,
+            ),
         )
         self._plugged(self._vip_card, "eth1", f"{VIP}/32")
         self._api.plug_network(
-            {
-                "mac_address": self._member_card.mac_b,
-                "fixed_ips": [
-                    {
-                        "ip_address": MEMBER_PORT_ADDRESS,
-                        "subnet_cidr": MEMBER_CIDR,
-                        "host_routes": [],
-                    }
-                ],
-                "mtu": 1450,
-            }
+            network_plug(self._member_card.mac_b, fixed_ip(MEMBER_PORT_ADDRESS, MEMBER_CIDR))
         )
         self._plugged(self._member_card, "eth2", f"{MEMBER_PORT_ADDRESS}/24")
 

@@ -24,6 +24,7 @@ from lab.http import FAILURES, Client
 from lab.listeners import TIMEOUT_CLIENT, Listener, Peer, http_listener, loadbalancer
 from lab.network import Lab, Namespace
 from lab.pki import AmphoraPki, Authority
+from lab.plug_bodies import vip_plug
 from lab.processes import Process
 from lab.waiting import until
 
@@ -316,15 +317,7 @@ def make_pair(lab: Lab, *, controllers: Mapping[str, str] | None = None) -> Iter
             card = segment.port(lab.host, f"{lab.prefix[:12]}-{name}")
             api.plug_vip(
                 VIP,
-                {
-                    "subnet_cidr": "10.1.0.0/24",
-                    "gateway": _GATEWAY,
-                    "mac_address": card.mac_b,
-                    "vrrp_ip": address,
-                    "mtu": 1450,
-                    "host_routes": [],
-                    "additional_vips": [],
-                },
+                vip_plug(card.mac_b, subnet="10.1.0.0/24", gateway=_GATEWAY, vrrp_ip=address),
             )
             halves[name] = Half(name, namespace, agent, api)
         yield Pair(lab, client, halves)

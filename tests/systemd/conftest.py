@@ -21,7 +21,7 @@ from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.replies.workers import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.revisions.contents import Revisions
-from lab import debian
+from lab import debian, plug_bodies
 from lab.archive import UnavailableError
 from lab.backend import Backend
 from lab.debian import BOOKWORM, TRIXIE, Release
@@ -179,21 +179,12 @@ def heartbeats(controller: Namespace) -> Iterator[HeartbeatReceiver]:
 
 def vip_plug(mac: str) -> dict[str, Any]:
     """The body of the request that plugs the VIP's port."""
-    return {
-        "subnet_cidr": "10.1.0.0/24",
-        "gateway": "10.1.0.1",
-        "mac_address": mac,
-        "vrrp_ip": "10.1.0.4",
-        "mtu": 1450,
-        "host_routes": [],
-        "additional_vips": [],
-    }
+    return plug_bodies.vip_plug(mac, subnet="10.1.0.0/24", gateway="10.1.0.1", vrrp_ip="10.1.0.4")
 
 
 def member_plug(mac: str) -> dict[str, Any]:
     """The body of the request that plugs the members' port."""
-    fixed_ip = {"ip_address": "10.2.0.4", "subnet_cidr": "10.2.0.0/24", "host_routes": []}
-    return {"mac_address": mac, "fixed_ips": [fixed_ip], "mtu": 1450}
+    return plug_bodies.network_plug(mac, plug_bodies.fixed_ip("10.2.0.4", "10.2.0.0/24"))
 
 
 @pytest.fixture(scope="session")

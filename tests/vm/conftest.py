@@ -20,6 +20,7 @@ from lab.debian import BOOKWORM
 from lab.heartbeats import Heartbeat, HeartbeatReceiver
 from lab.network import Lab
 from lab.pki import AmphoraPki
+from lab.plug_bodies import fixed_ip, network_plug, vip_plug
 from lab.vm import BOOT_SCRIPT, GATEWAY, Image, VirtualMachine, image
 from lab.waiting import until
 
@@ -217,34 +218,19 @@ def _journal(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def _vip_plug() -> dict[str, Any]:
-    return {
-        "subnet_cidr": "10.1.0.0/24",
-        "gateway": "10.1.0.1",
-        "mac_address": _VIP_MAC,
-        "vrrp_ip": "10.1.0.4",
-        "mtu": 1450,
-        "host_routes": [],
-        "additional_vips": [
-            {
-                "ip_address": VIP_V6,
-                "subnet_cidr": "2001:db8:1::/64",
-                "gateway": "2001:db8:1::1",
-                "host_routes": [],
-            }
-        ],
-    }
+    second = fixed_ip(VIP_V6, "2001:db8:1::/64", gateway="2001:db8:1::1")
+    return vip_plug(
+        _VIP_MAC,
+        subnet="10.1.0.0/24",
+        gateway="10.1.0.1",
+        vrrp_ip="10.1.0.4",
+        additional_vips=[second],
+    )
 
 
 def _member_plug() -> dict[str, Any]:
-    return {
-        "mac_address": _MEMBER_MAC,
-        "mtu": 1450,
-        "fixed_ips": [
-            {"ip_address": AMPHORA_AT_SERVERS, "subnet_cidr": "10.2.0.0/24", "host_routes": []},
-            {
-                "ip_address": AMPHORA_AT_SERVERS_V6,
-                "subnet_cidr": "2001:db8:2::/64",
-                "host_routes": [],
-            },
-        ],
-    }
+    return network_plug(
+        _MEMBER_MAC,
+        fixed_ip(AMPHORA_AT_SERVERS, "10.2.0.0/24"),
+        fixed_ip(AMPHORA_AT_SERVERS_V6, "2001:db8:2::/64"),
+    )
