@@ -202,7 +202,7 @@ class Instance:
         namespace.run([str(self._program), "-c", "-f", f"{self._configuration}/"])
 
     def workers(self) -> Workers:
-        return workers.parse(self.socket.command("show proc", timeout=_PATIENCE))
+        return workers.read_workers(self.socket.command("show proc", timeout=_PATIENCE))
 
     def worker(self) -> int:
         pid = self.workers().current

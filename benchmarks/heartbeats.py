@@ -19,7 +19,7 @@ from typing import Any
 from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.replies import statistics
-from amphora_agent.haproxy.runtime.poller import Observer
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.heartbeat.datagram import counters, message
 from amphora_agent.heartbeat.memory import CounterMemory
 from amphora_agent.heartbeat.sender import Facts, Sender
@@ -80,7 +80,7 @@ def _canned(
     ids = tuple(listener.id for listener in balancer.listeners)
 
     def reading(text: str) -> dict[str, InstanceReading]:
-        return {balancer.id: InstanceReading(ids, statistics.parse(text, "worker"), ())}
+        return {balancer.id: InstanceReading(ids, statistics.read_worker(text, "worker"), ())}
 
     _, reported = counters.increases(reading(before), {})
     samples: dict[str, list[float]] = {"read": [], "compare": [], "content": [], "seal": []}
@@ -115,7 +115,7 @@ def _live(
     bed: Testbed, balancer: Balancer, layout: Layout, scale: Scale
 ) -> Iterator[dict[str, Any]]:
     settings = SettingsFile(bed.agent.config_file)
-    observer = Observer(layout)
+    observer = Poller(layout)
     on_disk, in_memory = layout.heartbeat_counters
     memory = CounterMemory(
         [SlotFile(on_disk, sync=True), SlotFile(in_memory, sync=False)],

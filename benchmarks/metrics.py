@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.metrics.endpoint import Collector
 from amphora_agent.metrics.translate.haproxy import Machine
 from amphora_agent.model.status import Scope
@@ -56,7 +56,7 @@ def measure(haproxy: Path, scale: Scale) -> Section:
             balancer = Balancer.of(listeners, scale.change_members, monitored=True)
             with running(bed, balancer, _EXPORTER) as (layout, _):
                 touch(bed.namespace, balancer.listeners)
-                for row in _scrapes(bed, Inquiry(layout), scale):
+                for row in _scrapes(bed, Poller(layout), scale):
                     rows.append({"listeners": listeners, "members": scale.change_members} | row)
     return Section(
         "metrics",
@@ -70,12 +70,12 @@ def measure(haproxy: Path, scale: Scale) -> Section:
     )
 
 
-def _scrapes(bed: Testbed, inquiry: Inquiry, scale: Scale) -> Iterator[dict[str, Any]]:
+def _scrapes(bed: Testbed, poller: Poller, scale: Scale) -> Iterator[dict[str, Any]]:
     for name, (scopes, query) in _SCRAPES.items():
         samples: dict[str, list[float]] = {"ask": [], "write": [], "cpu": [], "exporter": []}
         size = 0
         for _ in range(scale.metrics_runs):
-            collector = Collector(inquiry, lambda: Machine(0.0, 0.0))
+            collector = Collector(poller, lambda: Machine(0.0, 0.0))
             begun, begun_cpu = time.perf_counter(), time.process_time()
             metrics = collector.collect(scopes)
             asked = time.perf_counter()

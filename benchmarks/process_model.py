@@ -246,7 +246,9 @@ def _statistics(balancer: Fleet, pids: list[int]) -> dict[str, float]:
     haproxy, own, begun = cpu_seconds(pids), time.thread_time(), time.perf_counter()
     listeners = 0
     for instance in balancer.instances:
-        listeners += len(statistics.parse(instance.command("show stat"), instance.name).listeners)
+        listeners += len(
+            statistics.read_worker(instance.command("show stat"), instance.name).listeners
+        )
     elapsed, own = time.perf_counter() - begun, time.thread_time() - own
     if listeners != len(balancer.site.ports):
         raise RuntimeError(f"{listeners} of {len(balancer.site.ports)} listeners are told")

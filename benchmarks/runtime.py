@@ -276,7 +276,7 @@ def _row(
 
 
 def _reloads(side: _Side) -> int:
-    return workers.parse(side.ask("show proc")).reloads
+    return workers.read_workers(side.ask("show proc")).reloads
 
 
 def _new_processes(side: _Side, reloads_before: int, executions: Executions) -> int:
@@ -284,7 +284,7 @@ def _new_processes(side: _Side, reloads_before: int, executions: Executions) -> 
     shown = side.ask("show proc")
     master = next(int(line.split()[0]) for line in shown.splitlines() if " master " in line)
     executed = sum(pid != master for pid in executions.since())
-    return executed + workers.parse(shown).reloads - reloads_before
+    return executed + workers.read_workers(shown).reloads - reloads_before
 
 
 def _servers(side: _Side, state: _State) -> dict[str, tuple[int, int]]:

@@ -12,7 +12,7 @@ from amphora_agent.agent.host import Host
 from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
-from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.heartbeat.sender import Beat
 from amphora_agent.keepalived.lvs import ipvs
 from amphora_agent.keepalived.lvs.poller import LvsPoller
@@ -39,7 +39,7 @@ def make_agent_metrics(
     alarms: Alarms,
 ) -> AgentMetrics:
     """Build the agent's own metrics."""
-    inquiry, namespace = Inquiry(layout), Namespace(layout.namespace)
+    poller, namespace = Poller(layout), Namespace(layout.namespace)
 
     def count_workers(timeout: float) -> dict[str, WorkersOf | None]:
         return {
@@ -47,7 +47,7 @@ def make_agent_metrics(
             and WorkersOf(
                 int(bool(workers.current)), len(workers.leaving), workers.reloads, workers.failed
             )
-            for instance, workers in inquiry.workers(timeout=timeout).items()
+            for instance, workers in poller.read_workers(timeout=timeout).items()
         }
 
     return AgentMetrics(
@@ -122,13 +122,13 @@ class _AllFigures:
     """The figures of all load balancers, of haproxy and of IPVS."""
 
     def __init__(self, layout: Layout) -> None:
-        self._haproxy = Inquiry(layout)
+        self._haproxy = Poller(layout)
         self._lvs = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
 
-    def figures(
+    def read_figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
     ) -> list[Figures | None]:
-        figures = self._haproxy.figures(scopes, columns, timeout=timeout)
+        figures = self._haproxy.read_figures(scopes, columns, timeout=timeout)
         if haproxy.SCOPES.intersection(scopes):
             figures += haproxy.figures(self._lvs.read().values())
         return figures

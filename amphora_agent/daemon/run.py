@@ -24,7 +24,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.haproxy.housekeeping import HungWorkers, Presence, Tidying
-from amphora_agent.haproxy.runtime.poller import Observer
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.status import Inventory
 from amphora_agent.heartbeat.datagram import message
 from amphora_agent.heartbeat.memory import CounterMemory
@@ -236,7 +236,7 @@ def _make_heart(
     memory = CounterMemory(counters, boot_id(), alarms)
     in_ipvs = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
     reader = Reader(
-        Observer(layout),
+        Poller(layout),
         in_ipvs.read,
         find_facts,
         Facts(settings.current()),

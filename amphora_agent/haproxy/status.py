@@ -13,7 +13,8 @@ from amphora_agent.haproxy.policy import compat
 from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.runtime import loaded_state
-from amphora_agent.haproxy.runtime.poller import Observer, listener_index
+from amphora_agent.haproxy.runtime.config_index import index_listeners
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening
 from amphora_agent.model.events.alarms import Alarm
 from amphora_agent.model.events.changes import Entry
@@ -62,8 +63,8 @@ class Inventory:
         self._silences = silences
         self._supervisor = supervisor
         self._alarms = alarms
-        self._index = listener_index()
-        self._observer = Observer(layout, clock)
+        self._index = index_listeners()
+        self._poller = Poller(layout, clock)
         self._journal = journal
         self._store = RevisionStore(LiveFiles(alarms))
 
@@ -97,7 +98,7 @@ class Inventory:
             status = self._status(instance)
             if status == "ACTIVE" and instance.id in silences:
                 status = "ERROR"
-            for listener in self._index.of(instance):
+            for listener in self._index.find_committed(instance):
                 rows.append(ListenerStatus(status, listener.id, listener.type))
         return rows
 
@@ -108,10 +109,10 @@ class Inventory:
             NotFound
         """
         instance = self._existing(listener_id)
-        (known,) = self._index.of(instance)[:1] or (ListenerType(listener_id, ""),)
+        (known,) = self._index.find_committed(instance)[:1] or (ListenerType(listener_id, ""),)
         status = ListenerStatus(self._status(instance), known.id, known.type)
         try:
-            pools = self._observer.pools(instance, timeout=_ANSWER)
+            pools = self._poller.read_pools(instance, timeout=_ANSWER)
         except (NotListening, NoAnswer) as error:
             logger.info("instance=%s pools unknown: %s", listener_id, error)
             pools = None
@@ -219,7 +220,7 @@ def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]
     """The worker that serves, and those that leave."""
     try:
         reply = master_of(instance).command("show proc", timeout=_ANSWER)
-        known, now = workers.lives(reply), workers.parse(reply)
+        known, now = workers.read_lives(reply), workers.read_workers(reply)
     except OperationFailed as error:
         logger.info("instance=%s workers unknown: %s", instance.id, error)
         return None, ()

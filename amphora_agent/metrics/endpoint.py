@@ -29,13 +29,13 @@ FRESH = 1.0
 _PATIENCE = 2.0
 
 
-class Source(Protocol):
+class FiguresSource(Protocol):
     """Where figures come from."""
 
-    def figures(
+    def read_figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
     ) -> list[Figures | None]:
-        """Those of each instance, with these columns at least; None of one that does not answer."""
+        """Return those of each instance, with these columns at least; None if it is silent."""
 
 
 class _Known(NamedTuple):
@@ -48,7 +48,7 @@ class Collector:
 
     def __init__(
         self,
-        source: Source,
+        source: FiguresSource,
         machine: Callable[[], Machine],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -78,7 +78,7 @@ class Collector:
         for known_scopes, known in self._known.items():
             if scopes <= known_scopes:
                 return known.figures
-        asked = self._source.figures(scopes, COLUMNS, timeout=_PATIENCE)
+        asked = self._source.read_figures(scopes, COLUMNS, timeout=_PATIENCE)
         found: list[Figures] | OperationFailed = [f for f in asked if f is not None]
         if asked and not found:
             found = OperationFailed("No load balancer answers")

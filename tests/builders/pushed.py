@@ -72,4 +72,4 @@ class PushedBalancer:
         )
 
     def workers(self) -> Workers:
-        return workers.parse(self.ask("show proc"))
+        return workers.read_workers(self.ask("show proc"))

@@ -116,7 +116,7 @@ class DeclaredBalancer:
         return MasterSocket(path).command(command, timeout=5)
 
     def worker(self, process: str = "") -> int:
-        found = workers.parse(self.ask("show proc", process)).current
+        found = workers.read_workers(self.ask("show proc", process)).current
         assert found is not None
         return found
 

@@ -152,7 +152,7 @@ def worker_of(
     def settled() -> bool:
         nonlocal found
         with contextlib.suppress(OperationFailed):
-            now = workers.parse(master.command("show proc", timeout=10))
+            now = workers.read_workers(master.command("show proc", timeout=10))
             if now.current not in (None, before):
                 master.command(f"@!{now.current} show version", timeout=10)
                 found = now.current

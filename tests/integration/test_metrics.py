@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import Metric
 
 from amphora_agent.agent.settings_file import SettingsFile
-from amphora_agent.haproxy.runtime.metrics_poller import Inquiry
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.metrics.translate.haproxy import Machine, families
 from amphora_agent.metrics.translate.octavia import COLUMNS, METRICS
 from amphora_agent.model.status import Scope
@@ -310,7 +310,7 @@ def test_figures_are_those_of_haproxys_own_exporter(
     amphora, _ = exporting
     settings = SettingsFile(amphora.agent.config_file).current()
     layout = Layout.of(settings, run=amphora.agent.run_path, namespace=str(amphora.namespace.name))
-    figures = Inquiry(layout).figures(frozenset(Scope), COLUMNS, timeout=5)
+    figures = Poller(layout).read_figures(frozenset(Scope), COLUMNS, timeout=5)
     assert None not in figures
     ours = parsed(families(Machine(0, 0), [f for f in figures if f], frozenset(Scope)))
     text = get(amphora.namespace, "127.0.0.1", EXPORTER_PORT, "/metrics").text

@@ -15,7 +15,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.config import parser
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.replies import server_state_file, statistics, workers
-from amphora_agent.haproxy.runtime.poller import Observer
+from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.heartbeat.datagram.counters import Reported, increases
@@ -91,8 +91,8 @@ class Services:
         for _ in range(times):
             assert get(self.namespace, VIP, PORT).status == 200
 
-    def observer(self, clock: Callable[[], float] = time.monotonic) -> Observer:
-        return Observer(self.layout, clock)
+    def observer(self, clock: Callable[[], float] = time.monotonic) -> Poller:
+        return Poller(self.layout, clock)
 
 
 @pytest.fixture
@@ -124,13 +124,15 @@ def test_a_running_instance_is_read_whole(services: Services) -> None:
 def test_real_statistics_are_read_whole_and_refused_in_part(services: Services) -> None:
     made = services.push(count=3)
     reply = services.master.command("@1 show stat", timeout=5)
-    assert set(statistics.parse(reply, "w").listeners) == {listener.id for listener in made}
+    assert set(statistics.read_worker(reply, "w").listeners) == {listener.id for listener in made}
     frontends = services.master.command("@1 show stat -1 1 -1", timeout=5)
-    assert set(statistics.parse(frontends, "w").listeners) == {listener.id for listener in made}
+    assert set(statistics.read_worker(frontends, "w").listeners) == {
+        listener.id for listener in made
+    }
     last_row = reply.rindex("\n") + 1
     for length in range(last_row + 1, last_row + 40):
         with pytest.raises(Exception, match="cut off"):
-            statistics.parse(reply[:length], "w")
+            statistics.read_worker(reply[:length], "w")
 
 
 def test_real_member_states_go_through_when_nothing_has_changed(services: Services) -> None:
@@ -258,7 +260,9 @@ def test_a_connection_counts_from_the_end_of_its_handshake_on(
 
     def unfinished() -> int:
         (current,) = _workers(services)
-        return statistics.unfinished(services.master.command(f"@!{current} {_STAT}", timeout=5))
+        return statistics.count_unfinished(
+            services.master.command(f"@!{current} {_STAT}", timeout=5)
+        )
 
     assert unfinished() == 0
     with services.namespace.connect(VIP, PORT) as connection:
@@ -311,7 +315,7 @@ def test_nobody_listens_where_nothing_runs(services: Services) -> None:
 
 
 def counted(
-    services: Services, observer: Observer, memory: Reported, timeout: float = 5
+    services: Services, observer: Poller, memory: Reported, timeout: float = 5
 ) -> tuple[int, Reported]:
     """The connections that one beat would tell, and what it would remember."""
     readings = observer.read(timeout=timeout)
@@ -322,7 +326,7 @@ def counted(
 
 def _workers(services: Services) -> list[int]:
     """Process ids, the current one first."""
-    now = workers.parse(services.master.command("show proc", timeout=5))
+    now = workers.read_workers(services.master.command("show proc", timeout=5))
     return [*([now.current] if now.current else []), *now.leaving]
 
 

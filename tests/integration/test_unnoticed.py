@@ -183,7 +183,7 @@ class Balancer:
         self.amphora.api.upload_certificate(self.id, "site.pem", certificate.pem)
 
     def workers(self) -> Workers:
-        return workers.parse(self._ask("show proc"))
+        return workers.read_workers(self._ask("show proc"))
 
     def servers(self) -> dict[str, tuple[str, str, str]]:
         """Address, port and weight of those that are not in maintenance, by name."""
@@ -239,7 +239,7 @@ class Control:
         self.haproxy.reload()
 
     def workers(self) -> Workers:
-        return workers.parse(self.haproxy.ask("show proc"))
+        return workers.read_workers(self.haproxy.ask("show proc"))
 
     def processes(self) -> list[Process]:
         return self.haproxy.processes()

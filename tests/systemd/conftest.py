@@ -266,7 +266,7 @@ class LoadBalancer:
 
     def workers(self) -> Workers:
         """Their process ids are the machine's own."""
-        return workers.parse(ask(self.machine, self.id, "show proc"))
+        return workers.read_workers(ask(self.machine, self.id, "show proc"))
 
     def properties(self) -> dict[str, str]:
         return self.machine.properties(self.unit)

@@ -333,7 +333,7 @@ def test_b3_the_worker_is_nobody_over_a_reload_with_pinned_threads(site: Site) -
     pin = "    daemon\n    cpu-map auto:1/1 0\n"
     with site.api() as api:
         site.push(api, **{"    daemon\n": pin, "    user nobody\n": ""})
-    worker = workers.parse(ask(site.machine, LB, "show proc")).current
+    worker = workers.read_workers(ask(site.machine, LB, "show proc")).current
     status = site.machine.output("cat", f"/proc/{worker}/status")
     nobody = site.machine.output("id", "-u", "nobody")
     assert re.search(rf"(?m)^Uid:\s+{nobody}\s+{nobody}\s+{nobody}\s+{nobody}$", status)

@@ -472,7 +472,7 @@ class Activation:
         deadline = self._clock() + _ANSWER
         while True:
             try:
-                return workers.parse(socket.command("show proc", timeout=_ANSWER))
+                return workers.read_workers(socket.command("show proc", timeout=_ANSWER))
             except (NotListening, NoAnswer):
                 if self._clock() > deadline:
                     raise
@@ -493,7 +493,7 @@ class Activation:
         look_at = 0.0
         while self._clock() < deadline:
             try:
-                now = workers.parse(socket.command("show proc", timeout=_ANSWER))
+                now = workers.read_workers(socket.command("show proc", timeout=_ANSWER))
                 if after is not None and now.failed and now.reloads > after.reloads:
                     raise OperationFailed("haproxy could not load the configuration")
                 heard = heard or after is None or now.reloads > after.reloads

@@ -81,7 +81,7 @@ class Takeovers:
             for each in old:
                 with contextlib.suppress(OperationFailed):  # it serves nobody, or cannot tell
                     master = MasterSocket(each.master_socket)
-                    pid = workers.parse(master.command("show proc", timeout=_ANSWER)).current
+                    pid = workers.read_workers(master.command("show proc", timeout=_ANSWER)).current
                     state = master.command(f"@!{pid} show servers state", timeout=_ANSWER)
                     told.append(Told(state, parser.join_texts(loaded_state.read_loaded(each))))
                     assert pid is not None
@@ -168,7 +168,7 @@ def _is_same(one: Path, other: Path) -> bool:
 def _answers(instance: InstanceLayout) -> bool:
     """Whether the statistics socket of an instance is that of its own worker."""
     try:
-        now = workers.parse(
+        now = workers.read_workers(
             MasterSocket(instance.master_socket).command("show proc", timeout=_ANSWER)
         )
         reply = MasterSocket(instance.stats_socket).command("show info", timeout=_ANSWER)

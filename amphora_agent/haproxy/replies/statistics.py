@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.config.queries import INTERNAL_PREFIX
-from amphora_agent.model.status import Counters, ListenerReading, PoolReading, WorkerReading
+from amphora_agent.model.status import (
+    Counters,
+    Figures,
+    ListenerReading,
+    PoolReading,
+    Scope,
+    WorkerReading,
+)
 
 #: Columns of `show servers state`, counted from 0.
 BACKEND, SERVER, ADDRESS, ADMINISTRATIVE = 1, 3, 4, 6
@@ -135,7 +142,7 @@ _COLUMNS = (
 _ACCEPTING = frozenset({"scur", "stot", "conn_tot", "dcon"})
 
 
-def parse(csv: str, worker: str) -> WorkerReading:
+def read_worker(csv: str, worker: str) -> WorkerReading:
     """Return the reading in a reply to `show stat`; `worker` names the process that gave it.
 
     Raises:
@@ -181,7 +188,7 @@ def parse(csv: str, worker: str) -> WorkerReading:
     return WorkerReading(worker, listeners, pools)
 
 
-def unfinished(csv: str) -> int:
+def count_unfinished(csv: str) -> int:
     """Return how many connections may still come to count in such a reply about frontends: those
     that have been accepted, and are no sessions yet. Their TLS handshake goes on, or has failed;
     where nobody is connected any more, all have failed.
@@ -201,3 +208,37 @@ def _listener(status: str, connections: int, limit: int, counters: Counters) -> 
     if status == "OPEN" and 0 < limit <= connections:
         status = "FULL"  # haproxy itself calls a frontend OPEN also at its limit
     return ListenerReading(status, connections, counters)
+
+
+#: haproxy's types of statistics.
+#: Partial: the other scopes come from `show info`.
+_TYPES = {Scope.LISTENER: 1, Scope.POOL: 2, Scope.MEMBER: 4}
+_SCOPE_OF_SERVICE = {"FRONTEND": Scope.LISTENER, "BACKEND": Scope.POOL}
+_OF_PROCESS = frozenset({Scope.LOADBALANCER, Scope.MEMORY_POOL})
+
+
+def choose_commands(scopes: Collection[Scope]) -> tuple[str | None, str | None]:
+    """Return the commands for these scopes: of the process, and of its proxies; None is nothing."""
+    types = sum(bit for scope, bit in _TYPES.items() if scope in scopes)
+    return (
+        "show info" if _OF_PROCESS.intersection(scopes) else None,
+        f"show stat -1 {types} -1" if types else None,
+    )
+
+
+def read_figures(info: str, stat: str, wanted: Collection[str]) -> Figures:
+    """Return the `wanted` columns of the replies. A reply that was not asked for is empty. haproxy
+    has a hundred columns, and rows may be thousands.
+
+    Raises:
+        OperationFailed: a reply is something else, or it was cut off.
+    """
+    columns: tuple[str, ...] = ()
+    rows: dict[Scope, list[Sequence[str]]] = {scope: [] for scope in _TYPES}
+    if stat:
+        found = read_statistics(stat, wanted)
+        columns, pick = found.columns, itemgetter(*found.places)
+        for row in found.rows:
+            if not row[0].startswith(INTERNAL_PREFIX):
+                rows[_SCOPE_OF_SERVICE.get(row[1], Scope.MEMBER)].append(pick(row))
+    return Figures(read_information(info) if info else {}, columns, rows)

@@ -1,4 +1,4 @@
-"""`show proc` of the master socket: which workers there are, and how reloads went."""
+"""Read `show proc` of the master socket: which workers there are, and how reloads went."""
 
 import re
 from typing import NamedTuple
@@ -28,7 +28,7 @@ _LIFE = re.compile(
 )
 
 
-def parse(reply: str) -> Workers:
+def read_workers(reply: str) -> Workers:
     """Read a reply to `show proc`; haproxy 2.6 to 3.0.
 
     Raises:
@@ -57,8 +57,8 @@ def parse(reply: str) -> Workers:
     )
 
 
-def lives(reply: str) -> dict[int, Worker]:
-    """The workers in a reply to `show proc`, by pid: those that serve, and those that leave."""
+def read_lives(reply: str) -> dict[int, Worker]:
+    """Return all workers in a reply to `show proc`, by pid; those that leave, too."""
     found = {}
     for row in _LIFE.finditer(reply):
         pid, reloads, days, hours, minutes, seconds = map(int, row.groups())

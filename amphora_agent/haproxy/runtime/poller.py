@@ -1,21 +1,22 @@
-"""Poll haproxy: read what each instance says about itself, within a deadline."""
+"""Read what haproxy says about itself: readings for heartbeats, figures and workers for metrics.
 
-import contextlib
+Nobody else asks all instances. Each question has a deadline; an instance that does not answer costs
+its own values, nothing else.
+"""
+
 import logging
 import selectors
 import time
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.config import parser, queries
-from amphora_agent.haproxy.config.parser import Config, Texts
 from amphora_agent.haproxy.replies import statistics, workers
 from amphora_agent.haproxy.replies.statistics import read_information
 from amphora_agent.haproxy.replies.workers import Workers
-from amphora_agent.haproxy.runtime import loaded_state
+from amphora_agent.haproxy.runtime.config_index import index_listeners, index_pools
 from amphora_agent.haproxy.runtime.final_counters import (
     FRONTENDS,
     forget_final_counters,
@@ -24,84 +25,26 @@ from amphora_agent.haproxy.runtime.final_counters import (
 )
 from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening, Question
 from amphora_agent.model.status import (
+    Figures,
     HungWorker,
     InstanceReading,
     PoolReading,
+    Scope,
     Silence,
     WorkerReading,
 )
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId
-from amphora_agent.revisions.contents import ContentLost
 from amphora_agent.revisions.reading import instances
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Seconds between tries while a master of haproxy 2.6 executes itself anew.
+_RETRY_PAUSE = 0.02
+
 #: The status of a member that takes no requests, by command or configuration.
-MAINTENANCE = "MAINT"
-
-
-class Index(Generic[T]):
-    """What `find` finds in each configuration, looked for again only when its files change.
-
-    `keywords` are the directives that it needs.
-    """
-
-    def __init__(self, find: Callable[[Config], T], keywords: Collection[str]) -> None:
-        self._find = find
-        self._keywords = keywords
-        self._known: dict[ObjectId, tuple[object, T]] = {}
-
-    def of(self, instance: InstanceLayout) -> T:
-        """What is found in the committed files; where there are none, what is found in nothing."""
-        found = self._look(instance, loaded_state.digest_committed, loaded_state.read_committed)
-        return self._find(parser.parse_config("")) if found is None else found
-
-    def of_loaded(self, instance: InstanceLayout) -> T | None:
-        """What is found in the files with which haproxy last came up; None when it never did."""
-        return self._look(instance, loaded_state.digest_loaded, loaded_state.read_loaded)
-
-    def _look(
-        self,
-        instance: InstanceLayout,
-        sign: Callable[[InstanceLayout], object],
-        read: Callable[[InstanceLayout], Texts],
-    ) -> T | None:
-        known = self._known.get(instance.id)
-        try:
-            signature = sign(instance)
-        except ContentLost as error:
-            logger.error("instance=%s its configuration cannot be read: %s", instance.id, error)
-            return known[1] if known else None
-        if known is None or not signature or known[0] != signature:
-            try:
-                content = parser.join_texts(read(instance))
-            except FileNotFoundError:
-                self._known.pop(instance.id, None)
-                return None
-            except ContentLost:
-                # A listener that nobody can read must still be told of.
-                return known[1] if known else self._find(parser.parse_config(_live_text(instance)))
-            # Names go into messages, which must be UTF-8.
-            content = content.encode(errors="surrogateescape").decode(errors="replace")
-            known = signature, self._find(parser.parse_config(content, self._keywords))
-            self._known[instance.id] = known
-        return known[1]
-
-
-def _live_text(instance: InstanceLayout) -> str:
-    """Return what the live files of an instance say, whoever wrote it."""
-    found = []
-    for path in instance.texts_below(instance.directory):
-        with contextlib.suppress(FileNotFoundError):
-            found.append(files.text(path))
-    return "\n".join(found).encode(errors="surrogateescape").decode(errors="replace")
-
-
-def listener_index() -> Index[tuple[queries.ListenerType, ...]]:
-    """The listeners of each configuration."""
-    return Index(queries.list_listeners, queries.LISTENER_KEYWORDS)
+_MAINTENANCE = "MAINT"
 
 
 class _Known(NamedTuple):
@@ -137,11 +80,12 @@ class _Asked(NamedTuple):
 _WORKER, _MASTER = 0, 1
 
 
-class Observer:
-    """Reads all instances of a layout.
+class Poller:
+    """Asks the instances of a layout.
 
-    `look` looks at files, `ask` asks haproxy: the worker that serves at its own socket, its master
-    of what else there is. A process that is silent is asked once, and its question stays open.
+    For heartbeats, `look` looks at files, and `ask` asks all processes at the same time: the worker
+    that serves at its own socket, its master of what else there is. A process that is silent is
+    asked once, and its question stays open.
     """
 
     def __init__(
@@ -153,8 +97,8 @@ class Observer:
         self._layout = layout
         self._clock = clock
         self._wall_clock = wall_clock
-        self._listeners = listener_index()
-        self._pools = Index(queries.list_pools, queries.POOL_KEYWORDS)
+        self._listeners = index_listeners()
+        self._pools = index_pools()
         self._known: tuple[_Known, ...] = ()
         self._selector = selectors.DefaultSelector()
         self._open: dict[_Asked, tuple[Question, object]] = {}
@@ -176,8 +120,8 @@ class Observer:
         """Look at the files for the instances, and for what haproxy has loaded."""
         found = []
         for instance in instances(self._layout):
-            loaded = self._listeners.of_loaded(instance)
-            pools = self._pools.of_loaded(instance)
+            loaded = self._listeners.find_loaded(instance)
+            pools = self._pools.find_loaded(instance)
             names = None if loaded is None else tuple(listener.id for listener in loaded)
             found.append(_Known(instance, names, pools or {}))
         self._known = tuple(found)
@@ -235,19 +179,88 @@ class Observer:
                 instance = self._layout.instance(ObjectId(instance_id))
                 forget_final_counters(instance, {worker.worker for worker in reading.leaving})
 
-    def pools(self, instance: InstanceLayout, *, timeout: float) -> Mapping[str, PoolReading]:
-        """The pools of one instance, as they are now.
+    def read_pools(self, instance: InstanceLayout, *, timeout: float) -> Mapping[str, PoolReading]:
+        """Return the pools of one instance, as they are now.
 
         Raises:
             OperationFailed: it does not say.
         """
         master = MasterSocket(instance.master_socket, self._clock)
-        now = workers.parse(master.command("show proc", timeout=timeout))
+        now = workers.read_workers(master.command("show proc", timeout=timeout))
         if now.current is None:
             raise NotListening("haproxy is not running", "its master has no worker")
         answer = master.command(f"@!{now.current} show stat", timeout=timeout)
-        reading = statistics.parse(answer, str(now.current))
-        return _without_left_over(reading, self._pools.of(instance)).pools
+        reading = statistics.read_worker(answer, str(now.current))
+        return _drop_removed_members(reading, self._pools.find_committed(instance)).pools
+
+    # For metrics
+
+    def read_figures(
+        self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
+    ) -> list[Figures | None]:
+        """Return these columns of each instance's current worker; None for one that does not
+        answer. `timeout` in seconds is for all."""
+        info, stat = statistics.choose_commands(scopes)
+
+        def ask(instance: InstanceLayout, deadline: float) -> Figures:
+            def reply(command: str | None) -> str:
+                # `@1` is the worker of the last successful load.
+                return self._ask_master(instance, f"@1 {command}", deadline) if command else ""
+
+            figures = statistics.read_figures(reply(info), reply(stat), columns)
+            return self._drop_removed_rows(instance, figures)
+
+        return list(self._ask_each(ask, timeout).values())
+
+    def read_workers(self, *, timeout: float) -> dict[str, Workers | None]:
+        """Return the workers of each instance by its id; None for one that does not answer.
+        `timeout` in seconds is for all."""
+
+        def ask(instance: InstanceLayout, deadline: float) -> Workers:
+            return workers.read_workers(self._ask_master(instance, "show proc", deadline))
+
+        return self._ask_each(ask, timeout)
+
+    def _drop_removed_rows(self, instance: InstanceLayout, figures: Figures) -> Figures:
+        """Leave out members that have been removed and that haproxy still has, in maintenance."""
+        members = figures.rows[Scope.MEMBER]
+        if "status" not in figures.columns:
+            return figures
+        status = figures.columns.index("status")
+        if not any(row[status] == _MAINTENANCE for row in members):
+            return figures
+        configured = self._pools.find_committed(instance)
+        known = {(pool, member) for pool, names in configured.items() for member in names}
+        kept = [row for row in members if row[status] != _MAINTENANCE or (row[0], row[1]) in known]
+        return figures._replace(rows={**figures.rows, Scope.MEMBER: kept})
+
+    def _ask_each(
+        self, ask: Callable[[InstanceLayout, float], T], timeout: float
+    ) -> dict[str, T | None]:
+        """Return what `ask` gives for each instance. Each of those left gets the same share of the
+        time left, so that one that hangs does not take it all."""
+        found: dict[str, T | None] = {}
+        known = instances(self._layout)
+        deadline = self._clock() + timeout
+        for left, instance in zip(range(len(known), 0, -1), known, strict=True):
+            now = self._clock()
+            share = max(0.0, deadline - now) / left
+            found[instance.id] = None
+            while True:
+                try:
+                    found[instance.id] = ask(instance, now + share)
+                except OperationFailed as error:
+                    # A master in the middle of a reload is given half the time to come back.
+                    if instance.master_socket.exists() and self._clock() < now + share / 2:
+                        time.sleep(_RETRY_PAUSE)
+                        continue
+                    logger.info("instance=%s says nothing of itself: %s", instance.id, error)
+                break
+        return found
+
+    def _ask_master(self, instance: InstanceLayout, command: str, deadline: float) -> str:
+        socket = MasterSocket(instance.master_socket, self._clock)
+        return socket.command(command, timeout=max(0.001, deadline - self._clock()))
 
     # Questions
 
@@ -301,13 +314,13 @@ class Observer:
             name = worker_name(int(pid))
             if name is None:
                 raise NotListening("haproxy is not running", f"its worker {pid} has ended")
-            one.current = statistics.parse(f"# {table}", name)
+            one.current = statistics.read_worker(f"# {table}", name)
         elif asked.process == _MASTER:
-            one.workers = workers.parse(reply)
+            one.workers = workers.read_workers(reply)
             for leaving in one.workers.leaving:
                 self._ask_leaving(one, leaving)
         else:
-            one.leaving[asked.process] = statistics.parse(reply, str(whom))
+            one.leaving[asked.process] = statistics.read_worker(reply, str(whom))
 
     def _ask_leaving(self, one: _Round, pid: int) -> None:
         instance, name = one.known.instance, worker_name(pid)
@@ -341,7 +354,7 @@ class Observer:
         self._complain(instance_id, one.failures.get(_WORKER))
         current = one.current
         if current is not None:
-            current = _without_left_over(current, known.pools)
+            current = _drop_removed_members(current, known.pools)
             self._last[instance_id] = self._clock(), current
         at, last = self._last.get(instance_id, (0.0, None))
         if last is None and known.listeners is None:
@@ -396,13 +409,13 @@ class Observer:
                 logger.warning("%s: %s", instance_id, words)
 
 
-def _without_left_over(
+def _drop_removed_members(
     reading: WorkerReading, configured: Mapping[str, tuple[str, ...]]
 ) -> WorkerReading:
     """The reading without members that have been removed and that haproxy still has, in
     maintenance; a pool that has no others is as healthy as haproxy calls an empty one."""
     doubtful = [
-        name for name, pool in reading.pools.items() if MAINTENANCE in pool.members.values()
+        name for name, pool in reading.pools.items() if _MAINTENANCE in pool.members.values()
     ]
     if not doubtful:
         return reading
@@ -412,7 +425,7 @@ def _without_left_over(
         members = {
             member: status
             for member, status in pools[name].members.items()
-            if member in known or status != MAINTENANCE
+            if member in known or status != _MAINTENANCE
         }
         pools[name] = PoolReading(pools[name].status if members else "UP", members)
     return reading._replace(pools=pools)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from amphora_agent.errors import Conflict, InvalidRequest
 from amphora_agent.haproxy.config import parser, queries
 from amphora_agent.haproxy.runtime import loaded_state
-from amphora_agent.haproxy.runtime.poller import listener_index
+from amphora_agent.haproxy.runtime.config_index import index_listeners
 from amphora_agent.model.addressing import Claim, first_meeting
 from amphora_agent.paths import InstanceLayout, Layout
 from amphora_agent.revisions import reading
@@ -102,7 +102,7 @@ class ListenerCount:
         self._layout = layout
         self._most = most
         self._limited = limited
-        self._index = listener_index()
+        self._index = index_listeners()
         self._lock = threading.Lock()
         #: What changes that are under way bring, by their owners.
         self._under_way: dict[str, int] = {}
@@ -158,7 +158,7 @@ class ListenerCount:
         for instance in reading.instances(self._layout):
             name = owner_of(instance)
             if name != owner:
-                found[name] = found.get(name, 0) + len(self._index.of(instance))
+                found[name] = found.get(name, 0) + len(self._index.find_committed(instance))
         for listener in self._layout.lvs_listeners():
             if listener.id not in {owner, *own}:
                 found[listener.id] = found.get(listener.id, 0) + 1
@@ -167,7 +167,7 @@ class ListenerCount:
     def _committed_of(self, owner: str, own: Collection[str]) -> int:
         instances = (each for each in reading.instances(self._layout) if owner_of(each) == owner)
         layer4 = sum(each.id in {owner, *own} for each in self._layout.lvs_listeners())
-        return layer4 + sum(len(self._index.of(each)) for each in instances)
+        return layer4 + sum(len(self._index.find_committed(each)) for each in instances)
 
 
 def estimate_listeners(configuration: str) -> int:

@@ -173,7 +173,7 @@ class _Agent:
 
 def worker_of(instance: InstanceLayout) -> int | None:
     try:
-        return workers.parse(master_of(instance).command("show proc", timeout=5)).current
+        return workers.read_workers(master_of(instance).command("show proc", timeout=5)).current
     except OperationFailed:
         return None
 

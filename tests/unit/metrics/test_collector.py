@@ -22,7 +22,7 @@ class Instances:
         self.asked: list[Collection[Scope]] = []
         self.answers: list[Figures | None] | None = None
 
-    def figures(
+    def read_figures(
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
     ) -> list[Figures | None]:
         assert 0 < timeout < 5  # the controller's text waits so long

@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.statistics import parse, unfinished
+from amphora_agent.haproxy.replies.statistics import count_unfinished, read_worker
 from amphora_agent.model.status import Counters, ListenerReading
 
 HEADER = (
@@ -24,12 +24,12 @@ def reply(*rows: str) -> str:
 
 
 def member_status(status: str, weight: str = "1") -> str:
-    reading = parse(reply(row("p:l", "m", status, weight), row("p:l", "BACKEND", "UP")), "w")
+    reading = read_worker(reply(row("p:l", "m", status, weight), row("p:l", "BACKEND", "UP")), "w")
     return reading.pools["p:l"].members["m"]
 
 
 def test_a_frontend_is_a_listener_with_octavia_s_counters() -> None:
-    reading = parse(
+    reading = read_worker(
         reply(row("l", "FRONTEND", "OPEN", scur=3, stot=40, bin=500, bout=6000, ereq=7)), "w"
     )
     assert reading.worker == "w"
@@ -53,17 +53,17 @@ def test_a_frontend_is_a_listener_with_octavia_s_counters() -> None:
 def test_a_listener_at_its_connection_limit_is_full(
     status: str, scur: int, slim: int, told: str
 ) -> None:
-    reading = parse(reply(row("l", "FRONTEND", status, scur=scur, slim=slim)), "w")
+    reading = read_worker(reply(row("l", "FRONTEND", status, scur=scur, slim=slim)), "w")
     assert reading.listeners["l"].status == told
 
 
 def test_empty_columns_count_nothing() -> None:
-    reading = parse(reply(row("l", "FRONTEND", "OPEN")), "w")
+    reading = read_worker(reply(row("l", "FRONTEND", "OPEN")), "w")
     assert reading.listeners["l"] == ListenerReading("OPEN", 0, Counters(0, 0, 0, 0))
 
 
 def test_a_backend_is_a_pool_with_its_servers_as_members() -> None:
-    reading = parse(
+    reading = read_worker(
         reply(
             row("p1:l", "m1", "UP"),
             row("p1:l", "m2", "DOWN"),
@@ -106,7 +106,7 @@ def test_the_status_of_a_member_is_told_as_octavia_knows_it(
 
 def test_the_agent_s_own_exporter_is_nobody_s() -> None:
     internal = "prometheus-exporter-internal"
-    reading = parse(
+    reading = read_worker(
         reply(
             row(f"{internal}-endpoint", "FRONTEND", "OPEN", stot=9),
             row(f"{internal}", "prometheus-internal", "no check"),
@@ -131,7 +131,7 @@ def test_the_agent_s_own_exporter_is_nobody_s() -> None:
 )
 def test_what_is_not_statistics_is_refused(text: str) -> None:
     with pytest.raises(OperationFailed, match="Cannot read the statistics"):
-        parse(text, "w")
+        read_worker(text, "w")
 
 
 def test_a_reply_that_was_cut_off_is_refused() -> None:
@@ -145,7 +145,7 @@ def test_a_reply_that_was_cut_off_is_refused() -> None:
         if cut.endswith("\n"):
             continue
         with pytest.raises(OperationFailed, match="cut off"):
-            parse(cut, "w")
+            read_worker(cut, "w")
 
 
 @pytest.mark.parametrize(
@@ -161,4 +161,4 @@ def test_a_reply_that_was_cut_off_is_refused() -> None:
 )
 def test_connections_whose_handshake_may_go_on(columns: dict[str, int], count: int) -> None:
     said = reply(row("l", "FRONTEND", "STOP", "1", **columns), row("m", "FRONTEND", "STOP"), "")
-    assert unfinished(said) == count
+    assert count_unfinished(said) == count

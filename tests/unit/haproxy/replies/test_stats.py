@@ -3,8 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies import stats
-from amphora_agent.haproxy.replies.stats import commands
+from amphora_agent.haproxy.replies.statistics import choose_commands, read_figures
 from amphora_agent.model.status import Figures, Scope
 
 HEADER = "# pxname,svname,scur,status,last_chk,"
@@ -13,7 +12,7 @@ INFO = "Name: HAProxy\nVersion: 2.6.12\nnode: a: b\nCurrConns: 7"
 
 
 def parse(info: str, stat: str) -> Figures:
-    return stats.parse(info, stat, COLUMNS)
+    return read_figures(info, stat, COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,7 @@ def parse(info: str, stat: str) -> Figures:
 def test_no_more_is_asked_than_is_wanted(
     scopes: frozenset[Scope], asked: tuple[str | None, str | None]
 ) -> None:
-    assert commands(scopes) == asked
+    assert choose_commands(scopes) == asked
 
 
 def test_the_process_is_told_by_its_names() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.workers import Workers, parse
+from amphora_agent.haproxy.replies.workers import Workers, read_workers
 
 VERSIONS = ["2.6.12-1+deb12u4", "2.8.25-5cf5d0683", "3.0.11-1+deb13u5"]
 
@@ -62,14 +62,14 @@ WITH_PROGRAM = """\
     ids=["started", "reloaded", "failed twice", "without a worker"],
 )
 def test_the_process_tree_is_read(reply: str, expected: Workers, version: str) -> None:
-    assert parse(f"{TITLE}\n{reply.format(version=version)}") == expected
+    assert read_workers(f"{TITLE}\n{reply.format(version=version)}") == expected
 
 
 def test_a_program_that_haproxy_minds_is_no_worker_whatever_its_name() -> None:
-    assert parse(WITH_PROGRAM.format(version="2.6.12")) == Workers(1, 0, 22114, (21996,))
+    assert read_workers(WITH_PROGRAM.format(version="2.6.12")) == Workers(1, 0, 22114, (21996,))
 
 
 @pytest.mark.parametrize("reply", ["", "Unknown command: 'show'", TITLE, "1 worker 0 0d x"])
 def test_what_is_something_else_is_refused(reply: str) -> None:
     with pytest.raises(OperationFailed, match="Cannot read the workers"):
-        parse(reply)
+        read_workers(reply)
