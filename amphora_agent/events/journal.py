@@ -35,9 +35,9 @@ from amphora_agent.model.events.changes import (
     Caller,
     Difference,
     Entry,
+    EntryResult,
     Operation,
     Part,
-    Result,
 )
 
 logger = logging.getLogger(__name__)
@@ -108,27 +108,27 @@ class Journal:
         does not exist (NotFound) is not recorded."""
         record = Record(subject)
         began = self._clock()
-        result, because = Result.DONE, ""
+        result, because = EntryResult.DONE, ""
         try:
             yield record
         except NotFound:
             record.kept = False
             raise
         except InvalidRequest as error:
-            result, because = Result.REFUSED, error.details or error.message
+            result, because = EntryResult.REFUSED, error.details or error.message
             raise
         except (Conflict, PreconditionFailed) as error:
-            result, because = Result.REFUSED, str(error)
+            result, because = EntryResult.REFUSED, str(error)
             raise
         except AgentError as error:
-            result, because = Result.FAILED, str(error)
+            result, because = EntryResult.FAILED, str(error)
             raise
         except BaseException as error:  # a defect, a full disk, an end by force: all are told
-            result, because = Result.FAILED, f"{type(error).__name__}: {error}"
+            result, because = EntryResult.FAILED, f"{type(error).__name__}: {error}"
             raise
         else:
             if record.fell_back is not None:
-                result, because = Result.FELL_BACK, record.fell_back
+                result, because = EntryResult.FELL_BACK, record.fell_back
         finally:
             milliseconds = (self._clock() - began) * 1000
             logger.info(
@@ -157,7 +157,7 @@ class Journal:
         thread writes."""
         record = Record(subject)
         record.words, record.differences = list(words), list(differences)
-        entry = self._entry(part, AGENT, operation, Result.HAPPENED, "", record, 0.0)
+        entry = self._entry(part, AGENT, operation, EntryResult.HAPPENED, "", record, 0.0)
         with self._reporting:
             self._reports.append(entry)
             if self._reporter is None:
@@ -209,7 +209,7 @@ class Journal:
         part: Part,
         by: Caller,
         operation: Operation,
-        result: Result,
+        result: EntryResult,
         because: str,
         record: Record,
         milliseconds: float,

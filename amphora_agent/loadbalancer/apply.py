@@ -26,7 +26,7 @@ from amphora_agent.keepalived.lvs import poller
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import results
 from amphora_agent.loadbalancer.states import Record, State, States
-from amphora_agent.model.loadbalancer.results import ProcessPlan
+from amphora_agent.model.loadbalancer.responses import ProcessPlan
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout

@@ -20,7 +20,7 @@ from amphora_agent.loadbalancer.translate import certificate_files, names, to_ha
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.model.addressing import Address
 from amphora_agent.model.loadbalancer.resolved import ResolvedListener, ResolvedLoadBalancer
-from amphora_agent.model.loadbalancer.results import ProcessModel
+from amphora_agent.model.loadbalancer.responses import ProcessModel
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from amphora_agent.paths import PARTS
 

@@ -34,10 +34,10 @@ from amphora_agent.loadbalancer.translate import certificate_files, status
 from amphora_agent.loadbalancer.translate.certificate_files import Times
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events.changes import Caller, Operation
-from amphora_agent.model.loadbalancer import merge_patch, validation
-from amphora_agent.model.loadbalancer.pool_merge import normal_form
+from amphora_agent.model.loadbalancer import pool_forms, validation
+from amphora_agent.model.loadbalancer.pool_forms import normalize
 from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer, resolve
-from amphora_agent.model.loadbalancer.results import (
+from amphora_agent.model.loadbalancer.responses import (
     About,
     Given,
     LoadBalancerStatus,
@@ -207,9 +207,9 @@ class Declared:
             _require(before, precondition)
             whole = msgspec.json.decode(before.model())
             if member_id is None:
-                changed = merge_patch.with_pool(whole, pool_id, patch)
+                changed = pool_forms.patch_pool(whole, pool_id, patch)
             else:
-                changed = merge_patch.with_member(whole, pool_id, member_id, patch)
+                changed = pool_forms.patch_member(whole, pool_id, member_id, patch)
             balancer = _decoded(lb_id, msgspec.json.encode(changed))
             return self._make(lb_id, balancer, before, None, record, dry_run=dry_run)
 
@@ -431,12 +431,12 @@ def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
     except InvalidRequest as error:
         path, separator, words = error.details.partition(": ")
         raise InvalidRequest.of([(path, words) if separator else ("body", path)]) from None
-    wrong = list(validation.problems(balancer))
+    wrong = list(validation.find_problems(balancer))
     if balancer.loadbalancer_id != lb_id:
         wrong.append(Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))
     if wrong:
         raise InvalidRequest.of(wrong)
-    return resolve(normal_form(balancer, body))
+    return resolve(normalize(balancer, body))
 
 
 def _resolved(state: State) -> ResolvedLoadBalancer:

@@ -23,7 +23,7 @@ from amphora_agent.model.loadbalancer.types import (
     RuleType,
     TlsVersion,
 )
-from amphora_agent.model.loadbalancer.validation import POOLS_OF, problems
+from amphora_agent.model.loadbalancer.validation import POOLS_OF, find_problems
 from tests.builders.bodies import Body, decoded, listener, policy, rule
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
@@ -342,7 +342,7 @@ def bodies(draw: st.DrawFn) -> Body:
 
 
 def found(balancer: LoadBalancer) -> list[Problem]:
-    return list(problems(balancer))
+    return list(find_problems(balancer))
 
 
 @st.composite

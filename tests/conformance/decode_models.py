@@ -25,7 +25,7 @@ def answer(body: bytes) -> dict[str, object]:
     process = rendered.translate_whole(balancer)
     rendered.render(process, PLACES)
     return {
-        "problems": [str(problem) for problem in validation.problems(balancer)],
+        "problems": [str(problem) for problem in validation.find_problems(balancer)],
         "frontends": [each.id for each in process.frontends],
         "backends": [each.id for each in process.backends],
         "layer4": {

@@ -138,7 +138,7 @@ def regular_expressions() -> Iterator[str]:
     while passed < _REGEXES:
         value = "".join(source.choices(pieces, k=source.choice((1, 2, 3, 5, 8, 13, 40))))
         body = balancer(listener(l7policies=[policy("REJECT", rule("PATH", "REGEX", value))]))
-        if value and len(value) < 256 and not list(validation.problems(decoded(body))):
+        if value and len(value) < 256 and not list(validation.find_problems(decoded(body))):
             passed += 1
             yield value
     # What takes the most room of what may pass.
@@ -164,7 +164,7 @@ def test_any_regular_expression_that_passes_is_one_to_every_engine(
         for begin in range(0, len(rules), most)
     ]
     made = decoded(balancer(listener(l7policies=policies)))
-    assert not list(validation.problems(made))
+    assert not list(validation.find_problems(made))
     check(program, write(rendered.translate_whole(made), directory, certificates))
 
 
@@ -248,6 +248,6 @@ def test_every_monitor_is_one_to_keepalived(directory: Path, type_: str, codes: 
             additional_vips=[{"ip_address": "2001:db8::5"}],
         )
     )
-    assert not list(validation.problems(made))
+    assert not list(validation.find_problems(made))
     (text,) = layer4_texts(made, directory)
     check_by_keepalived(text, directory)

@@ -16,7 +16,7 @@ from amphora_agent.api.v2.http import (
     wants_dry_run,
 )
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.model.loadbalancer.results import ProcessModel, Result
+from amphora_agent.model.loadbalancer.responses import ProcessModel, Result
 from amphora_agent.paths import ObjectId, object_id
 
 
@@ -25,7 +25,7 @@ def certificates(services: Services) -> Blueprint:
 
     @routes.get("/2.0/loadbalancers/<lb_id>/certificates")
     def overview(lb_id: str) -> ResponseReturnValue:
-        from amphora_agent.model.loadbalancer.results import CertificateList
+        from amphora_agent.model.loadbalancer.responses import CertificateList
 
         found = services.declared().certificates(object_id(lb_id))
         return answer(CertificateList(found))

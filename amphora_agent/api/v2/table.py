@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from amphora_agent.api.v2.http import DRY_RUN
 from amphora_agent.model.events.changes import Changes
-from amphora_agent.model.loadbalancer.results import (
+from amphora_agent.model.loadbalancer.responses import (
     About,
     CertificateList,
     LoadBalancerStatus,

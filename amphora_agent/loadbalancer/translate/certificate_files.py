@@ -17,7 +17,7 @@ from amphora_agent.model.loadbalancer.resolved import (
     ResolvedLoadBalancer,
     ResolvedPool,
 )
-from amphora_agent.model.loadbalancer.results import OperatingStatus
+from amphora_agent.model.loadbalancer.responses import OperatingStatus
 from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool, TlsContainer
 from amphora_agent.x509 import pem
 from amphora_agent.x509.validity import Stage, stage

@@ -21,7 +21,7 @@ from amphora_agent.model.loadbalancer.resolved import (
     ResolvedLoadBalancer,
     ResolvedPool,
 )
-from amphora_agent.model.loadbalancer.results import (
+from amphora_agent.model.loadbalancer.responses import (
     ListenerStatus,
     LoadBalancerStatus,
     MemberStatus,

@@ -71,7 +71,7 @@ class Operation(enum.Enum):
     MASTERSHIP = "mastership"
 
 
-class Result(enum.Enum):
+class EntryResult(enum.Enum):
     DONE = "done"
     #: Done, by a reload: what was to be changed while it runs could not be.
     FELL_BACK = "fell back to a reload"
@@ -129,7 +129,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     part: Part = Part.INSTANCE
     subject: str = ""
     operation: Operation
-    result: Result
+    result: EntryResult
     milliseconds: float
     words: tuple[str, ...] = ()
     differences: tuple[Difference, ...] = ()

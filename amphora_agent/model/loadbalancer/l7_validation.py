@@ -66,8 +66,8 @@ _REPEATED_GROUP = re.compile(r"\)\{([0-9]+)(?:,([0-9]*))?\}")
 _BIG_REGEX = 4_000
 
 
-def problems(path: str, policy: L7Policy) -> Iterator[Problem]:
-    """What is wrong with the policy at `path`, whatever pools there are."""
+def find_problems(path: str, policy: L7Policy) -> Iterator[Problem]:
+    """Yield what is wrong with the policy at `path`, whatever pools there are."""
     targets = {
         "redirect_pool_id": policy.target_pool_id,
         "redirect_prefix": policy.redirect_prefix,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from msgspec.structs import asdict
 
 from amphora_agent.model.addressing import Address, Claim, claim
-from amphora_agent.model.loadbalancer.pool_merge import find_pools, merge_pools
+from amphora_agent.model.loadbalancer.pool_forms import find_pools, merge_pools
 from amphora_agent.model.loadbalancer.types import (
     Action,
     ClientAuthentication,

@@ -1,20 +1,23 @@
-"""What the fields of a load balancer must be together, beside what each may be alone.
+"""Validation of the fields of a load balancer against each other; types.py has what each may be.
 
 The rules are those of Octavia's API (API reference, and what its amphora provider can do). Fields
 that an object of its kind does not use are passed over where Octavia fills them in by itself, and
-refused where somebody must have meant something by them. What a load balancer means by its fields
-is in resolved.py.
+refused where somebody must have meant something by them. resolved.py decides what a
+load balancer means by its fields.
 """
 
+import functools
+import ssl
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from amphora_agent.model.addressing import Address, prefix_length
 from amphora_agent.model.decode import Problem, either
-from amphora_agent.model.loadbalancer import l7_validation, tls_validation
-from amphora_agent.model.loadbalancer.pool_merge import MergedPools, find_pools, merge_pools
+from amphora_agent.model.loadbalancer import l7_validation
+from amphora_agent.model.loadbalancer.pool_forms import MergedPools, find_pools, merge_pools
 from amphora_agent.model.loadbalancer.types import (
     METRICS_BACKEND,
+    ClientAuthentication,
     HealthMonitor,
     HttpMethod,
     Listener,
@@ -25,6 +28,7 @@ from amphora_agent.model.loadbalancer.types import (
     PersistenceType,
     Pool,
     PoolProtocol,
+    TlsVersion,
 )
 
 _HTTP = frozenset({ListenerProtocol.HTTP, ListenerProtocol.TERMINATED_HTTPS})
@@ -60,10 +64,34 @@ _HTTP_MONITORS = frozenset({MonitorType.HTTP, MonitorType.HTTPS})
 #: By which keepalived itself connects to members of UDP and SCTP pools. It would have to be told an
 #: interface for an address that is valid on its link only.
 _CONNECTING_MONITORS = frozenset({MonitorType.HTTP, MonitorType.TCP})
+#: What haproxy does not speak any more: to members, and to clients, unless one that is newer is
+#: among them.
+_DEAD_VERSIONS = frozenset({TlsVersion.SSLV3})
+_DEAD_TO_CLIENTS = _DEAD_VERSIONS | {TlsVersion.TLSV1, TlsVersion.TLSV1_1}
+#: The suites of TLS 1.3, which OpenSSL names apart from all others.
+_TLS13_SUITES = frozenset(
+    {
+        "TLS_AES_128_CCM_8_SHA256",
+        "TLS_AES_128_CCM_SHA256",
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+    }
+)
+_CONTAINERS = (
+    "client_ca_tls_container_data",
+    "client_ca_tls_container_ref",
+    "client_crl_container_data",
+    "client_crl_container_ref",
+    "default_tls_container_data",
+    "default_tls_container_ref",
+    "sni_container_data",
+    "sni_container_refs",
+)
 
 
-def problems(balancer: LoadBalancer) -> Iterator[Problem]:
-    """Everything that is wrong; nothing when the load balancer can be made."""
+def find_problems(balancer: LoadBalancer) -> Iterator[Problem]:
+    """Yield everything that is wrong; nothing if the load balancer can be made."""
     merged = merge_pools(balancer)
     known = merged.pools
     yield from _addresses(balancer)
@@ -150,11 +178,11 @@ def _listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Itera
     elif listener.l7policies:
         for index, policy in enumerate(listener.l7policies):
             inner = f"{path}.l7policies[{index}]"
-            yield from l7_validation.problems(inner, policy)
+            yield from l7_validation.find_problems(inner, policy)
             pool_path = f"{inner}.redirect_pool_id"
             yield from _usable(pool_path, policy.target_pool_id, listener, known)
     yield from _headers(f"{path}.insert_headers", listener)
-    yield from tls_validation.of_listener(path, listener)
+    yield from _listener_tls(path, listener)
 
 
 def _usable(
@@ -188,7 +216,7 @@ def _pool(path: str, pool: Pool) -> Iterator[Problem]:
     if pool.protocol in _LAYER4_POOLS and pool.tls_enabled:
         yield Problem(f"{path}.tls_enabled", f"a {pool.protocol} pool speaks no TLS")
     if pool.tls_enabled:
-        yield from tls_validation.of_either(path, pool)
+        yield from _tls_options(path, pool)
     if pool.has_crl and not pool.has_ca:
         yield Problem(f"{path}.crl_container_data", "a CRL needs a CA")
     for index, member in enumerate(pool.members or ()):
@@ -246,3 +274,58 @@ def _persistence(path: str, pool: Pool) -> Iterator[Problem]:
     if granularity is not None and prefix_length(granularity) is None:
         words = f"{granularity} is no mask: its ones are not all in front"
         yield Problem(f"{path}.persistence_granularity", words)
+
+
+def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
+    """Yield what is wrong with the TLS of a listener, or with TLS options of one without TLS."""
+    if not listener.terminates_tls:
+        for name in _CONTAINERS:
+            if getattr(listener, name):
+                words = f"a {listener.protocol} listener does not use it; TERMINATED_HTTPS does"
+                yield Problem(f"{path}.{name}", words)
+        return
+    if not listener.has_certificate:
+        words = "TERMINATED_HTTPS needs it, or a certificate in sni_container_data"
+        yield Problem(f"{path}.default_tls_container_data", words)
+    yield from _tls_options(path, listener)
+    asks = listener.client_authentication not in (None, ClientAuthentication.NONE)
+    if asks and not listener.has_client_ca:
+        words = f"{listener.client_authentication} client_authentication needs it"
+        yield Problem(f"{path}.client_ca_tls_container_data", words)
+    if listener.has_client_crl and not listener.has_client_ca:
+        yield Problem(f"{path}.client_crl_container_data", "a CRL needs a client CA")
+
+
+def _tls_options(path: str, thing: Listener | Pool) -> Iterator[Problem]:
+    """Yield what is wrong with the options that listeners and pools share."""
+    dead = _DEAD_TO_CLIENTS if isinstance(thing, Listener) else _DEAD_VERSIONS
+    if thing.tls_versions == ():
+        yield Problem(f"{path}.tls_versions", "is empty; leave it out for the default")
+    elif thing.tls_versions and dead.issuperset(thing.tls_versions):
+        words = f"nothing but {either(thing.tls_versions)}, which haproxy does not speak"
+        yield Problem(f"{path}.tls_versions", words)
+    if thing.alpn_protocols == ():
+        yield Problem(f"{path}.alpn_protocols", "is empty; leave it out for the default")
+    yield from _ciphers(f"{path}.tls_ciphers", thing.tls_ciphers)
+
+
+def _ciphers(path: str, ciphers: str | None) -> Iterator[Problem]:
+    names = ciphers.split(":") if ciphers else []
+    suites = [name for name in names if name.startswith("TLS_")]
+    for name in suites:
+        if name not in _TLS13_SUITES:
+            allowed = ", ".join(sorted(_TLS13_SUITES))
+            yield Problem(path, f"{name} is no suite of TLS 1.3; allowed: {allowed}")
+    if len(suites) < len(names):
+        rest = ":".join(name for name in names if name not in suites)
+        if not _is_known_to_openssl(rest):
+            yield Problem(path, "OpenSSL knows none of these")
+
+
+@functools.lru_cache(maxsize=256)  # most listeners have the same
+def _is_known_to_openssl(ciphers: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(ciphers)
+    except ssl.SSLError:
+        return False
+    return True

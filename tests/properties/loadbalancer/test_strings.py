@@ -249,7 +249,7 @@ def test_it_is_refused_or_one_word(path: Path) -> None:
                 made = decoded(with_string(path, value))
             except InvalidRequest:
                 continue
-            if list(validation.problems(made)):
+            if list(validation.find_problems(made)):
                 continue
             written = texts(made)
             if written == HARMLESS:
@@ -277,7 +277,7 @@ def test_what_people_write_for_people_is_in_no_configuration() -> None:
             _at(made, path[:-1])[path[-1]] = "FOR-PEOPLE"
     made["listeners"][0].pop("default_pool")
     found = decoded(made)
-    assert list(validation.problems(found)) == []
+    assert list(validation.find_problems(found)) == []
     assert not [text for text in texts(found) if "FOR-PEOPLE" in text]
 
 

@@ -29,9 +29,9 @@ from amphora_agent.model.events.changes import (
     Caller,
     Difference,
     Entry,
+    EntryResult,
     Operation,
     Part,
-    Result,
     compare,
     operator,
 )
@@ -95,7 +95,7 @@ def test_a_change_that_was_made(journal: Journal, directory: Path) -> None:
             at="2026-03-01T12:00:00.123Z",
             who=CONTROLLER,
             operation=Operation.RELOAD,
-            result=Result.DONE,
+            result=EntryResult.DONE,
             milliseconds=1500.0,
             words=("pool web: member a added",),
             plan="reload",
@@ -114,16 +114,24 @@ def test_the_time_is_utc_wherever_the_machine_is(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "result", "because"),
     [
-        (InvalidRequest("Invalid request", "line 3: no"), Result.REFUSED, "line 3: no"),
-        (InvalidRequest("not an id"), Result.REFUSED, "not an id"),
-        (OperationFailed("Error reloading", "in use"), Result.FAILED, "Error reloading: in use"),
-        (Conflict("In use"), Result.REFUSED, "In use"),
-        (PreconditionFailed("It has changed", "ETag x"), Result.REFUSED, "It has changed: ETag x"),
-        (OSError(28, "No space left"), Result.FAILED, "OSError: [Errno 28] No space left"),
+        (InvalidRequest("Invalid request", "line 3: no"), EntryResult.REFUSED, "line 3: no"),
+        (InvalidRequest("not an id"), EntryResult.REFUSED, "not an id"),
+        (
+            OperationFailed("Error reloading", "in use"),
+            EntryResult.FAILED,
+            "Error reloading: in use",
+        ),
+        (Conflict("In use"), EntryResult.REFUSED, "In use"),
+        (
+            PreconditionFailed("It has changed", "ETag x"),
+            EntryResult.REFUSED,
+            "It has changed: ETag x",
+        ),
+        (OSError(28, "No space left"), EntryResult.FAILED, "OSError: [Errno 28] No space left"),
     ],
 )
 def test_a_change_that_was_not_made(
-    journal: Journal, directory: Path, error: Exception, result: Result, because: str
+    journal: Journal, directory: Path, error: Exception, result: EntryResult, because: str
 ) -> None:
     def fail() -> None:
         with change(journal, CONTROLLER, Operation.UPLOAD) as record:
@@ -142,7 +150,7 @@ def test_a_change_that_took_another_way(journal: Journal, directory: Path) -> No
     with change(journal, CONTROLLER, Operation.RELOAD) as record:
         record.plan, record.fell_back = "runtime", "set server: no such server"
     (entry,) = journal.entries()
-    assert (entry.plan, entry.result) == ("runtime", Result.FELL_BACK)
+    assert (entry.plan, entry.result) == ("runtime", EntryResult.FELL_BACK)
     assert entry.because == "set server: no such server"
 
 
@@ -222,7 +230,7 @@ def test_op11_what_happens_by_itself_is_recorded_by_a_thread(journal: Journal) -
     journal.report_death("haproxy-lb", "died with status -9")
     until(lambda: len(journal.entries()) == 1, "it is written")
     (entry,) = journal.entries()
-    assert (entry.operation, entry.result) == (Operation.DEATH, Result.HAPPENED)
+    assert (entry.operation, entry.result) == (Operation.DEATH, EntryResult.HAPPENED)
     assert (entry.part, entry.subject, entry.who) == (Part.PROCESS, "haproxy-lb", AGENT)
 
 

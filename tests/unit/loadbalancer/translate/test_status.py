@@ -6,7 +6,7 @@ import pytest
 
 from amphora_agent.loadbalancer.translate import status
 from amphora_agent.model.loadbalancer.resolved import resolve
-from amphora_agent.model.loadbalancer.results import LoadBalancerStatus
+from amphora_agent.model.loadbalancer.responses import LoadBalancerStatus
 from tests.builders.bodies import (
     balancer,
     decoded,

@@ -28,7 +28,7 @@ def text(protocol: str = "UDP", *, vips: tuple[str, ...] = (), **of_pool: Any) -
             additional_vips=[{"ip_address": vip} for vip in vips],
         )
     )
-    assert list(validation.problems(made)) == []
+    assert list(validation.find_problems(made)) == []
     return rendered(made)["l"]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.pool_merge import merge_pools
+from amphora_agent.model.loadbalancer.pool_forms import merge_pools
 from tests.builders.bodies import (
     balancer,
     decoded,
@@ -22,7 +22,7 @@ _CONTAINER = {"certificate": _PEM, "private_key": _PEM}
 
 
 def _problems(body: dict[str, Any]) -> list[str]:
-    return [str(problem) for problem in validation.problems(decoded(body))]
+    return [str(problem) for problem in validation.find_problems(decoded(body))]
 
 
 def _with_rule(**more: Any) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def test_forms_of_a_pool_say_together_what_it_is() -> None:
             listener(name="b", protocol_port=81, default_pool=bare),
         )
     )
-    assert list(validation.problems(made)) == []
+    assert list(validation.find_problems(made)) == []
     (found,) = merge_pools(made).pools.values()
     assert found.healthmonitor is not None
     assert [(each.member_id, each.weight) for each in found.members or ()] == [

@@ -7,14 +7,14 @@ from typing import Any
 import msgspec
 
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer.pool_merge import normal_form
+from amphora_agent.model.loadbalancer.pool_forms import normalize
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from tests.builders.bodies import balancer, listener, member, policy, pool
 
 
 def normal(body: dict[str, Any]) -> LoadBalancer:
     content = msgspec.json.encode(body)
-    return normal_form(decode(content, LoadBalancer), content)
+    return normalize(decode(content, LoadBalancer), content)
 
 
 def front(found: LoadBalancer) -> Any:
@@ -71,4 +71,4 @@ def test_d3_the_pool_of_the_load_balancer_counts() -> None:
 def test_d3_the_normal_form_is_its_own() -> None:
     body = balancer(listener(default_pool=pool()))
     content = msgspec.json.encode(normal(body), enc_hook=str)
-    assert normal_form(decode(content, LoadBalancer), content) == normal(body)
+    assert normalize(decode(content, LoadBalancer), content) == normal(body)
