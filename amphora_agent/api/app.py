@@ -8,12 +8,15 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from amphora_agent.api import v1, v2
+from amphora_agent.api import v1
 from amphora_agent.api.services import Services
 from amphora_agent.api.v1 import http
-from amphora_agent.api.v2 import errors
-from amphora_agent.api.v2.http import require_known_query
-from amphora_agent.api.v2.instances import instances
+from amphora_agent.api.v2 import routes
+from amphora_agent.api.v2.http import (
+    answer_problem,
+    require_known_query,
+    wants_problem_details,
+)
 from amphora_agent.errors import (
     AgentError,
     Conflict,
@@ -64,7 +67,7 @@ def create_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
     app.url_map.strict_slashes = False
     app.url_map.converters["rest"] = _Rest
-    for blueprint in (*v1.blueprints(services), *v2.blueprints(services), instances(services)):
+    for blueprint in (*v1.blueprints(services), *routes.blueprints(services)):
         app.register_blueprint(blueprint)
     v1.add_legacy_rules(app)
     _count_requests(app, services.metrics)
@@ -75,7 +78,7 @@ def create_app(services: Services) -> Flask:
 
     @app.before_request
     def refuse_unknown_query() -> None:
-        if errors.concern():
+        if wants_problem_details():
             require_known_query()
 
     @app.after_request
@@ -133,9 +136,9 @@ def _handle_os_error(error: OSError) -> ResponseReturnValue:
 
 def _answer(error: AgentError, status: int) -> ResponseReturnValue:
     headers = {"Retry-After": _RETRY_AFTER} if status == 503 else {}
-    if errors.concern():
+    if wants_problem_details():
         status = 413 if isinstance(error, TooLarge) else status
-        answer = errors.problem(status, str(error), getattr(error, "problems", ()))
+        answer = answer_problem(status, str(error), getattr(error, "problems", ()))
         answer.headers.update(headers)
         return answer
     return {"message": error.message, "details": error.details}, status, headers
@@ -144,8 +147,8 @@ def _answer(error: AgentError, status: int) -> ResponseReturnValue:
 def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
     code = error.code or 500
     headers = {"Allow": ", ".join(error.valid_methods or ())} if code == 405 else {}  # type: ignore[attr-defined]
-    if errors.concern():
-        answer = errors.problem(code, error.description or "")
+    if wants_problem_details():
+        answer = answer_problem(code, error.description or "")
         answer.headers.update(headers)
         return answer
     if code not in _UNDERSTOOD:
@@ -155,6 +158,6 @@ def _handle_http_error(error: HTTPException) -> ResponseReturnValue:
 
 def _handle_defect(error: Exception) -> ResponseReturnValue:
     logger.exception("a request failed", exc_info=error)
-    if errors.concern():
-        return errors.problem(500, "the agent has met a defect of its own; its log has more")
+    if wants_problem_details():
+        return answer_problem(500, "the agent has met a defect of its own; its log has more")
     return {"error": "Internal Server Error", "http_code": 500}, 500

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from amphora_agent.api.v2.table import OPERATIONS, Operation
+from amphora_agent.api.v2.openapi import OPERATIONS, ApiOperation
 from lab.backend import Backend
 from lab.pki import Authority
 from tests.integration.amphora import Amphora, differences
@@ -41,7 +41,7 @@ def balancer(amphora: Amphora, webs: dict[str, Backend]) -> Iterator[DeclaredBal
     made.delete()
 
 
-def path(operation: Operation, balancer: DeclaredBalancer) -> str:
+def path(operation: ApiOperation, balancer: DeclaredBalancer) -> str:
     values = {
         "lb_id": balancer.id,
         "instance_id": balancer.id,
@@ -55,7 +55,7 @@ def path(operation: Operation, balancer: DeclaredBalancer) -> str:
     return found
 
 
-def body(operation: Operation, balancer: DeclaredBalancer) -> bytes:
+def body(operation: ApiOperation, balancer: DeclaredBalancer) -> bytes:
     """What would change something."""
     bodies = {
         "putLoadBalancer": json.dumps(balancer.body | {"name": "other"}).encode(),
@@ -69,7 +69,7 @@ def body(operation: Operation, balancer: DeclaredBalancer) -> bytes:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.name)
 @pytest.mark.parametrize("query", ["dryrun=1", "Dry_run=1", "a=", "=1", "limits", "dry-run=true"])
 def test_d4_a_name_that_is_unknown_is_refused(
-    balancer: DeclaredBalancer, operation: Operation, query: str
+    balancer: DeclaredBalancer, operation: ApiOperation, query: str
 ) -> None:
     before = balancer.amphora.files()
     where = f"{path(operation, balancer)}?{query}"
@@ -83,7 +83,7 @@ def test_d4_a_name_that_is_unknown_is_refused(
 @pytest.mark.parametrize("operation", DRY, ids=lambda each: each.name)
 @pytest.mark.parametrize("value", ["1", "true"])
 def test_d4_a_dry_run_changes_nothing(
-    balancer: DeclaredBalancer, operation: Operation, value: str
+    balancer: DeclaredBalancer, operation: ApiOperation, value: str
 ) -> None:
     before, worker = balancer.amphora.files(), balancer.worker()
     where = f"{path(operation, balancer)}?dry_run={value}"
@@ -97,7 +97,7 @@ def test_d4_a_dry_run_changes_nothing(
 @pytest.mark.parametrize("operation", DRY, ids=lambda each: each.name)
 @pytest.mark.parametrize("query", QUESTIONABLE)
 def test_d4_a_dry_run_is_asked_for_by_yes_or_no(
-    balancer: DeclaredBalancer, operation: Operation, query: str
+    balancer: DeclaredBalancer, operation: ApiOperation, query: str
 ) -> None:
     before = balancer.amphora.files()
     where = f"{path(operation, balancer)}?{query}"

@@ -1,6 +1,9 @@
-"""Conditions, choices and answers of requests below `/2.0`."""
+"""Conditions, choices, answers and errors of requests below `/2.0`."""
 
+import http
+import json
 import re
+from collections.abc import Iterable
 
 import msgspec
 from flask import Response, request
@@ -13,15 +16,17 @@ LARGEST_BALANCER, LARGEST_PATCH, LARGEST_CERTIFICATE = 32 << 20, 4 << 20, 4 << 2
 #: The values of `dry_run`.
 DRY_RUN = {"0": False, "1": True, "false": False, "true": True}
 
+_ROOT = "/2.0"
+
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
 
 
 def answer(value: msgspec.Struct, status: int = 200, *, etag: str = "") -> Response:
-    """JSON, with an ETag if there is one."""
-    return raw(msgspec.json.encode(value), status, etag=etag)
+    """Answer with JSON, and an ETag if there is one."""
+    return answer_bytes(msgspec.json.encode(value), status, etag=etag)
 
 
-def raw(content: bytes, status: int = 200, *, etag: str = "") -> Response:
+def answer_bytes(content: bytes, status: int = 200, *, etag: str = "") -> Response:
     response = Response(content, status, content_type="application/json")
     if etag:
         response.headers["ETag"] = f'"{etag}"'
@@ -29,7 +34,7 @@ def raw(content: bytes, status: int = 200, *, etag: str = "") -> Response:
 
 
 def matches() -> frozenset[str] | None:
-    """The ETags of If-Match, or "*"; None when there is no such header.
+    """Return the ETags of If-Match, or "*"; None when there is no such header.
 
     Raises:
         InvalidRequest: it is not a list of entity tags.
@@ -39,14 +44,14 @@ def matches() -> frozenset[str] | None:
         return None
     if header.strip() == "*":
         return frozenset({"*"})
-    found = [_ETAG.fullmatch(each) for each in header.split(",")]
-    if not all(found):
+    tags = [_ETAG.fullmatch(tag) for tag in header.split(",")]
+    if not all(tags):
         raise InvalidRequest.of([("If-Match", 'must be * or entity tags like "abc"')])
-    return frozenset(each[1] for each in found if each)
+    return frozenset(tag[1] for tag in tags if tag)
 
 
 def wants_absence() -> bool:
-    """Whether there is `If-None-Match: *`.
+    """Return whether there is `If-None-Match: *`.
 
     Raises:
         InvalidRequest: it says something else.
@@ -67,7 +72,7 @@ def require_known_query() -> None:
     if not request.args or request.url_rule is None:
         return
     # Loaded for a query only: it takes the types of everything that there is.
-    from amphora_agent.api.v2.table import query_names
+    from amphora_agent.api.v2.openapi import query_names
 
     known = query_names(request.method, request.url_rule.rule)
     words = f"is unknown here; known: {', '.join(sorted(known)) or 'none'}"
@@ -78,7 +83,7 @@ def require_known_query() -> None:
 
 
 def wants_dry_run() -> bool:
-    """Whether the query asks for a dry run.
+    """Return whether the query asks for a dry run.
 
     Raises:
         InvalidRequest: it says neither yes nor no.
@@ -87,3 +92,23 @@ def wants_dry_run() -> bool:
     if value not in DRY_RUN:
         raise InvalidRequest.of([("dry_run", f"{value!r} is not one of {', '.join(DRY_RUN)}")])
     return DRY_RUN[value]
+
+
+def wants_problem_details() -> bool:
+    """Return whether errors of the present request are problem details (RFC 9457)."""
+    return request.path == _ROOT or request.path.startswith(f"{_ROOT}/")
+
+
+def answer_problem(status: int, detail: str, places: Iterable[tuple[str, str]] = ()) -> Response:
+    """Answer what is wrong, as problem details (RFC 9457) whose type, `about:blank`, says no more
+    than the status. `places` are the wrong ones of a body, each with what is wrong there."""
+    body: dict[str, object] = {
+        "type": "about:blank",
+        "title": http.HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    errors = [{"path": path, "message": words} for path, words in places]
+    if errors:
+        body["errors"] = errors
+    return Response(json.dumps(body), status, content_type="application/problem+json")

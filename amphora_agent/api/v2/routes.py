@@ -1,4 +1,8 @@
-"""`/2.0/loadbalancers`: load balancers as Octavia models them, and their certificates."""
+"""The routes below `/2.0`: load balancers as Octavia models them, their certificates, instances.
+
+What a load balancer is made of is loaded when it is asked for: an amphora of a controller that
+sends texts never does.
+"""
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
@@ -10,14 +14,44 @@ from amphora_agent.api.v2.http import (
     LARGEST_CERTIFICATE,
     LARGEST_PATCH,
     answer,
+    answer_bytes,
     matches,
-    raw,
     wants_absence,
     wants_dry_run,
 )
 from amphora_agent.errors import InvalidRequest
+from amphora_agent.events.journal import MOST_ENTRIES
+from amphora_agent.model.events.changes import Changes
 from amphora_agent.model.loadbalancer.responses import ProcessModel, Result
+from amphora_agent.model.status import InstanceList
 from amphora_agent.paths import ObjectId, object_id
+
+#: Entries of the record, unless asked for more or less.
+_USUAL_ENTRIES = 100
+
+
+def blueprints(services: Services) -> tuple[Blueprint, ...]:
+    """Return all routes below `/2.0`."""
+    return document(), loadbalancers(services), certificates(services), instances(services)
+
+
+def document() -> Blueprint:
+    """`GET /2.0`, what there is, and `GET /2.0/openapi.json`, in all detail."""
+    routes = Blueprint("document", __name__)
+
+    @routes.get("/2.0")
+    def overview() -> ResponseReturnValue:
+        from amphora_agent.api.v2.openapi import describe_briefly
+
+        return answer_bytes(describe_briefly())
+
+    @routes.get("/2.0/openapi.json")
+    def complete() -> ResponseReturnValue:
+        from amphora_agent.api.v2.openapi import write_document
+
+        return answer_bytes(write_document())
+
+    return routes
 
 
 def certificates(services: Services) -> Blueprint:
@@ -78,7 +112,7 @@ def loadbalancers(services: Services) -> Blueprint:
     @routes.get("/2.0/loadbalancers/<lb_id>")
     def get(lb_id: str) -> ResponseReturnValue:
         content, etag = services.declared().get(object_id(lb_id))
-        return raw(content, etag=etag)
+        return answer_bytes(content, etag=etag)
 
     @routes.delete("/2.0/loadbalancers/<lb_id>")
     def delete(lb_id: str) -> ResponseReturnValue:
@@ -125,7 +159,7 @@ def loadbalancers(services: Services) -> Blueprint:
 
 
 def _process_model() -> ProcessModel | None:
-    """Which process model is chosen.
+    """Return which process model is chosen.
 
     Raises:
         InvalidRequest
@@ -138,3 +172,36 @@ def _process_model() -> ProcessModel | None:
     except ValueError:
         words = f"{value!r} is not one of {', '.join(ProcessModel)}"
         raise InvalidRequest.of([("process_model", words)]) from None
+
+
+def instances(services: Services) -> Blueprint:
+    """What runs, since when, and what was changed. Nothing here changes anything."""
+    routes = Blueprint("instances", __name__)
+
+    @routes.get("/2.0/instances")
+    def overview() -> ResponseReturnValue:
+        inventory = services.inventory
+        return answer(InstanceList(tuple(inventory.overview()), inventory.other_alarms()))
+
+    @routes.get("/2.0/instances/<instance_id>")
+    def details(instance_id: str) -> ResponseReturnValue:
+        return answer(services.inventory.details(object_id(instance_id)))
+
+    @routes.get("/2.0/instances/<instance_id>/changes")
+    def changes(instance_id: str) -> ResponseReturnValue:
+        entries = services.inventory.changes(object_id(instance_id), _limit())
+        return answer(Changes(tuple(entries)))
+
+    return routes
+
+
+def _limit() -> int:
+    """Return how many entries are asked for.
+
+    Raises:
+        InvalidRequest: no number, or less than 1.
+    """
+    text = request.args.get("limit", str(_USUAL_ENTRIES))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
+        raise InvalidRequest("Invalid request", f"limit={text!r} is not a number from 1 on")
+    return min(int(text), MOST_ENTRIES)
