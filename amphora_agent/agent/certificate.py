@@ -13,7 +13,7 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.supervisor.command import run
 from amphora_agent.x509.validity import Stage, expiries, shown, stage
 

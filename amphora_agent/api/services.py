@@ -19,7 +19,7 @@ from amphora_agent.haproxy.status import Inventory
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.keepalived.vrrp.service import Vrrp
 from amphora_agent.metrics.agent import AgentMetrics
-from amphora_agent.model.events.changes import Caller
+from amphora_agent.model.events import Caller
 from amphora_agent.network.service import Network
 
 #: Its name in the environment of a request, where the worker puts it.

@@ -19,7 +19,7 @@ from amphora_agent.cli.frame import CliCommand, CliGroup, LazyCommand, make_prin
 from amphora_agent.errors import AgentError
 
 if TYPE_CHECKING:
-    from amphora_agent.model.events.changes import Caller
+    from amphora_agent.model.events import Caller
     from amphora_agent.wiring import Options
 
 _DESCRIPTION = """\
@@ -192,7 +192,7 @@ def find_operator() -> "Caller":
     """Return who runs this command: the user of the login, whatever sudo or su made of that."""
     import pwd
 
-    from amphora_agent.model.events.changes import operator
+    from amphora_agent.model.events import operator
     from amphora_agent.supervisor.identity import login_user
 
     uid = login_user()

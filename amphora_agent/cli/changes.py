@@ -34,7 +34,7 @@ def history(options: Options, instance_id: str | None, *, as_json: bool) -> None
     import msgspec
 
     from amphora_agent.haproxy.status import Inventory
-    from amphora_agent.model.events.changes import table
+    from amphora_agent.model.events import table
 
     _, layout, supervisor = _prepare(options, "read the record")
     alarms, journal = Alarms(layout.alarms), make_journal(layout)

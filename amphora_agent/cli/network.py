@@ -85,7 +85,7 @@ def interface(options: Options, action: str, name: str) -> None:
     """Bring a plugged interface up as it was plugged, or take it down, and record that. With `all`
     it does so for every interface that was plugged, also if one of them fails."""
     services = _Services(options, f"set an interface {action}")
-    from amphora_agent.model.events.changes import Operation, Part
+    from amphora_agent.model.events import Operation, Part
 
     act = {"up": services.network.up, "down": services.network.down}[action]
     journal, operator, failures = make_journal(services.layout), find_operator(), []

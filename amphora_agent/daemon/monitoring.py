@@ -21,8 +21,7 @@ from amphora_agent.metrics.endpoint import Collector, MetricsEndpoint
 from amphora_agent.metrics.shared import HeartbeatBoard, WorkerDeaths
 from amphora_agent.metrics.translate import haproxy
 from amphora_agent.metrics.translate.haproxy import Machine
-from amphora_agent.model.heartbeats import ControllerFigures
-from amphora_agent.model.status import Figures, Scope
+from amphora_agent.model.status import ControllerFigures, Figures, Scope
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
 from amphora_agent.paths import Layout

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.model.events.alarms import Alarm, AlarmKind
+from amphora_agent.model.events import Alarm, AlarmKind
 
 logger = logging.getLogger(__name__)
 

@@ -29,9 +29,9 @@ from amphora_agent.errors import (
     PreconditionFailed,
 )
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.model.events.changes import (
+from amphora_agent.model.events import (
     AGENT,
+    AlarmKind,
     Caller,
     Difference,
     Entry,

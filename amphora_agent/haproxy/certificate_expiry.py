@@ -19,7 +19,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.named_files import crt_list, references
 from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
 from amphora_agent.haproxy.named_files.references import Role
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.reading import instances
 from amphora_agent.x509 import pem

@@ -19,7 +19,7 @@ from amphora_agent.haproxy.named_files.certificate_content import Content, FileK
 from amphora_agent.haproxy.named_files.references import Role
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.validate import openssl
-from amphora_agent.model.events.changes import AGENT, Caller, Operation
+from amphora_agent.model.events import AGENT, Caller, Operation
 from amphora_agent.paths import CertificateName, InstanceLayout, Layout, ObjectId
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import CERTIFICATES, CONFIGURATION, ContentLost, Revisions

@@ -17,8 +17,7 @@ from amphora_agent.haproxy.process import render
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.final_counters import worker_name
-from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.model.events.changes import Operation, Part
+from amphora_agent.model.events import AlarmKind, Operation, Part
 from amphora_agent.model.status import HungWorker
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId
 from amphora_agent.supervisor.identity import kill, start_time

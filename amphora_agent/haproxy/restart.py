@@ -18,7 +18,7 @@ from amphora_agent import files
 from amphora_agent.errors import AgentError
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.live import LiveFiles

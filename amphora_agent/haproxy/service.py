@@ -41,10 +41,9 @@ from amphora_agent.haproxy.validate import claims
 from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCount
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.haproxy.validate.validator import Candidate, Validator
-from amphora_agent.model.events import changes
-from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.model.events.changes import AGENT, Caller, Operation, Part
-from amphora_agent.model.loadbalancer.results import ProcessPlan
+from amphora_agent.model.events import AlarmKind
+from amphora_agent.model.events import AGENT, Caller, Difference, Operation, Part
+from amphora_agent.model.loadbalancer.responses import ProcessPlan
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
 from amphora_agent.revisions import adoption, reading
 from amphora_agent.revisions.contents import (
@@ -552,7 +551,7 @@ class _TakeOver(Change):
 
 def _differences(
     instance: InstanceLayout, before: Manifest, after: Manifest
-) -> tuple[changes.Difference, ...]:
+) -> tuple[Difference, ...]:
     """Return what differs between two configurations; nothing where one cannot be read."""
     revisions, name = Revisions.of(instance), instance.configuration.name
     with contextlib.suppress(ContentLost, KeyError, OSError):

@@ -16,12 +16,11 @@ from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.config_index import index_listeners
 from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening
-from amphora_agent.model.events.alarms import Alarm
-from amphora_agent.model.events.changes import Entry
+from amphora_agent.model.events import Alarm, Entry
 from amphora_agent.model.status import (
     InstanceDetails,
     InstanceStatus,
-    ListenerStatus,
+    ListenerRow,
     PoolReading,
     Silence,
     Worker,
@@ -41,7 +40,7 @@ _ANSWER = 5.0
 class OneListener(NamedTuple):
     """A listener with an instance of its own; `pools` by id, None when haproxy does not tell."""
 
-    status: ListenerStatus
+    status: ListenerRow
     pools: Mapping[str, PoolReading] | None
 
 
@@ -90,7 +89,7 @@ class Inventory:
 
     # Listeners
 
-    def listeners(self) -> list[ListenerStatus]:
+    def listeners(self) -> list[ListenerRow]:
         """Every listener of every instance; ACTIVE, OFFLINE (stopped) or ERROR (died, or does not
         answer)."""
         rows, silences = [], self._silences()
@@ -99,7 +98,7 @@ class Inventory:
             if status == "ACTIVE" and instance.id in silences:
                 status = "ERROR"
             for listener in self._index.find_committed(instance):
-                rows.append(ListenerStatus(status, listener.id, listener.type))
+                rows.append(ListenerRow(status, listener.id, listener.type))
         return rows
 
     def listener(self, listener_id: ObjectId) -> OneListener:
@@ -110,7 +109,7 @@ class Inventory:
         """
         instance = self._existing(listener_id)
         (known,) = self._index.find_committed(instance)[:1] or (ListenerType(listener_id, ""),)
-        status = ListenerStatus(self._status(instance), known.id, known.type)
+        status = ListenerRow(self._status(instance), known.id, known.type)
         try:
             pools = self._poller.read_pools(instance, timeout=_ANSWER)
         except (NotListening, NoAnswer) as error:

@@ -23,7 +23,7 @@ import msgspec
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.heartbeat.datagram import counters
 from amphora_agent.heartbeat.datagram.counters import Reported
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.model.status import Counters, InstanceReading
 from amphora_agent.slots import Slot, SlotFile
 

@@ -17,7 +17,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.heartbeat.datagram.message import MOST_LISTENERS
 from amphora_agent.heartbeat.memory import CounterMemory
 from amphora_agent.heartbeat.sender import OLDEST, Facts
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.model.status import InstanceReading
 
 logger = logging.getLogger(__name__)

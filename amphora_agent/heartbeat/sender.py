@@ -9,9 +9,15 @@ from typing import NamedTuple
 from amphora_agent.heartbeat.datagram import message
 from amphora_agent.heartbeat.datagram.message import Heartbeat
 from amphora_agent.heartbeat.memory import CounterMemory
-from amphora_agent.model import heartbeats
-from amphora_agent.model.heartbeats import ControllerFigures, Endpoint
-from amphora_agent.model.status import Counters, HungWorker, InstanceReading, Silence
+from amphora_agent.model import status
+from amphora_agent.model.status import (
+    ControllerEndpoint,
+    ControllerFigures,
+    Counters,
+    HungWorker,
+    InstanceReading,
+    Silence,
+)
 from amphora_agent.settings.reader import Settings
 
 logger = logging.getLogger(__name__)
@@ -79,7 +85,7 @@ class Controllers:
     def _connected(self, entry: str) -> socket.socket:
         """The socket of an entry. It is made anew when the kernel would now choose another source
         address: an address or a route has changed."""
-        endpoint = heartbeats.parse(entry)
+        endpoint = status.parse_endpoint(entry)
         fresh = _connect(endpoint)
         known = self._sockets.get(entry)
         if known is not None:
@@ -127,7 +133,7 @@ def _pending_error(connected: socket.socket) -> OSError | None:
     return None
 
 
-def _connect(endpoint: Endpoint) -> socket.socket:
+def _connect(endpoint: ControllerEndpoint) -> socket.socket:
     """A socket that is connected, and never waits.
 
     Raises:
@@ -330,7 +336,7 @@ class Sender:
 def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
     """The entries that can be read. The others are reported, and not quoted: a secret may have been
     written there."""
-    bad = heartbeats.unusable(entries)
+    bad = status.find_unusable(entries)
     if bad:
         logger.error(
             "[health_manager] controller_ip_port_list: entry %s is not ADDRESS:PORT, ignored",

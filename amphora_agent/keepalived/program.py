@@ -13,7 +13,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.keepalived.config import lvs, vrrp
 from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.config.render import Rendered
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import Layout, LvsLayout, VrrpLayout
 from amphora_agent.supervisor.command import run
 from amphora_agent.supervisor.contract import Supervisor

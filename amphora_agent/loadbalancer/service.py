@@ -33,7 +33,7 @@ from amphora_agent.loadbalancer.states import State, States
 from amphora_agent.loadbalancer.translate import certificate_files, status
 from amphora_agent.loadbalancer.translate.certificate_files import Times
 from amphora_agent.model.decode import Problem, decode
-from amphora_agent.model.events.changes import Caller, Operation
+from amphora_agent.model.events import Caller, Operation
 from amphora_agent.model.loadbalancer import pool_forms, validation
 from amphora_agent.model.loadbalancer.pool_forms import normalize
 from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer, resolve

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from amphora_agent import __version__
 from amphora_agent.metrics.translate.exposition import Sample, family
-from amphora_agent.model.events.alarms import Alarm
-from amphora_agent.model.heartbeats import HeartbeatFigures
-from amphora_agent.model.status import Conntrack
+from amphora_agent.model.events import Alarm
+from amphora_agent.model.status import Conntrack, HeartbeatFigures
 from amphora_agent.x509.validity import FileExpiry
 
 #: Upper bounds of a change's duration, in seconds; the controller gives one 60.

@@ -9,7 +9,7 @@ import threading
 
 import msgspec
 
-from amphora_agent.model.heartbeats import NO_HEARTBEATS, HeartbeatFigures
+from amphora_agent.model.status import NO_HEARTBEATS, HeartbeatFigures
 
 #: Bytes of a copy. Pages that nobody has written cost nothing.
 _ROOM = 1 << 20

@@ -1,5 +1,7 @@
-"""What instances report about themselves: the values between haproxy and the heartbeat."""
+"""What instances report about themselves, and what is known of heartbeats to controllers."""
 
+import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from types import MappingProxyType
@@ -7,7 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from amphora_agent.model.events.alarms import Alarm
+from amphora_agent.model.addressing import split_endpoint
+from amphora_agent.model.events import Alarm
 
 
 class Scope(Enum):
@@ -154,7 +157,7 @@ class HungWorker(NamedTuple):
     since: float
 
 
-class ListenerStatus(NamedTuple):
+class ListenerRow(NamedTuple):
     """A row of `GET /1.0/listeners`: ACTIVE, OFFLINE or ERROR."""
 
     status: str
@@ -200,3 +203,79 @@ class InstanceList(msgspec.Struct, frozen=True):
 
     instances: tuple[InstanceStatus, ...]
     alarms: tuple[Alarm, ...] = ()
+
+
+class ControllerEndpoint(NamedTuple):
+    """An address and port of a health manager."""
+
+    host: str
+    port: int
+    ipv6: bool
+
+
+def parse_endpoint(entry: str) -> ControllerEndpoint:
+    """Read `192.0.2.1:5555` or `[2001:db8::1]:5555` (also without brackets: the last colon
+    counts).
+
+    Raises:
+        ValueError: it is neither. The text does not quote it: it may be a secret that was written
+            in the wrong place.
+    """
+    host, port = split_endpoint(entry.strip())
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise ValueError("is not ADDRESS:PORT")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError("is not ADDRESS:PORT") from None
+    return ControllerEndpoint(str(address), int(port), address.version == 6)
+
+
+def find_unusable(entries: Sequence[str]) -> tuple[int, ...]:
+    """Return the places of the entries that cannot be read, from 1."""
+    places = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            parse_endpoint(entry)
+        except ValueError:
+            places.append(number)
+    return tuple(places)
+
+
+class ControllerFigures(msgspec.Struct):
+    """An entry of `controller_ip_port_list`: heartbeats sent to it, and errors that the kernel has
+    told. Times are seconds since 1970, 0.0 for never."""
+
+    address: str
+    sent: int = 0
+    last_sent: float = 0.0
+    errors: int = 0
+    last_error: float = 0.0
+    error: str = ""
+
+
+class HeartbeatFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """`sent` and `failed` count heartbeats: those that a controller was sent, and those that none
+    took. `at` is when the last one was sent (CLOCK_MONOTONIC, 0.0 for never), and the figures after
+    it are of that one: bytes, listeners, and the members, pools and statistics that did not fit.
+
+    `silences` are the instances that are told as DOWN because their haproxy does not answer,
+    `masters_silent` those that answer while their masters do not. `hung` are replaced workers that
+    do not answer.
+    """
+
+    sent: int = 0
+    failed: int = 0
+    at: float = 0.0
+    size: int = 0
+    listeners: int = 0
+    members_left_out: int = 0
+    pools_left_out: int = 0
+    statistics_left_out: int = 0
+    controllers: tuple[ControllerFigures, ...] = ()
+    silences: dict[str, Silence] = {}
+    masters_silent: tuple[str, ...] = ()
+    hung: dict[str, tuple[HungWorker, ...]] = {}
+
+
+NO_HEARTBEATS = HeartbeatFigures()

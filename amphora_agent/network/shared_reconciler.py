@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
 from amphora_agent.network.plan import shared

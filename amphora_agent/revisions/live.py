@@ -23,7 +23,7 @@ from typing import NamedTuple
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import (

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
-from amphora_agent.model import heartbeats
-from amphora_agent.model.events.changes import SECRET, Difference
+from amphora_agent.model import status
+from amphora_agent.model.events import SECRET, Difference
 from amphora_agent.settings.reader import Settings, place
 
 
@@ -176,7 +176,7 @@ def _require_key(push: _Push, name: str) -> None:
 
 
 def _require_controllers(push: _Push, name: str) -> None:
-    bad = heartbeats.unusable(push.wanted.controller_ip_port_list)
+    bad = status.find_unusable(push.wanted.controller_ip_port_list)
     if bad:
         raise _Refused(f"entry {', '.join(map(str, bad))} is not ADDRESS:PORT")
 

@@ -29,7 +29,7 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed, describe_os_error
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.supervisor import output as supervisor_output
 from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState

@@ -21,7 +21,7 @@ from amphora_agent.agent.reconfiguration import Peer
 from amphora_agent.api.server.answers import Part
 from amphora_agent.api.server.uploads import Body, Room
 from amphora_agent.api.v1.http import limit_body
-from amphora_agent.model.events.changes import Caller
+from amphora_agent.model.events import Caller
 
 #: Bytes of a header, whole. gunicorn's own limits on lines and fields apply within.
 LARGEST_HEADER = 64 * 1024

@@ -8,7 +8,7 @@ from pathlib import Path
 from amphora_agent import files
 from amphora_agent.errors import AgentError
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.settings.reader import Settings
 
 logger = logging.getLogger(__name__)

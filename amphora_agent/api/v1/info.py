@@ -9,8 +9,8 @@ from flask.typing import ResponseReturnValue
 from amphora_agent.api.services import Services, caller, peer
 from amphora_agent.api.v1 import http
 from amphora_agent.api.v1.http import LARGEST_CERTIFICATE, LARGEST_JSON, OK, body, etag
-from amphora_agent.model.events.changes import Difference, Operation, Part
-from amphora_agent.model.status import ListenerStatus
+from amphora_agent.model.events import Difference, Operation, Part
+from amphora_agent.model.status import ListenerRow
 from amphora_agent.paths import object_id
 from amphora_agent.settings.policy import differences
 
@@ -28,7 +28,7 @@ def information(services: Services) -> Blueprint:
             "ipvsadm_version": host.ipvsadm_version(),
         }
 
-    def list_all() -> list[ListenerStatus]:
+    def list_all() -> list[ListenerRow]:
         return [*inventory.listeners(), *lvs.listeners()]
 
     @routes.get("/")

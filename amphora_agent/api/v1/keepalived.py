@@ -7,7 +7,7 @@ from amphora_agent.api.services import Services, caller
 from amphora_agent.api.v1.http import LARGEST_JSON, OK, body, etag
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.keepalived.config.lvs import find_claims
-from amphora_agent.model.events.changes import Operation, Part
+from amphora_agent.model.events import Operation, Part
 from amphora_agent.paths import object_id
 
 

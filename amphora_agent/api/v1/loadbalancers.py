@@ -10,7 +10,7 @@ from amphora_agent.api.services import Services, caller
 from amphora_agent.api.v1.http import LARGEST_CERTIFICATE, LARGEST_CONFIGURATION, OK, body, etag
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy.process.takeover import Takeover
-from amphora_agent.model.events.changes import Operation, Part
+from amphora_agent.model.events import Operation, Part
 from amphora_agent.paths import ObjectId, certificate_name, object_id
 
 

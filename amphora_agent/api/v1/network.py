@@ -9,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from amphora_agent.api.services import Services, caller
 from amphora_agent.api.v1.http import LARGEST_JSON, OK, body
 from amphora_agent.events.journal import Record
-from amphora_agent.model.events.changes import Operation, Part, compare
+from amphora_agent.model.events import Operation, Part, compare
 
 
 def network(services: Services) -> Blueprint:

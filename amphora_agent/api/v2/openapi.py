@@ -11,7 +11,7 @@ import msgspec
 from amphora_agent import __version__
 from amphora_agent.api.v2.http import DRY_RUN
 from amphora_agent.model.addressing import Address, Network
-from amphora_agent.model.events.changes import Changes
+from amphora_agent.model.events import Changes
 from amphora_agent.model.loadbalancer.responses import (
     About,
     CertificateList,

@@ -21,7 +21,7 @@ from amphora_agent.api.v2.http import (
 )
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.events.journal import MOST_ENTRIES
-from amphora_agent.model.events.changes import Changes
+from amphora_agent.model.events import Changes
 from amphora_agent.model.loadbalancer.responses import ProcessModel, Result
 from amphora_agent.model.status import InstanceList
 from amphora_agent.paths import ObjectId, object_id

@@ -8,9 +8,9 @@ be taken for more than the word that it is.
 import ipaddress
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from amphora_agent.model.addressing import split_endpoint
-from amphora_agent.model.server_line import ServerLine
+from amphora_agent.model.addressing import split_endpoint, with_brackets
 
 #: haproxy's own rule for the names of sections and servers.
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -59,6 +59,51 @@ _VALUES = {
 }
 _MAX_PORT = 65535
 _MAX_WEIGHT = 256
+
+
+#: Options that haproxy only takes when something else is in order: a file that it has loaded, a
+#: name that its TLS library knows, a version that is left. Another member proves that it is.
+_PROVEN_BY_ANOTHER = frozenset(
+    {
+        "ca-file", "ciphers", "ciphersuites", "crl-file", "crt", "no-sslv3", "no-tlsv10",
+        "no-tlsv11", "no-tlsv12", "no-tlsv13",
+    }
+)  # fmt: skip
+
+
+class ServerLine(NamedTuple):
+    """A member. `address` is a literal IP in its canonical form; `options` are all that is not a
+    field, as (keyword, value), the value "" for one that has none, in alphabetical order."""
+
+    name: str
+    address: str
+    port: int
+    weight: int = 1
+    backup: bool = False
+    check: bool = False
+    cookie: str = ""
+    disabled: bool = False
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def endpoint(self) -> str:
+        """`address:port` as haproxy reads it."""
+        return f"{with_brackets(self.address)}:{self.port}"
+
+    @property
+    def arguments(self) -> str:
+        """What follows the endpoint in its line and does not depend on where it stands: all but
+        weight and `disabled`."""
+        words = ["check"] if self.check else []
+        words += [f"{keyword} {value}".rstrip() for keyword, value in self.options]
+        words += ["cookie", self.cookie] if self.cookie else []
+        words += ["backup"] if self.backup else []
+        return " ".join(words)
+
+    @property
+    def unproven(self) -> frozenset[tuple[str, str]]:
+        """The options that a running haproxy takes only if another member has them."""
+        return frozenset(option for option in self.options if option[0] in _PROVEN_BY_ANOTHER)
 
 
 class Doubtful(Exception):

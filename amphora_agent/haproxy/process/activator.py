@@ -38,7 +38,7 @@ from amphora_agent.haproxy.update.runtime_change import Change
 from amphora_agent.haproxy.update.transaction import ChangeRefused
 from amphora_agent.kernel import listening
 from amphora_agent.kernel.listening import Listening
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import InstanceLayout, Layout
 from amphora_agent.revisions import reading

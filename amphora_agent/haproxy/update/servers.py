@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from amphora_agent.haproxy.config import server_line
 from amphora_agent.haproxy.config.parser import Directive, Section
-from amphora_agent.haproxy.config.server_line import Doubtful
+from amphora_agent.haproxy.config.server_line import Doubtful, ServerLine
 from amphora_agent.haproxy.replies.capabilities import Capabilities
 from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.runtime_change import (
@@ -26,7 +26,6 @@ from amphora_agent.haproxy.update.runtime_change import (
     shorten_list,
     show_name,
 )
-from amphora_agent.model.server_line import ServerLine
 
 #: Algorithms that only look at the members that there are, in whatever order.
 _UNORDERED = ("roundrobin", "leastconn", "random")

@@ -9,9 +9,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy.config.server_line import ServerLine
 from amphora_agent.haproxy.replies import statistics
 from amphora_agent.haproxy.update.runtime_change import Change, Command, Verification
-from amphora_agent.model.server_line import ServerLine
 
 #: Bits of the administrative state: in maintenance by command, by a tracked server, by DNS.
 _MAINTENANCE, _ANY_MAINTENANCE = 0x01, 0x01 | 0x02 | 0x20

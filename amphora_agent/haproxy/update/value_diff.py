@@ -14,8 +14,7 @@ from amphora_agent.haproxy.config import server_line
 from amphora_agent.haproxy.config.diff import ConfigDiff
 from amphora_agent.haproxy.config.parser import SectionText, split_words
 from amphora_agent.haproxy.update.runtime_change import show_name
-from amphora_agent.model.events import changes
-from amphora_agent.model.events.changes import SECRET
+from amphora_agent.model.events import SECRET, Difference
 
 #: Differences that are told of a change.
 MOST = 20
@@ -42,28 +41,26 @@ _SECRET_WORDS = re.compile(
 _NOUNS = {"frontend": "listener", "backend": "pool", "": "before all sections"}
 
 
-def compare_values(
-    change: ConfigDiff | None, files: Iterable[str]
-) -> tuple[changes.Difference, ...]:
+def compare_values(change: ConfigDiff | None, files: Iterable[str]) -> tuple[Difference, ...]:
     """The first values that differ in these files of a change."""
     if change is None:
         return ()
     return tuple(islice(_differences(change, frozenset(files)), MOST))
 
 
-def _differences(change: ConfigDiff, files: frozenset[str]) -> Iterator[changes.Difference]:
+def _differences(change: ConfigDiff, files: frozenset[str]) -> Iterator[Difference]:
     for before, after in change.changed:
         if after.file in files:
             yield from _of_block(before, after)
     for block in change.removed:
         if block.file in files and block.section().header:
-            yield changes.Difference(_noun(block), _size(block), None)
+            yield Difference(_noun(block), _size(block), None)
     for block in change.added:
         if block.file in files and block.section().header:
-            yield changes.Difference(_noun(block), None, _size(block), block.line)
+            yield Difference(_noun(block), None, _size(block), block.line)
 
 
-def _of_block(before: SectionText, after: SectionText) -> Iterator[changes.Difference]:
+def _of_block(before: SectionText, after: SectionText) -> Iterator[Difference]:
     """The lines that differ, those of a name paired."""
     gone, come = _lines_that_differ(before, after)
     secret = after.kind in _SECRET_SECTIONS
@@ -122,7 +119,7 @@ def _of_line(
     new: tuple[str, ...] | None,
     line: int,
     secret: bool,
-) -> Iterator[changes.Difference]:
+) -> Iterator[Difference]:
     words = new or old or ()
     if words[0] == "server" and len(words) > 2:
         yield from _of_member(block, old, new, line)
@@ -132,14 +129,14 @@ def _of_line(
     if secret:  # the name may have it, too
         name = tuple(word for word in name if not _SECRET_WORDS.search(word)) or ("a line",)
         name = name[:1] if block.kind in _SECRET_SECTIONS else name
-    yield changes.Difference(
+    yield Difference(
         f"{_noun(block)}: {_shown(name)}", _value(old, secret), _value(new, secret), line
     )
 
 
 def _of_member(
     block: SectionText, old: tuple[str, ...] | None, new: tuple[str, ...] | None, line: int
-) -> Iterator[changes.Difference]:
+) -> Iterator[Difference]:
     """One difference for each option of a member; of one that is new or gone its address."""
     name = f"{_noun(block)}: member {show_name((new or old or ())[1])}"
     before, after = _options(old), _options(new)
@@ -150,9 +147,9 @@ def _of_member(
                 if _SECRET_WORDS.search(option):
                     values = _hidden(values[0]), _hidden(values[1])
                 said = f"{name} {show_name(option)}"
-                yield changes.Difference(said, values[0], values[1], line)
+                yield Difference(said, values[0], values[1], line)
     else:
-        yield changes.Difference(name, before.get("address"), after.get("address"), line)
+        yield Difference(name, before.get("address"), after.get("address"), line)
 
 
 def _options(words: tuple[str, ...] | None) -> dict[str, str]:

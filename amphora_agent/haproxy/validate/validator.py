@@ -29,7 +29,7 @@ from amphora_agent.haproxy.runtime.loaded_state import PreparedPlan
 from amphora_agent.haproxy.update import value_diff
 from amphora_agent.haproxy.update.planner import Plan, Step, make_plan
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
-from amphora_agent.model.events import changes
+from amphora_agent.model.events import Difference
 from amphora_agent.paths import InstanceLayout, ObjectId
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import ContentLost
@@ -74,7 +74,7 @@ class Verdict(NamedTuple):
     proven: bool
     counts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
     foreseen: PreparedPlan | None = None
-    differences: tuple[changes.Difference, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
 
 class _Accepted(NamedTuple):

@@ -23,8 +23,8 @@ from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.lvs.poller import ConfigCache, Service
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Claim
-from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.model.status import ListenerStatus
+from amphora_agent.model.events import AlarmKind
+from amphora_agent.model.status import ListenerRow
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, LvsLayout, ObjectId
 from amphora_agent.supervisor.command import run
@@ -112,10 +112,10 @@ class LvsListeners:
         """
         return self._existing(listener_id).configuration.read_bytes()
 
-    def listeners(self) -> list[ListenerStatus]:
+    def listeners(self) -> list[ListenerRow]:
         """Return each listener as ACTIVE, OFFLINE (stopped or disabled) or ERROR (died)."""
         return [
-            ListenerStatus(self._read_status(listener), listener.id, "UDP")
+            ListenerRow(self._read_status(listener), listener.id, "UDP")
             for listener in self._layout.lvs_listeners()
         ]
 

@@ -26,7 +26,7 @@ from amphora_agent.keepalived.config import vrrp as config_vrrp
 from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Address
-from amphora_agent.model.events.changes import Difference, Operation, Part
+from amphora_agent.model.events import Difference, Operation, Part
 from amphora_agent.paths import VrrpLayout
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from amphora_agent.keepalived.config import vrrp as config_vrrp
 from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.config.render import Rendered
 from amphora_agent.keepalived.program import is_running
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, VrrpLayout
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor

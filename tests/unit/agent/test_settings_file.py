@@ -10,7 +10,7 @@ import pytest
 from amphora_agent.agent.settings_file import SettingsFile, read
 from amphora_agent.errors import AgentError
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.settings.reader import Settings, SettingsError
 
 IDENTITY = "[amphora_agent]\namphora_id = amphora-1\n"

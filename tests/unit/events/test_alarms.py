@@ -8,7 +8,7 @@ import pytest
 
 from amphora_agent import files
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 
 KIND = AlarmKind.EXPIRY
 

@@ -23,9 +23,9 @@ from amphora_agent.errors import (
 )
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal, Record
-from amphora_agent.model.events.alarms import AlarmKind
-from amphora_agent.model.events.changes import (
+from amphora_agent.model.events import (
     AGENT,
+    AlarmKind,
     Caller,
     Difference,
     Entry,

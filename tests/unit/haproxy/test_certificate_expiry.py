@@ -9,7 +9,7 @@ import pytest
 
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import Layout
 from amphora_agent.settings.reader import Settings
 from amphora_agent.x509.validity import Stage, stage

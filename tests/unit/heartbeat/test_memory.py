@@ -8,7 +8,7 @@ import pytest
 
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.heartbeat.memory import CounterMemory
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.model.status import Counters, InstanceReading, ListenerReading, WorkerReading
 from amphora_agent.slots import Slot, SlotFile
 from lab.waiting import until

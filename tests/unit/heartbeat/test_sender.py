@@ -16,8 +16,8 @@ import pytest
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.heartbeat.memory import CounterMemory
 from amphora_agent.heartbeat.sender import Beat, Facts, Sender
-from amphora_agent.model.heartbeats import ControllerFigures
 from amphora_agent.model.status import (
+    ControllerFigures,
     Counters,
     InstanceReading,
     ListenerReading,

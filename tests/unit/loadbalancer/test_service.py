@@ -13,7 +13,7 @@ from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import service
 from amphora_agent.loadbalancer.service import Declared
-from amphora_agent.model.events.changes import AGENT
+from amphora_agent.model.events import AGENT
 from amphora_agent.model.loadbalancer.responses import ProcessModel, Result
 from amphora_agent.paths import Layout, object_id
 from amphora_agent.settings.reader import Settings

@@ -7,9 +7,14 @@ from typing import Any
 
 from amphora_agent.metrics.agent import AgentMetrics, WorkersOf
 from amphora_agent.metrics.shared import API_WORKER, HEARTBEAT_WORKER, HeartbeatBoard, WorkerDeaths
-from amphora_agent.model.events.alarms import Alarm
-from amphora_agent.model.heartbeats import NO_HEARTBEATS, ControllerFigures, HeartbeatFigures
-from amphora_agent.model.status import Conntrack, Silence
+from amphora_agent.model.events import Alarm
+from amphora_agent.model.status import (
+    NO_HEARTBEATS,
+    Conntrack,
+    ControllerFigures,
+    HeartbeatFigures,
+    Silence,
+)
 from amphora_agent.x509.validity import FileExpiry
 from tests.builders.samples import parsed, values
 

@@ -2,22 +2,22 @@
 
 import pytest
 
-from amphora_agent.model.heartbeats import Endpoint, parse
+from amphora_agent.model.status import ControllerEndpoint, parse_endpoint
 
 
 @pytest.mark.parametrize(
     ("entry", "endpoint"),
     [
-        ("192.0.2.1:5555", Endpoint("192.0.2.1", 5555, False)),
-        (" 192.0.2.1:1 ", Endpoint("192.0.2.1", 1, False)),
-        ("[2001:db8::1]:5555", Endpoint("2001:db8::1", 5555, True)),
-        ("2001:db8::1:5555", Endpoint("2001:db8::1", 5555, True)),
-        ("[2001:0DB8:0::1]:65535", Endpoint("2001:db8::1", 65535, True)),
-        ("[fe80::1%eth0]:5555", Endpoint("fe80::1%eth0", 5555, True)),
+        ("192.0.2.1:5555", ControllerEndpoint("192.0.2.1", 5555, False)),
+        (" 192.0.2.1:1 ", ControllerEndpoint("192.0.2.1", 1, False)),
+        ("[2001:db8::1]:5555", ControllerEndpoint("2001:db8::1", 5555, True)),
+        ("2001:db8::1:5555", ControllerEndpoint("2001:db8::1", 5555, True)),
+        ("[2001:0DB8:0::1]:65535", ControllerEndpoint("2001:db8::1", 65535, True)),
+        ("[fe80::1%eth0]:5555", ControllerEndpoint("fe80::1%eth0", 5555, True)),
     ],
 )
-def test_an_address_and_a_port(entry: str, endpoint: Endpoint) -> None:
-    assert parse(entry) == endpoint
+def test_an_address_and_a_port(entry: str, endpoint: ControllerEndpoint) -> None:
+    assert parse_endpoint(entry) == endpoint
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_an_address_and_a_port(entry: str, endpoint: Endpoint) -> None:
 )
 def test_anything_else_is_refused_for_itself(entry: str) -> None:
     with pytest.raises(ValueError, match=r"^is not ADDRESS:PORT$"):
-        parse(entry)
+        parse_endpoint(entry)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events.alarms import AlarmKind
+from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions.contents import CERTIFICATES, PLACING, Revisions
 from amphora_agent.revisions.live import LiveFiles

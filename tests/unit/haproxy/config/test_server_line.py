@@ -5,8 +5,7 @@ import re
 import pytest
 
 from amphora_agent.haproxy.config.parser import split_words
-from amphora_agent.haproxy.config.server_line import Doubtful, is_name, parse_server
-from amphora_agent.model.server_line import ServerLine
+from amphora_agent.haproxy.config.server_line import Doubtful, ServerLine, is_name, parse_server
 
 MEMBER = "4e8f7a9c-0a0b-4b1c-9d0e-aaaaaaaaaaaa"
 

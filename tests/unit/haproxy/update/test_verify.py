@@ -2,8 +2,8 @@
 
 import pytest
 
+from amphora_agent.haproxy.config.server_line import ServerLine
 from amphora_agent.haproxy.update import transaction
-from amphora_agent.model.server_line import ServerLine
 
 HEAD = "1\n# be_id be_name srv_id srv_name srv_addr …\n"
 A = ServerLine("a", "10.0.0.1", 80, weight=5, check=True)

@@ -1,1 +1,0 @@
-"""Changes and alarms as values."""
