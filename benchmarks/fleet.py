@@ -25,7 +25,7 @@ from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.loadbalancer import render
 from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.translate import names
-from amphora_agent.loadbalancer.translate.backends import Backend, Server
+from amphora_agent.loadbalancer.translate.backends import Backend, BackendServer
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer.responses import ProcessModel
@@ -299,19 +299,19 @@ class Fleet:
     def having(self, pool_id: str) -> list[Instance]:
         return [instance for instance in self.instances if pool_id in instance.pools]
 
-    def add_by_reload(self, pool_id: str, server: Server) -> None:
+    def add_by_reload(self, pool_id: str, server: BackendServer) -> None:
         """Let haproxy load the files that have it, one after the other."""
         for instance in self.having(pool_id):
             instance.reload()
 
-    def has(self, pool_id: str, server: Server) -> bool:
+    def has(self, pool_id: str, server: BackendServer) -> bool:
         """Whether all of them know the member."""
         return all(
             f" {server.id} " in instance.command(f"show servers state {pool_id}")
             for instance in self.having(pool_id)
         )
 
-    def add_to_files(self, pool_id: str) -> Server:
+    def add_to_files(self, pool_id: str) -> BackendServer:
         """Write one member more into a pool; answer with it."""
         self.site = self.site.with_another_member(pool_id)
         for process, instance in zip(self.site.processes(self.model), self.instances, strict=True):
@@ -320,7 +320,7 @@ class Fleet:
                 instance.write_pool(backends)
         return backends[0].servers[-1]
 
-    def add_by_command(self, pool_id: str, server: Server) -> None:
+    def add_by_command(self, pool_id: str, server: BackendServer) -> None:
         """Add a member while haproxy runs."""
         name = f"{pool_id}/{server.id}"
         options = f"weight {server.weight} check inter {CHECK_DELAY}s port {server.check_port}"

@@ -28,7 +28,7 @@ def translate_each(balancer: LoadBalancer) -> Iterator[Process]:
 def translate_layer4(balancer: LoadBalancer) -> Iterator[VirtualServer]:
     """Yield the UDP and SCTP listeners of a load balancer in keepalived's terms."""
     resolved = resolve(balancer)
-    return (to_lvs.translate_listener(resolved, each) for each in resolved.lvs_listeners)
+    return (to_lvs.translate_virtual_server(resolved, each) for each in resolved.lvs_listeners)
 
 
 def render(process: Process, places: Places) -> Mapping[str, str]:

@@ -120,7 +120,7 @@ def _process(wanted: Wanted) -> Process:
 
 def layer4_texts(balancer: ResolvedLoadBalancer, places: Places) -> dict[str, Text]:
     """The files for keepalived, by the ids of their listeners."""
-    servers = [to_lvs.translate_listener(balancer, each) for each in balancer.lvs_listeners]
+    servers = [to_lvs.translate_virtual_server(balancer, each) for each in balancer.lvs_listeners]
     return {
         each.id: Text(_mark(each, places), partial(loadbalancer_render.render_layer4, each, places))
         for each in servers

@@ -66,7 +66,9 @@ class Drafts:
             InvalidRequest: a certificate is missing, or cannot serve.
         """
         processes = desired_processes.processes(balancer, model, self._places)
-        certificates = resolve.of(balancer, processes, before, self._store.stored(lb_id))
+        certificates = resolve.resolve_certificates(
+            balancer, processes, before, self._store.stored(lb_id)
+        )
         layer4 = desired_processes.layer4_texts(balancer, self._places(balancer, lb_id))
         content = desired_processes.canonical(balancer.model)
         digests = {name: each.file for name, each in certificates.known.items()}

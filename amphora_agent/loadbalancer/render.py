@@ -1,5 +1,5 @@
-"""A load balancer as configuration files: one a listener, one a pool, one for what they share; and
-one for each of keepalived's listeners.
+"""Render a load balancer as files: one a listener, one a pool, one for what they share; and one
+for each of keepalived's listeners.
 
 A file depends on nothing but the value that it is made of and on the places: who keeps both need
 not have it made again.
@@ -65,7 +65,7 @@ class Places(NamedTuple):
 
 
 def render_process(process: Process, places: Places) -> str:
-    """What the listeners of one haproxy share."""
+    """Render what the listeners of one haproxy share."""
     return _text("process.cfg.j2", process=process, places=places, metrics=METRICS_BACKEND)
 
 
@@ -74,17 +74,17 @@ def render_listener(listener: Frontend, places: Places) -> str:
 
 
 def render_allowed(networks: Sequence[str]) -> str:
-    """Who may connect to a listener."""
+    """Render the list of networks that may connect to a listener."""
     return "".join(f"{network}\n" for network in networks)
 
 
 def render_pool(backends: Sequence[Backend], places: Places) -> str:
-    """All backends that one pool is."""
+    """Render all backends of one pool."""
     return _text("pool.cfg.j2", pools=backends, places=places)
 
 
 def render_layer4(listener: VirtualServer, places: Places) -> str:
-    """What keepalived is told of a UDP or SCTP listener."""
+    """Render what keepalived is told of a UDP or SCTP listener."""
     return _text("keepalivedlvs.conf.j2", listener=listener, places=places)
 
 

@@ -145,7 +145,7 @@ class Declared:
             name: Times(kept.about.not_before, kept.about.not_after)
             for name, kept in state.record.certificates.items()
         }
-        notes = certificate_files.notes(times, datetime.now(UTC))
+        notes = certificate_files.find_notes(times, datetime.now(UTC))
         return status.find_status(_resolved(state), said, layer4, notes)
 
     # Changes

@@ -14,7 +14,12 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, Protocol
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.metrics.translate.exposition import CONTENT_TYPE, Refused, Request, parse
+from amphora_agent.metrics.translate.exposition import (
+    CONTENT_TYPE,
+    Scrape,
+    ScrapeRefused,
+    parse_scrape,
+)
 from amphora_agent.metrics.translate.haproxy import Machine, families
 from amphora_agent.metrics.translate.octavia import COLUMNS
 from amphora_agent.model.status import Figures, Scope
@@ -198,9 +203,9 @@ class MetricsEndpoint:
 
     def _answer(self, header: bytes) -> Iterator[bytes]:
         try:
-            request = parse(header)
+            request = parse_scrape(header)
             metrics = self._collector.collect(request.scopes)
-        except Refused as refusal:
+        except ScrapeRefused as refusal:
             return _words(refusal.status, str(refusal))
         except OperationFailed as error:
             return _words("503 Service Unavailable", str(error))
@@ -259,7 +264,7 @@ def _words(status: str, words: str) -> Iterator[bytes]:
     yield _head(status) + f"{words}\n".encode()
 
 
-def _pieces(request: Request, metrics: Iterator[str]) -> Iterator[bytes]:
+def _pieces(request: Scrape, metrics: Iterator[str]) -> Iterator[bytes]:
     yield _head("200 OK", chunked=request.chunked)
     if not request.body:
         return
@@ -277,7 +282,7 @@ def _pieces(request: Request, metrics: Iterator[str]) -> Iterator[bytes]:
         yield b"0\r\n\r\n"
 
 
-def _framed(piece: bytes, request: Request) -> bytes:
+def _framed(piece: bytes, request: Scrape) -> bytes:
     return b"%x\r\n%s\r\n" % (len(piece), piece) if request.chunked else piece
 
 

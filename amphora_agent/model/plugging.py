@@ -40,7 +40,7 @@ class SubnetAddress(msgspec.Struct, frozen=True, kw_only=True):
         _same_family(self.subnet_cidr, "gateway", self.gateway)
 
 
-class AdditionalVip(SubnetAddress, frozen=True, kw_only=True):
+class VipAddress(SubnetAddress, frozen=True, kw_only=True):
     """One more VIP on the same port, perhaps in another subnet and family."""
 
 
@@ -53,7 +53,7 @@ class VipPlug(msgspec.Struct, frozen=True, kw_only=True):
     mtu: Mtu | None = None
     vrrp_ip: Address | None = None
     host_routes: tuple[HostRoute, ...] | None = None
-    additional_vips: tuple[AdditionalVip, ...] | None = None
+    additional_vips: tuple[VipAddress, ...] | None = None
     is_sriov: bool | None = None
 
     def __post_init__(self) -> None:
@@ -74,9 +74,9 @@ class PluggedVip(VipPlug, frozen=True, kw_only=True):
         _same_family(self.subnet_cidr, "vip", self.vip)
 
     @property
-    def vips(self) -> tuple[AdditionalVip, ...]:
+    def vips(self) -> tuple[VipAddress, ...]:
         """Every VIP of the port in one form; the load balancer's own is the first."""
-        own = AdditionalVip(
+        own = VipAddress(
             ip_address=self.vip,
             subnet_cidr=self.subnet_cidr,
             gateway=self.gateway,

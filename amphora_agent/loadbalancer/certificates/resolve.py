@@ -1,4 +1,4 @@
-"""The certificates of a state: those that are as before are kept, the others checked."""
+"""Resolve the certificates of a state: those that are as before are kept, the others checked."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ _MOST_OUTPUT = 64 << 20
 
 
 def check(given: Sequence[Given]) -> list[Checked]:
-    """What there is to say of each, in order.
+    """Check each in a process of its own; return the results in order.
 
     Raises:
         OperationFailed: the check itself failed.
@@ -59,7 +59,7 @@ class Certificates(NamedTuple):
     known: Mapping[str, KeptCertificate]
 
 
-class _Came(NamedTuple):
+class _GivenFile(NamedTuple):
     """A file as it came: `digest` is that of what is in it, however it is written. `path` is where
     the model speaks of it."""
 
@@ -69,14 +69,14 @@ class _Came(NamedTuple):
     path: str
 
 
-def of(
+def resolve_certificates(
     balancer: ResolvedLoadBalancer,
     processes: Sequence[Wanted],
     before: State | None,
     stored: Mapping[str, bytes],
 ) -> Certificates:
-    """Those that processes need, and those that the model names beside. What comes without a key,
-    or not at all, is taken from the state `before`, or is among those that were `stored`
+    """Return the files that processes need, and others that the model names. What comes without a
+    key, or not at all, is taken from the state `before`, or is among those that were `stored`
     beforehand.
 
     Raises:
@@ -122,17 +122,17 @@ def _extracted(
     processes: Sequence[Wanted],
     before: State | None,
     stored: Mapping[str, bytes],
-) -> tuple[dict[str, _Came], dict[str, bytes]]:
-    """The certificates, and the crt-lists.
+) -> tuple[dict[str, _GivenFile], dict[str, bytes]]:
+    """Return the certificates, and the crt-lists.
 
     Raises:
         InvalidRequest: one is missing.
     """
-    came: dict[str, _Came] = {}
+    came: dict[str, _GivenFile] = {}
     lists: dict[str, bytes] = {}
     problems: dict[Problem, None] = {}
 
-    def add(prefix: str, extracted: certificate_files.Certificates) -> None:
+    def add(prefix: str, extracted: certificate_files.ExtractedFiles) -> None:
         problems.update(dict.fromkeys(extracted.problems))
         for name, content in extracted.files.items():
             full = f"{prefix}certificates/{name}"
@@ -141,7 +141,7 @@ def _extracted(
                 lists[full] = content
             else:
                 purpose = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
-                came[full] = _Came(
+                came[full] = _GivenFile(
                     content,
                     _digest_of_pem(content),
                     _PURPOSES.get(purpose, Purpose.CERTIFICATE),

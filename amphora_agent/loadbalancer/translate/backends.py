@@ -1,4 +1,4 @@
-"""A pool in haproxy's terms: the backends that it is, and what each says."""
+"""Translate a pool to haproxy's terms: a backend for each use of it."""
 
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ _HEADER_VALUES = {
 }
 
 
-class Server(NamedTuple):
+class BackendServer(NamedTuple):
     id: str
     address: str
     weight: int
@@ -75,7 +75,7 @@ class Backend(NamedTuple):
     has_crl: bool
     connect_timeout: int
     server_timeout: int
-    servers: tuple[Server, ...]
+    servers: tuple[BackendServer, ...]
 
 
 class Use(NamedTuple):
@@ -144,8 +144,8 @@ def _send_proxy(pool: ResolvedPool, use: Use) -> str:
     return ""
 
 
-def _server(member: ResolvedMember) -> Server:
-    return Server(
+def _server(member: ResolvedMember) -> BackendServer:
+    return BackendServer(
         id=member.member_id,
         address=options.endpoint(member.address, member.protocol_port),
         weight=member.weight,

@@ -26,7 +26,7 @@ from amphora_agent.x509.validity import Stage, stage
 _KEY = "[A-Z ]*PRIVATE KEY"
 
 
-class Certificates(NamedTuple):
+class ExtractedFiles(NamedTuple):
     """`files` by name, `problems` where there is nothing to make one of. `paths` are where the
     model speaks of a file."""
 
@@ -35,7 +35,7 @@ class Certificates(NamedTuple):
     paths: Mapping[str, str]
 
 
-class _Wanted(NamedTuple):
+class _Source(NamedTuple):
     """One file, and what it is made of: a container, a PEM, or what was stored under the last part
     of a reference. `data_path` and `ref_path` are where the model speaks of them."""
 
@@ -53,29 +53,29 @@ def extract(
     *,
     before: Mapping[str, bytes],
     stored: Mapping[str, bytes],
-) -> Certificates:
-    """The certificates that a process needs which serves these `listeners`, and crt-lists of their
-    paths in `directory`.
+) -> ExtractedFiles:
+    """Return the certificates that a process needs which serves these `listeners`, and crt-lists of
+    their paths in `directory`.
 
     `before` are the files that the load balancer has now: a certificate that comes without its key
     keeps the one it has. `stored` are those that were put beforehand, by name.
     """
     files: dict[str, bytes] = {}
     problems: list[Problem] = []
-    spoken_of: dict[str, str] = {}
-    for wanted in _used(balancer, listeners):
-        spoken_of[wanted.name] = wanted.ref_path if wanted.data is None else wanted.data_path
-        content = _content(wanted, before, stored)
+    paths: dict[str, str] = {}
+    for source in _used(balancer, listeners):
+        paths[source.name] = source.ref_path if source.data is None else source.data_path
+        content = _content(source, before, stored)
         if isinstance(content, Problem):
             problems.append(content)
         else:
-            files[wanted.name] = content
+            files[source.name] = content
     for listener in balancer.listeners:
         if listener.listener_id in listeners and listener.terminates_tls:
             served = _served(listener)
-            lines = dict.fromkeys(f"{directory}/{wanted.name}\n" for wanted in served)
+            lines = dict.fromkeys(f"{directory}/{source.name}\n" for source in served)
             files[names.certificate(listener.listener_id)] = "".join(lines).encode()
-    return Certificates(files, tuple(problems), spoken_of)
+    return ExtractedFiles(files, tuple(problems), paths)
 
 
 def extract_idle(
@@ -84,24 +84,22 @@ def extract_idle(
     *,
     before: Mapping[str, bytes],
     stored: Mapping[str, bytes],
-) -> Certificates:
-    """The certificates that the model names and no process needs, as of listeners that are down:
-    their keys must be there when they come up. What is missing is missed only then. `needed` are
-    the files that processes need."""
+) -> ExtractedFiles:
+    """Return the certificates that the model names and no process needs, as of listeners that are
+    down: their keys must be there when they come up. What is missing is missed only then. `needed`
+    are the files that processes need."""
     files: dict[str, bytes] = {}
-    spoken_of: dict[str, str] = {}
-    for wanted in _named(balancer):
-        if wanted.name not in needed:
-            content = _content(wanted, before, stored)
+    paths: dict[str, str] = {}
+    for source in _named(balancer):
+        if source.name not in needed:
+            content = _content(source, before, stored)
             if not isinstance(content, Problem):
-                files[wanted.name] = content
-                spoken_of[wanted.name] = (
-                    wanted.ref_path if wanted.data is None else wanted.data_path
-                )
-    return Certificates(files, (), spoken_of)
+                files[source.name] = content
+                paths[source.name] = source.ref_path if source.data is None else source.data_path
+    return ExtractedFiles(files, (), paths)
 
 
-def _used(balancer: ResolvedLoadBalancer, listeners: Collection[str]) -> Iterator[_Wanted]:
+def _used(balancer: ResolvedLoadBalancer, listeners: Collection[str]) -> Iterator[_Source]:
     """Yield the files of these listeners, and of all pools, as far as they are up."""
     for listener in balancer.active_listeners:
         if listener.listener_id in listeners and listener.terminates_tls:
@@ -111,7 +109,7 @@ def _used(balancer: ResolvedLoadBalancer, listeners: Collection[str]) -> Iterato
             yield from _of_pool(pool)
 
 
-def _named(balancer: ResolvedLoadBalancer) -> Iterator[_Wanted]:
+def _named(balancer: ResolvedLoadBalancer) -> Iterator[_Source]:
     """Yield all files that the model names."""
     for listener in balancer.listeners:
         yield from _of_listener(listener)
@@ -119,33 +117,33 @@ def _named(balancer: ResolvedLoadBalancer) -> Iterator[_Wanted]:
         yield from _of_pool(pool)
 
 
-def _of_listener(listener: ResolvedListener) -> Iterator[_Wanted]:
+def _of_listener(listener: ResolvedListener) -> Iterator[_Source]:
     yield from _served(listener)
     yield from _of_clients(listener)
 
 
 def _content(
-    wanted: _Wanted, before: Mapping[str, bytes], stored: Mapping[str, bytes]
+    source: _Source, before: Mapping[str, bytes], stored: Mapping[str, bytes]
 ) -> bytes | Problem:
-    data = wanted.data
+    data = source.data
     if isinstance(data, TlsContainer):
-        key = data.private_key.encode() if data.private_key else _key_of(data, wanted, before)
+        key = data.private_key.encode() if data.private_key else _key_of(data, source, before)
         if key is None:
             words = "is missing, and the amphora does not have it"
-            return Problem(f"{wanted.data_path}.private_key", words)
+            return Problem(f"{source.data_path}.private_key", words)
         chain = (each.encode() for each in data.intermediates or ())
         return b"".join(part.strip() + b"\n" for part in (data.certificate.encode(), key, *chain))
     if data is not None:
         return data.strip().encode() + b"\n"
-    name = _last_part(wanted.ref)
+    name = _last_part(source.ref)
     if name in stored:
         return stored[name]
     words = f"comes without data, and no certificate {name} is stored"
-    return Problem(wanted.ref_path, words)
+    return Problem(source.ref_path, words)
 
 
 def without_keys(balancer: LoadBalancer) -> LoadBalancer:
-    """The same load balancer with no private key in it, nor with what nobody meant to send."""
+    """Return the load balancer without private keys, nor what nobody meant to send."""
     replace = msgspec.structs.replace
 
     def bare(container: TlsContainer | None) -> TlsContainer | None:
@@ -175,11 +173,11 @@ def without_keys(balancer: LoadBalancer) -> LoadBalancer:
     )
 
 
-def _served(listener: ResolvedListener) -> Iterator[_Wanted]:
-    """What clients are shown; the first is the one for those that name nobody we know."""
+def _served(listener: ResolvedListener) -> Iterator[_Source]:
+    """Yield what clients are shown; the first is for those that name nobody we know."""
     path = listener.path
     if listener.default_tls_container_data or listener.default_tls_container_ref:
-        yield _Wanted(
+        yield _Source(
             f"{path}.default_tls_container_data",
             f"{path}.default_tls_container_ref",
             names.certificate(listener.listener_id, "default"),
@@ -190,15 +188,15 @@ def _served(listener: ResolvedListener) -> Iterator[_Wanted]:
     for index, container in enumerate(containers):
         mark = hashlib.sha256((container.id or container.certificate).encode()).hexdigest()[:16]
         name = names.certificate(listener.listener_id, f"sni-{mark}")
-        yield _Wanted(f"{path}.sni_container_data[{index}]", "", name, container, None)
+        yield _Source(f"{path}.sni_container_data[{index}]", "", name, container, None)
     for index, ref in enumerate(() if containers else listener.sni_container_refs or ()):
         mark = hashlib.sha256(ref.encode()).hexdigest()[:16]
         name = names.certificate(listener.listener_id, f"sni-{mark}")
-        yield _Wanted("", f"{path}.sni_container_refs[{index}]", name, None, ref)
+        yield _Source("", f"{path}.sni_container_refs[{index}]", name, None, ref)
 
 
-def _of_clients(listener: ResolvedListener) -> Iterator[_Wanted]:
-    """What clients are examined with."""
+def _of_clients(listener: ResolvedListener) -> Iterator[_Source]:
+    """Yield what clients are examined with."""
     for purpose, data, ref in (
         ("ca_tls", listener.client_ca_tls_container_data, listener.client_ca_tls_container_ref),
         ("crl", listener.client_crl_container_data, listener.client_crl_container_ref),
@@ -206,10 +204,10 @@ def _of_clients(listener: ResolvedListener) -> Iterator[_Wanted]:
         if data or ref:
             name = names.certificate(listener.listener_id, f"client-{purpose.partition('_')[0]}")
             field = f"{listener.path}.client_{purpose}_container"
-            yield _Wanted(f"{field}_data", f"{field}_ref", name, data, ref)
+            yield _Source(f"{field}_data", f"{field}_ref", name, data, ref)
 
 
-def _of_pool(pool: ResolvedPool) -> Iterator[_Wanted]:
+def _of_pool(pool: ResolvedPool) -> Iterator[_Source]:
     for field, purpose, data, ref in (
         ("tls_container", "client", pool.tls_container_data, pool.tls_container_ref),
         ("ca_tls_container", "ca", pool.ca_tls_container_data, pool.ca_tls_container_ref),
@@ -217,19 +215,19 @@ def _of_pool(pool: ResolvedPool) -> Iterator[_Wanted]:
     ):
         if data or ref:
             name = names.certificate(pool.pool_id, purpose)
-            yield _Wanted(f"{pool.path}.{field}_data", f"{pool.path}.{field}_ref", name, data, ref)
+            yield _Source(f"{pool.path}.{field}_data", f"{pool.path}.{field}_ref", name, data, ref)
 
 
-def _key_of(container: TlsContainer, wanted: _Wanted, before: Mapping[str, bytes]) -> bytes | None:
-    """The key that the amphora has for this very certificate."""
-    had = before.get(wanted.name, b"")
+def _key_of(container: TlsContainer, source: _Source, before: Mapping[str, bytes]) -> bytes | None:
+    """Return the key that the amphora has for this very certificate."""
+    had = before.get(source.name, b"")
     keys = pem.find_blocks(had, _KEY)
     was = _first(had.decode())
     return keys[0] if keys and was and was == _first(container.certificate) else None
 
 
 def _first(text: str) -> pem.Block | None:
-    """The certificate that counts, however it is written."""
+    """Return the certificate that counts, however it is written."""
     try:
         return next(iter(pem.read(text.encode(errors="replace")).blocks), None)
     except pem.Unreadable:
@@ -259,15 +257,15 @@ class Note(NamedTuple):
     reason: str
 
 
-def notes(files: Mapping[str, Times], now: datetime) -> Mapping[str, Note]:
-    """The worst of the files of each listener and pool, by its id. `files` are by their names in a
-    state."""
-    found: dict[str, list[Note]] = {}
+def find_notes(files: Mapping[str, Times], now: datetime) -> Mapping[str, Note]:
+    """Return what is wrong with the files of each listener and pool, the worst first, by its id.
+    `files` are by their names in a state."""
+    notes: dict[str, list[Note]] = {}
     for path, times in sorted(files.items()):
         name, _, purpose = path.rpartition("/")[2].removesuffix(".pem").partition(".")
         if note := _note(purpose, times, now):
-            found.setdefault(name, []).append(note)
-    return {name: _together(each) for name, each in found.items()}
+            notes.setdefault(name, []).append(note)
+    return {name: _join_notes(each) for name, each in notes.items()}
 
 
 def _note(purpose: str, times: Times, now: datetime) -> Note | None:
@@ -284,7 +282,7 @@ def _note(purpose: str, times: Times, now: datetime) -> Note | None:
     return Note(status, f"its {what} {reached.words}, at {times.not_after}")
 
 
-def _together(some: Iterable[Note]) -> Note:
+def _join_notes(some: Iterable[Note]) -> Note:
     order = (OperatingStatus.ERROR, OperatingStatus.DEGRADED, OperatingStatus.ONLINE)
     worst = sorted(dict.fromkeys(some), key=lambda note: order.index(note.status))
     return Note(worst[0].status, "; ".join(dict.fromkeys(note.reason for note in worst[:5])))

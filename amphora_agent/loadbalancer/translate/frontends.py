@@ -1,4 +1,4 @@
-"""A listener in haproxy's terms: a frontend with the ACLs of its policies."""
+"""Translate a listener to haproxy's terms: a frontend with the ACLs of its policies."""
 
 import ipaddress
 import re

@@ -1,4 +1,4 @@
-"""How a load balancer is, in Octavia's words, from what haproxy and IPVS say.
+"""Find the operating statuses of a load balancer, by Octavia's names, in what haproxy and IPVS say.
 
 The rules are those by which Octavia's health manager makes statuses of heartbeats: a listener is
 ONLINE when it can take connections, whatever its pools can do; a pool is what haproxy calls its

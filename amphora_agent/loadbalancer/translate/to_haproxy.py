@@ -1,4 +1,4 @@
-"""A load balancer in haproxy's terms: which frontends and backends it is, and what each says.
+"""Translate listeners and the pools that they use to a process of haproxy.
 
 Octavia's objects are turned into flat values; the templates only write them down. What is
 administratively down is not there, except members, which haproxy knows as disabled.

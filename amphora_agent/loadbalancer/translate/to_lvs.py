@@ -1,4 +1,4 @@
-"""UDP and SCTP listeners in keepalived's terms: flat values for its template.
+"""Translate UDP and SCTP listeners to keepalived's terms: flat values for its template.
 
 The text that comes out is of the shape that the controllers', too, have (keepalived/config/lvs.py).
 A listener that is administratively down, or whose load balancer is, has none.
@@ -30,7 +30,7 @@ _ALGORITHM = {
 }
 
 
-class Server(NamedTuple):
+class RealServer(NamedTuple):
     """A member. `checked` is where it is checked: an address and a port."""
 
     id: str
@@ -51,7 +51,7 @@ class Group(NamedTuple):
     name: str
     endpoints: tuple[str, ...]
     granularity: str
-    servers: tuple[Server, ...]
+    servers: tuple[RealServer, ...]
 
 
 class VirtualServer(NamedTuple):
@@ -71,7 +71,9 @@ class VirtualServer(NamedTuple):
     groups: tuple[Group, ...]
 
 
-def translate_listener(balancer: ResolvedLoadBalancer, listener: ResolvedListener) -> VirtualServer:
+def translate_virtual_server(
+    balancer: ResolvedLoadBalancer, listener: ResolvedListener
+) -> VirtualServer:
     """Return the virtual server of a UDP or SCTP listener that is up."""
     pool = listener.default_pool
     persistence = pool.session_persistence if pool else None
@@ -113,9 +115,9 @@ def _granularity(pool: ResolvedPool, version: int) -> str:
     return str(prefix_length(mask)) if version == 6 else str(mask)
 
 
-def _server(member: ResolvedMember) -> Server:
+def _server(member: ResolvedMember) -> RealServer:
     checked: Address = member.monitor_address or member.address
-    return Server(
+    return RealServer(
         id=member.member_id,
         disabled=not member.admin_state_up,
         endpoint=f"{member.address} {member.protocol_port}",

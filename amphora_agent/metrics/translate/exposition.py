@@ -1,4 +1,4 @@
-"""Prometheus' request and its text format, version 0.0.4.
+"""Prometheus' scrape and its text format, version 0.0.4.
 
 Written here and not by a library: a load balancer may have a million samples, which are written
 column by column, and the rest of a library would be memory for nothing.
@@ -24,27 +24,27 @@ class Sample(NamedTuple):
 
 
 def head(name: str, kind: Kind, help_text: str) -> str:
-    """The lines that begin a family."""
+    """Write the lines that begin a family."""
     return f"# HELP {name} {help_text}\n# TYPE {name} {kind}\n"
 
 
 def family(name: str, kind: Kind, help_text: str, samples: Iterable[Sample]) -> str:
-    """A family, whole."""
+    """Write a family with its samples."""
     lines = [head(name, kind, help_text)]
     for sample in samples:
         labels = label_set(sample.labels)
         braces = f"{{{labels}}}" if labels else ""
-        lines.append(f"{name}{sample.suffix}{braces} {number(sample.value)}\n")
+        lines.append(f"{name}{sample.suffix}{braces} {format_number(sample.value)}\n")
     return "".join(lines)
 
 
 def label_set(labels: Mapping[str, str]) -> str:
-    """What stands between the braces."""
+    """Write what stands between the braces."""
     return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
 
 
-def number(value: float) -> str:
-    """A value; whole ones have no point, and none loses a digit."""
+def format_number(value: float) -> str:
+    """Write a value; whole ones have no point, and none loses a digit."""
     if value == float("inf"):
         return "+Inf"
     return repr(int(value)) if value == int(value) else repr(value)
@@ -67,7 +67,7 @@ _SCOPES: dict[str, frozenset[Scope]] = {
 }
 
 
-class Request(NamedTuple):
+class Scrape(NamedTuple):
     """`body`: whether the answer has one. `chunked`: whether it may come in chunks."""
 
     scopes: frozenset[Scope]
@@ -75,7 +75,7 @@ class Request(NamedTuple):
     chunked: bool
 
 
-class Refused(Exception):
+class ScrapeRefused(Exception):
     """The request is not answered; the text says why, `status` in HTTP."""
 
     def __init__(self, status: str, reason: str) -> None:
@@ -83,23 +83,23 @@ class Refused(Exception):
         self.status = status
 
 
-def parse(header: bytes) -> Request:
-    """Read the header of a request.
+def parse_scrape(header: bytes) -> Scrape:
+    """Read the header of a scrape.
 
     Raises:
-        Refused
+        ScrapeRefused
     """
     words = header.partition(b"\r\n")[0].decode("latin-1").split(" ")
     if len(words) != 3 or words[2] not in {"HTTP/1.0", "HTTP/1.1"} or b"\r\n\r\n" not in header:
-        raise Refused("400 Bad Request", "not an HTTP request")
+        raise ScrapeRefused("400 Bad Scrape", "not an HTTP request")
     method, target, version = words
     path, _, query = target.partition("?")
     if path != _PATH:
-        raise Refused("404 Not Found", f"metrics are at {_PATH}")
+        raise ScrapeRefused("404 Not Found", f"metrics are at {_PATH}")
     if method not in {"GET", "HEAD"}:
-        raise Refused("405 Method Not Allowed", "metrics can only be read")
+        raise ScrapeRefused("405 Method Not Allowed", "metrics can only be read")
     asked = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == "scope"]
     if not all(value in _SCOPES for value in asked):
-        raise Refused("400 Bad Request", f"scope is one of {' '.join(_SCOPES)}")
+        raise ScrapeRefused("400 Bad Scrape", f"scope is one of {' '.join(_SCOPES)}")
     scopes = frozenset[Scope]().union(*(_SCOPES[value] for value in asked or ["*"]))
-    return Request(scopes, method == "GET", version == "HTTP/1.1")
+    return Scrape(scopes, method == "GET", version == "HTTP/1.1")

@@ -7,7 +7,13 @@ time, so that not all of the text is in memory: that of 500 listeners with 10 me
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from amphora_agent.metrics.translate.exposition import Sample, family, head, label_set, number
+from amphora_agent.metrics.translate.exposition import (
+    Sample,
+    family,
+    format_number,
+    head,
+    label_set,
+)
 from amphora_agent.metrics.translate.octavia import METRICS, STATES, STATUS_CLASSES, Form, Metric
 from amphora_agent.model.status import Figures, InstanceReading, Scope, WorkerReading
 
@@ -133,7 +139,7 @@ def _column(metric: Metric, proxies: _Proxies, column: str, more: str) -> str:
     if metric.form is Form.SECONDS:
         return "".join(
             [
-                f"{name}{{{labels}}} {number(int(row[place]) / 1000)}\n"
+                f"{name}{{{labels}}} {format_number(int(row[place]) / 1000)}\n"
                 for labels, row in pairs
                 if row[place]
             ]

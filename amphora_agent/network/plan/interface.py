@@ -11,7 +11,7 @@ from ipaddress import ip_interface, ip_network
 import msgspec
 
 from amphora_agent.model.addressing import Address, Interface, Mac, Network
-from amphora_agent.model.plugging import AdditionalVip, HostRoute, NetworkPlug, PluggedVip
+from amphora_agent.model.plugging import HostRoute, NetworkPlug, PluggedVip, VipAddress
 from amphora_agent.network.plan.dhcp_lease import Lease
 
 #: The interface that holds the VIPs, whatever the kernel called it.
@@ -216,7 +216,7 @@ class _Routing:
         """Those that are there because a tenant has chosen them, and for no other reason."""
         return frozenset(self._chosen)
 
-    def add_vip(self, vip: AdditionalVip, table: int) -> None:
+    def add_vip(self, vip: VipAddress, table: int) -> None:
         source = vip.ip_address if table == VIP_TABLE else None
         self._add(vip.subnet_cidr, table, source=source)
         self.add_default(vip.gateway, table)

@@ -33,7 +33,7 @@ def https(**more: Any) -> dict[str, Any]:
 
 def files(
     body: dict[str, Any], before: Any = None, stored: Any = None
-) -> certificate_files.Certificates:
+) -> certificate_files.ExtractedFiles:
     return extract(
         resolve(decoded(body)),
         ["l", "l-default"],

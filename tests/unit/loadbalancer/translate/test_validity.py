@@ -36,14 +36,14 @@ def times(days: float, begins: float = -100) -> Times:
 def test_c3_what_expires_is_told(
     name: str, left: float, status: OperatingStatus, words: str
 ) -> None:
-    found = certificate_files.notes({name: times(left)}, NOW)
+    found = certificate_files.find_notes({name: times(left)}, NOW)
     assert found.keys() == {"l"}
     assert found["l"].status is status
     assert words in found["l"].reason
 
 
 def test_c4_what_is_not_valid_yet_is_told() -> None:
-    (note,) = certificate_files.notes(
+    (note,) = certificate_files.find_notes(
         {"certificates/l.default.pem": times(9, begins=1)}, NOW
     ).values()
     assert note == Note(DEGRADED, "its certificate is not valid before 2026-12-01T00:00:00Z")
@@ -54,7 +54,7 @@ def test_nothing_is_told_of_what_is_valid_for_long_or_for_ever() -> None:
         "certificates/l.default.pem": times(31),
         "certificates/l.client-crl.pem": Times(times(1).not_before, ""),
     }
-    assert certificate_files.notes(files, NOW) == {}
+    assert certificate_files.find_notes(files, NOW) == {}
 
 
 def test_the_worst_decides() -> None:
@@ -62,7 +62,7 @@ def test_the_worst_decides() -> None:
         "certificates/l.default.pem": times(3),
         "certificates/l.client-crl.pem": times(-3),
     }
-    (note,) = certificate_files.notes(files, NOW).values()
+    (note,) = certificate_files.find_notes(files, NOW).values()
     assert note.status is ERROR
     assert note.reason.startswith("its revocation list has expired")
     assert "its certificate expires within 7 days" in note.reason

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.metrics.translate.exposition import Refused, parse
+from amphora_agent.metrics.translate.exposition import ScrapeRefused, parse_scrape
 from amphora_agent.model.status import Scope
 
 
@@ -27,13 +27,13 @@ def header(target: str, method: str = "GET", version: str = "HTTP/1.1") -> bytes
     ],
 )
 def test_a_scrape_can_be_narrowed(query: str, scopes: set[Scope]) -> None:
-    assert parse(header(f"/metrics{query}")).scopes == scopes
+    assert parse_scrape(header(f"/metrics{query}")).scopes == scopes
 
 
 def test_only_http_1_1_takes_chunks_and_only_head_no_body() -> None:
-    assert parse(header("/metrics"))[1:] == (True, True)
-    assert parse(header("/metrics", version="HTTP/1.0"))[1:] == (True, False)
-    assert parse(header("/metrics", method="HEAD"))[1:] == (False, True)
+    assert parse_scrape(header("/metrics"))[1:] == (True, True)
+    assert parse_scrape(header("/metrics", version="HTTP/1.0"))[1:] == (True, False)
+    assert parse_scrape(header("/metrics", method="HEAD"))[1:] == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,6 @@ def test_only_http_1_1_takes_chunks_and_only_head_no_body() -> None:
     ],
 )
 def test_anything_else_is_refused(data: bytes, status: str) -> None:
-    with pytest.raises(Refused) as refused:
-        parse(data)
+    with pytest.raises(ScrapeRefused) as refused:
+        parse_scrape(data)
     assert refused.value.status.startswith(f"{status} ")
