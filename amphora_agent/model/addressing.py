@@ -73,6 +73,11 @@ def with_brackets(host: str | Address) -> str:
     return f"[{text}]" if ":" in text else text
 
 
+def format_endpoint(host: str | Address, port: int) -> str:
+    """Return an address and port as haproxy reads them."""
+    return f"{with_brackets(host)}:{port}"
+
+
 def parse_network(text: str) -> Network:
     """A CIDR; bits beyond the prefix are dropped. Raises ValueError."""
     if "%" in text:

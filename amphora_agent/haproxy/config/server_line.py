@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from amphora_agent.model.addressing import split_endpoint, with_brackets
+from amphora_agent.model.addressing import format_endpoint, split_endpoint
 
 #: haproxy's own rule for the names of sections and servers.
 _NAME = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -88,7 +88,7 @@ class ServerLine(NamedTuple):
     @property
     def endpoint(self) -> str:
         """`address:port` as haproxy reads it."""
-        return f"{with_brackets(self.address)}:{self.port}"
+        return format_endpoint(self.address, self.port)
 
     @property
     def arguments(self) -> str:

@@ -1,10 +1,8 @@
-"""Translate a pool to haproxy's terms: a backend for each use of it."""
+"""Translate a pool to haproxy's terms: a backend for each use of it; and TLS of both sides."""
 
 from typing import NamedTuple
 
-from amphora_agent.loadbalancer.translate import options
-from amphora_agent.loadbalancer.translate.options import Tls
-from amphora_agent.model.addressing import with_brackets
+from amphora_agent.model.addressing import format_endpoint, with_brackets
 from amphora_agent.model.loadbalancer.resolved import (
     HealthCheck,
     ResolvedListener,
@@ -14,9 +12,12 @@ from amphora_agent.model.loadbalancer.resolved import (
 from amphora_agent.model.loadbalancer.types import (
     Algorithm,
     InsertHeader,
+    Listener,
     ListenerProtocol,
     PersistenceType,
+    Pool,
     PoolProtocol,
+    TlsVersion,
 )
 
 _BALANCE = {
@@ -42,6 +43,42 @@ _HEADER_VALUES = {
     InsertHeader.SSL_CLIENT_VERIFY: "%[ssl_c_verify]",
     InsertHeader.SSL_ISSUER: "%{+Q}[ssl_c_i_dn]",
 }
+_TLS13 = "TLS_"
+_VERSION_OPTIONS = {
+    TlsVersion.SSLV3: "no-sslv3",
+    TlsVersion.TLSV1: "no-tlsv10",
+    TlsVersion.TLSV1_1: "no-tlsv11",
+    TlsVersion.TLSV1_2: "no-tlsv12",
+    TlsVersion.TLSV1_3: "no-tlsv13",
+}
+
+
+class Tls(NamedTuple):
+    """What both ends of TLS can be told."""
+
+    ciphers: str
+    ciphersuites: str
+    without: tuple[str, ...]
+    alpn: str
+
+
+def translate_tls(thing: Listener | Pool) -> Tls:
+    """Return what a listener says to clients, a pool to members."""
+    suites = (thing.tls_ciphers or "").split(":")
+    versions = thing.tls_versions
+    without = (
+        ()
+        if versions is None
+        else tuple(
+            option for version, option in _VERSION_OPTIONS.items() if version not in versions
+        )
+    )
+    return Tls(
+        ciphers=":".join(name for name in suites if not name.startswith(_TLS13)),
+        ciphersuites=":".join(name for name in suites if name.startswith(_TLS13)),
+        without=without,
+        alpn=",".join(thing.alpn_protocols or ()),
+    )
 
 
 class BackendServer(NamedTuple):
@@ -94,7 +131,7 @@ class Use(NamedTuple):
 def find_use(listener: ResolvedListener, pool: ResolvedPool) -> Use:
     """Return how this listener uses this pool."""
     by_proxy = pool.protocol in (PoolProtocol.PROXY, PoolProtocol.PROXYV2)
-    http = options.reads_http(listener) if by_proxy else pool.protocol is PoolProtocol.HTTP
+    http = listener.reads_http if by_proxy else pool.protocol is PoolProtocol.HTTP
     terminates = listener.protocol is ListenerProtocol.TERMINATED_HTTPS
     return Use(
         mode="http" if http else "tcp",
@@ -126,7 +163,7 @@ def translate_pool(pool: ResolvedPool, name: str, use: Use, *, first: bool) -> B
             for header in use.insert_headers
             if (value := _HEADER_VALUES[header]) is not None
         ),
-        tls=options.translate_tls(pool) if pool.tls_enabled else None,
+        tls=translate_tls(pool) if pool.tls_enabled else None,
         has_client_certificate=bool(pool.tls_container_data or pool.tls_container_ref),
         has_ca=pool.has_ca,
         has_crl=pool.has_crl,
@@ -147,7 +184,7 @@ def _send_proxy(pool: ResolvedPool, use: Use) -> str:
 def _server(member: ResolvedMember) -> BackendServer:
     return BackendServer(
         id=member.member_id,
-        address=options.endpoint(member.address, member.protocol_port),
+        address=format_endpoint(member.address, member.protocol_port),
         weight=member.weight,
         backup=bool(member.backup),
         disabled=not member.admin_state_up,

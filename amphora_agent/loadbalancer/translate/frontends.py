@@ -5,9 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from amphora_agent.loadbalancer.translate import options
-from amphora_agent.loadbalancer.translate.options import Tls
-from amphora_agent.model.addressing import Address
+from amphora_agent.loadbalancer.translate.backends import Tls, translate_tls
+from amphora_agent.model.addressing import Address, format_endpoint
 from amphora_agent.model.loadbalancer.resolved import (
     ResolvedListener,
     ResolvedPolicy,
@@ -112,8 +111,8 @@ def translate_listener(
     cidrs = listener.allowed_cidrs
     return Frontend(
         id=listener.listener_id,
-        mode="http" if options.reads_http(listener) else "tcp",
-        binds=tuple(options.endpoint(vip, listener.protocol_port) for vip in vips),
+        mode="http" if listener.reads_http else "tcp",
+        binds=tuple(format_endpoint(vip, listener.protocol_port) for vip in vips),
         connection_limit=min(listener.connection_limit or _CONNECTIONS, MOST_CONNECTIONS),
         client_timeout=listener.timeout_client_data,
         inspect_delay=listener.timeout_tcp_inspect or 0,
@@ -122,7 +121,7 @@ def translate_listener(
             pool.admin_state_up and pool.lb_algorithm is Algorithm.SOURCE_IP_PORT
             for pool in listener.used_pools
         ),
-        tls=options.translate_tls(listener) if listener.terminates_tls else None,
+        tls=translate_tls(listener) if listener.terminates_tls else None,
         client_verify=_VERIFY[listener.client_authentication],
         has_crl=listener.has_client_crl,
         hsts=_hsts(listener),

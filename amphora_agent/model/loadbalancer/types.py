@@ -355,6 +355,15 @@ class Listener(_Object, frozen=True, kw_only=True):
         return self.protocol in (ListenerProtocol.UDP, ListenerProtocol.SCTP)
 
     @property
+    def reads_http(self) -> bool:
+        """Whether haproxy understands what clients say to the listener."""
+        return self.protocol in (
+            ListenerProtocol.HTTP,
+            ListenerProtocol.PROMETHEUS,
+            ListenerProtocol.TERMINATED_HTTPS,
+        )
+
+    @property
     def transport(self) -> ListenerProtocol:
         """TCP, UDP or SCTP."""
         return self.protocol if self.is_layer4 else ListenerProtocol.TCP
