@@ -49,11 +49,11 @@ class Places(NamedTuple):
     udp_check: str
 
     def certificate(self, name: str, purpose: str = "") -> str:
-        """The certificate file of an object; without a purpose a listener's crt-list."""
+        """Return the certificate file of an object; without a purpose a listener's crt-list."""
         return f"{self.certificates}/{names.certificate(name, purpose)}"
 
     def allowed(self, listener_id: str) -> str:
-        """The file of those who may connect to a listener."""
+        """Return the file of the networks that may connect to a listener."""
         return f"{self.configuration}/{names.allowed(listener_id)}"
 
     def log_format(self, listener: Frontend) -> str:

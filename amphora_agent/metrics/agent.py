@@ -48,7 +48,7 @@ class RequestCounts:
         self._handshakes: dict[str, int] = {}
 
     def handshake_failed(self, reason: str) -> None:
-        """A TLS handshake failed; `reason` is OpenSSL's word for it."""
+        """Count a TLS handshake that failed; `reason` is OpenSSL's word for it."""
         with self._lock:
             self._handshakes[reason] = self._handshakes.get(reason, 0) + 1
 
@@ -59,7 +59,7 @@ class RequestCounts:
             self._requests[key] = self._requests.get(key, 0) + 1
 
     def change(self, kind: str, status: int, seconds: float) -> None:
-        """A request that was to change something; `status` is that of its answer."""
+        """Count a request that was to change something; `status` is that of its answer."""
         result = "done" if status < 400 else "refused" if status < 500 else "failed"
         with self._lock:
             self._changes.setdefault(_Change(kind, result), _Durations()).add(seconds)
@@ -156,7 +156,7 @@ class AgentMetrics:
         self._clock = clock
 
     def text(self) -> str:
-        """All of them, in the format of Prometheus."""
+        """Write all metrics in the format of Prometheus."""
         return "".join(self._families())
 
     def _families(self) -> Iterator[str]:
@@ -232,9 +232,8 @@ class AgentMetrics:
 
 
 def _of_workers(found: Mapping[str, WorkersOf | None], figures: HeartbeatFigures) -> Iterator[str]:
-
     def answers(name: str) -> bool:
-        """The worker's answer counts: it serves also while its master hangs."""
+        """Return whether the worker answers: it serves also while its master hangs."""
         if name in figures.silences:
             return False
         return found[name] is not None or name in figures.masters_silent

@@ -1,4 +1,4 @@
-"""Answers scrapes at 127.0.0.1:9102 in the amphora's namespace, where PROMETHEUS listeners send
+"""Answer scrapes at 127.0.0.1:9102 in the amphora's namespace, where PROMETHEUS listeners send
 them (WIRE §3).
 
 Whoever reaches such a listener gets here: one thread serves a few connections at a time, none of
@@ -63,7 +63,7 @@ class Collector:
         self._known: dict[frozenset[Scope], _Known] = {}
 
     def collect(self, scopes: frozenset[Scope]) -> Iterator[str]:
-        """The metrics of these scopes, family by family; the asking is done when this returns.
+        """Return the metrics of these scopes, family by family; haproxy has been asked by then.
 
         Raises:
             OperationFailed: there are instances, and none answers.

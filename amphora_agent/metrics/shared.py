@@ -1,4 +1,4 @@
-"""What the agent's other processes tell the API's: figures in memory that they all have.
+"""Figures in memory that the agent's processes share: what the others tell the API's process.
 
 The memory is made before the two are forked, and outlives either: no file, no message.
 """
@@ -70,7 +70,7 @@ class WorkerDeaths:
         self._CELL.pack_into(self._memory, start, before + 1)
 
     def read(self) -> dict[tuple[str, bool], int]:
-        """By the worker's name, and whether it hung."""
+        """Return the counts by the worker's name, and whether it hung."""
         return {
             cell: self._CELL.unpack_from(self._memory, number * self._CELL.size)[0]
             for number, cell in enumerate(self._CELLS)

@@ -49,7 +49,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 @functools.lru_cache(_MOST_KNOWN)
 def parse_address(text: str) -> Address:
-    """Raises ValueError, also for an address with a zone (`fe80::1%eth0`)."""
+    """Parse an IP address. Raises ValueError, also for one with a zone (`fe80::1%eth0`)."""
     if "%" in text:
         raise ValueError(f"{text!r} has a zone")
     return ip_address(text)
@@ -79,19 +79,19 @@ def format_endpoint(host: str | Address, port: int) -> str:
 
 
 def parse_network(text: str) -> Network:
-    """A CIDR; bits beyond the prefix are dropped. Raises ValueError."""
+    """Parse a CIDR; bits beyond the prefix are dropped. Raises ValueError."""
     if "%" in text:
         raise ValueError(f"{text!r} has a zone")
     return ip_network(text, strict=False)
 
 
 def parse_interface(text: str) -> Interface:
-    """An address with a prefix length. Raises ValueError."""
+    """Parse an address with a prefix length. Raises ValueError."""
     return ip_interface(text)
 
 
 def parse_mac(text: str) -> Mac:
-    """Raises ValueError when it is not a MAC address, or none of a single interface."""
+    """Parse the MAC address of one interface. Raises ValueError for anything else."""
     normal = text.lower()
     if not _MAC.fullmatch(normal):
         raise ValueError(f"{text!r} is not a MAC address")
@@ -134,7 +134,7 @@ class Claim(NamedTuple):
         return f"{host}:{ports} ({self.transport})"
 
     def meets(self, other: "Claim") -> bool:
-        """Whether a connection can be for both."""
+        """Return whether a connection can be for both."""
         return (
             self.transport == other.transport
             and self.low <= other.high
@@ -152,8 +152,8 @@ def claim(
     *,
     only_ipv6: bool = False,
 ) -> Claim:
-    """The claim of a socket. What is no IP address counts as every address, and so does `::`, whose
-    sockets serve IPv4, too, unless they are for `only_ipv6`."""
+    """Return the claim of a socket. What is no IP address counts as every address, and so does
+    `::`, whose sockets serve IPv4, too, unless they are for `only_ipv6`."""
     last = low if high is None else high
     try:
         address = ip_address(host) if isinstance(host, str) else host
@@ -176,9 +176,9 @@ def first_meeting(some: Iterable[Claim], others: Iterable[Claim]) -> Claim | Non
             by_port.setdefault(other.low, []).append(other)
         else:
             ranges.append(other)
-    every_port = [other for found in by_port.values() for other in found]
-    for each in some:
-        at_port = by_port.get(each.low, []) if each.low == each.high else every_port
-        if any(map(each.meets, (*at_port, *ranges))):
-            return each
+    every_port = [claim for claims in by_port.values() for claim in claims]
+    for one in some:
+        at_port = by_port.get(one.low, []) if one.low == one.high else every_port
+        if any(map(one.meets, (*at_port, *ranges))):
+            return one
     return None

@@ -1,4 +1,4 @@
-"""The one way in from untrusted JSON, and the words for what is wrong with it.
+"""Decode untrusted JSON, here and nowhere else, and say in words what is wrong with it.
 
 msgspec says ``Invalid enum value 'HTPP' - at `$.listeners[2].protocol` ``; a person wants
 ``listeners[2].protocol: 'HTPP' is not one of HTTP, HTTPS, …``.
@@ -32,7 +32,7 @@ class Problem(NamedTuple):
 
 
 def either(names: Iterable[str]) -> str:
-    """Any of them, in words."""
+    """Say any of these names, in words."""
     return ", ".join(sorted(names))
 
 
@@ -45,7 +45,7 @@ _PATTERN = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
 
 
 def explain(error: msgspec.ValidationError, as_type: Any) -> str:
-    """The words of `error`, which came from decoding into `as_type`."""
+    """Say in words what `error` means, which came from decoding into `as_type`."""
     said = str(error)
     place = _PLACE.search(said)
     path = place["path"] if place else ""
@@ -70,7 +70,7 @@ def explain(error: msgspec.ValidationError, as_type: Any) -> str:
 
 
 def _at(kind: inspect.Type, path: str) -> inspect.Type:
-    """The type of what is at a path. Raises LookupError."""
+    """Return the type of what is at a path. Raises LookupError."""
     for step in _STEP.finditer(path):
         kind = _only(kind)
         if step["field"] is not None and isinstance(kind, inspect.StructType):
@@ -85,7 +85,7 @@ def _at(kind: inspect.Type, path: str) -> inspect.Type:
 
 
 def _only(kind: inspect.Type) -> inspect.Type:
-    """What a value may be beside null."""
+    """Return what a value may be beside null."""
     if isinstance(kind, inspect.UnionType):
         others = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
         if len(others) == 1:
@@ -123,7 +123,7 @@ _PARSERS: dict[Any, Callable[[str], object]] = {
 
 
 def decode(body: bytes, as_type: type[T]) -> T:
-    """The value that the JSON `body` describes.
+    """Return the value that the JSON `body` describes.
 
     Raises:
         InvalidRequest: not JSON, a key is missing, a value is of the wrong type or range. The

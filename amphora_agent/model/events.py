@@ -100,7 +100,7 @@ class Difference(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def compare(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
-    """The values by name that differ."""
+    """Return the values by name that differ."""
     names = dict.fromkeys((*old, *new))
     return [
         Difference(name, old.get(name), new.get(name))

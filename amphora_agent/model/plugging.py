@@ -1,8 +1,6 @@
 """The bodies of requests that plug interfaces and open them, as the controller sends them.
 
 Nulls stand where a controller has nothing to say. The field names are the controller's.
-
-The field names are the controller's.
 """
 
 import enum

@@ -62,7 +62,7 @@ class Counters(NamedTuple):
         )
 
     def since(self, earlier: "Counters") -> "Counters":
-        """The increase; a counter never runs backwards within one worker, so never negative."""
+        """Return the increase; counters of one worker never run backwards, so none is negative."""
         return Counters(
             max(0, self.tx - earlier.tx),
             max(0, self.rx - earlier.rx),
@@ -71,7 +71,7 @@ class Counters(NamedTuple):
         )
 
     def at_least(self, other: "Counters") -> "Counters":
-        """The higher of each: the later of two readings of one worker."""
+        """Return the higher of each: the later of two readings of one worker."""
         return Counters(
             max(self.tx, other.tx),
             max(self.rx, other.rx),

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from amphora_agent.haproxy.replies.capabilities import of_version
+from amphora_agent.haproxy.replies.capabilities import find_capabilities
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
@@ -78,7 +78,7 @@ class Running:
         return socket.command(f"@1 {command}", payload=payload, timeout=5)
 
     def plan(self, wanted: str) -> Plan:
-        return make_plan({"x": self.text}, {"x": wanted}, (), of_version(self.version))
+        return make_plan({"x": self.text}, {"x": wanted}, (), find_capabilities(self.version))
 
     def become(self, wanted: str) -> Plan:
         """Carry out what a plan says, and see that it holds."""
@@ -415,7 +415,7 @@ def test_certificates(start: Start, tmp_path: Path) -> None:
     running = start(text)
 
     def planned(changes: Sequence[FileChange]) -> Plan:
-        return make_plan({"x": text}, {"x": text}, changes, of_version(running.version))
+        return make_plan({"x": text}, {"x": text}, changes, find_capabilities(running.version))
 
     # haproxy crashes on an authority that changes after a certificate.
     assert planned(files).step is Step.RELOAD

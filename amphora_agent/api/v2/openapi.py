@@ -346,7 +346,7 @@ def _path(rule: str) -> str:
 
 
 def _schema(kind: object) -> dict[str, Any]:
-    """Of the types that msgspec does not know."""
+    """Return the schema of a type that msgspec does not know."""
     if kind is Address:
         return {"type": "string", "description": "An IP address.", "examples": ["192.0.2.10"]}
     if kind is Network:

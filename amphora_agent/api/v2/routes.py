@@ -175,7 +175,7 @@ def _process_model() -> ProcessModel | None:
 
 
 def instances(services: Services) -> Blueprint:
-    """What runs, since when, and what was changed. Nothing here changes anything."""
+    """Routes that tell what runs, since when, and what was changed. None changes anything."""
     routes = Blueprint("instances", __name__)
 
     @routes.get("/2.0/instances")

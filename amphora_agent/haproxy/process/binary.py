@@ -59,7 +59,7 @@ class Haproxy:
                 found = re.search(r"version (\S+)", output)
                 if found is None:
                     raise OperationFailed("Cannot tell the version of haproxy", output[:200])
-                self._known = signature, capabilities.of_version(found[1])
+                self._known = signature, capabilities.find_capabilities(found[1])
             return self._known[1]
 
     def installed(self) -> object:

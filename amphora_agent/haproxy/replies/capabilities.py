@@ -19,8 +19,8 @@ class Capabilities(NamedTuple):
     pools_connections: bool = False
 
 
-def of_version(version: str) -> Capabilities:
-    """The capabilities of a version such as `2.6.12-1+deb12u4`."""
+def find_capabilities(version: str) -> Capabilities:
+    """Return the capabilities of a version such as `2.6.12-1+deb12u4`."""
     found = re.match(r"(\d+)\.(\d+)", version)
     number = (int(found[1]), int(found[2])) if found else (0, 0)
     return Capabilities(

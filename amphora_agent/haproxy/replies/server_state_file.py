@@ -67,13 +67,13 @@ class _Server(NamedTuple):
         return self._value("fall", "3")
 
     def _value(self, keyword: str, default: str) -> str:
-        """The value of the keyword that stands last, and counts."""
+        """Return the value of the keyword that stands last, and counts."""
         options = (*self.defaults, *self.words[3:])
         places = [place for place, word in enumerate(options[:-1]) if word == keyword]
         return options[places[-1] + 1] if places else default
 
     def last(self, *words: str) -> str:
-        """Which of the words stands last, and counts; empty for none."""
+        """Return which of the words stands last, and counts; empty for none."""
         options = (*self.defaults, *self.words[3:])
         return next((option for option in reversed(options) if option in words), "")
 
@@ -94,13 +94,13 @@ _NONE: Backends = MappingProxyType({})
 
 
 def may_be_read(wanted: str) -> bool:
-    """Whether haproxy may read the file when it loads this configuration: the controller lets it
+    """Return whether haproxy may read the file when it loads this configuration: controllers let it
     for pools with a health monitor."""
     return "server-state-file" in wanted and "load-server-state-from-file" in wanted
 
 
 def differing(running: str, wanted: str) -> Backends:
-    """The backends in which two configurations differ, as the one that runs has them."""
+    """Return the backends in which two configurations differ, as the running one has them."""
     found = compare_configs({"": running}, {"": wanted})
     changed = (*found.added, *found.removed, *(before for before, _ in found.changed))
     if found.reordered or any(block.kind == "defaults" for block in changed):
@@ -118,7 +118,7 @@ def differing(running: str, wanted: str) -> Backends:
 def carry_over(
     state: str, wanted: Config, before: Backends = _NONE, touched: Collection[str] = ()
 ) -> str:
-    """The file for a reload to `wanted`, with the final newline that haproxy needs.
+    """Write the file for a reload to `wanted`, with the final newline that haproxy needs.
 
     `state` is the worker's reply to `show servers state`, `before` what it has loaded otherwise.
     `touched` are the servers, as `<backend>/<server>`, of a change at run time that may be half
@@ -182,7 +182,7 @@ def _rows(state: str) -> tuple[dict[_Key, str], list[str]]:
 
 
 def _servers(backend: Section | None, general: tuple[str, ...]) -> dict[str, _Server]:
-    """The servers of a backend by name; `general` is what those of all backends have by default."""
+    """Return the servers of a backend by name; `general` are the defaults of all backends."""
     if backend is None:
         return {}
     defaults = (*general, *_defaults(backend))
@@ -200,7 +200,7 @@ def _defaults(section: Section) -> Iterator[str]:
 
 
 def _waits(server: _Server) -> bool:
-    """Whether it has to pass a check first, and is one whose row haproxy would take.
+    """Return whether it has to pass a check first, and haproxy would take its row.
 
     Where one failure takes a member out and several checks have to pass, no row lets the first one
     that passes decide: such a member serves until its first check, as haproxy has it do.
@@ -211,7 +211,7 @@ def _waits(server: _Server) -> bool:
 
 
 def _new_row(key: _Key, server: _Server) -> str:
-    """The row of a server that is to get no request before its first check has passed."""
+    """Write the row of a server that is to get no request before its first check has passed."""
     place = _place(server.address)
     assert place is not None
     host, port = place
@@ -224,7 +224,7 @@ def _new_row(key: _Key, server: _Server) -> str:
 
 
 def _enabled(key: _Key, server: _Server, row: list[str]) -> str:
-    """The row of a server that is not in maintenance any more."""
+    """Write the row of a server that is not in maintenance any more."""
     maintenance = _FORCED_MAINTENANCE | _CONFIGURED_MAINTENANCE
     admin = int(row[statistics.ADMINISTRATIVE])
     if admin & maintenance and _waits(server):
@@ -241,7 +241,7 @@ def _with_weight(server: _Server, row: list[str]) -> list[str]:
 
 
 def _same_place(address: str, row: list[str]) -> bool:
-    """Whether a configuration's `address:port` is the row's."""
+    """Return whether a configuration's `address:port` is the row's."""
     host, port = row[statistics.ADDRESS], row[statistics.PORT]
     return address == f"{host}:{port}" or _place(address) == (host, port)
 

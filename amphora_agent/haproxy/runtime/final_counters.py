@@ -35,7 +35,7 @@ _SAME = 5
 
 
 def worker_name(pid: int) -> str | None:
-    """A name that no other worker of this machine has or will have; None of one that is gone."""
+    """Return a name that no other worker of this machine has or will have; None if it is gone."""
     started = start_time(pid)
     if started is None:
         return None
@@ -99,7 +99,7 @@ def _settled(ask: Callable[[], str]) -> str:
 
 
 def read_final_counters(instance: InstanceLayout) -> list[WorkerReading]:
-    """The last words of this boot; whether those from before were told nobody knows."""
+    """Read the last words of this boot; whether those from before were told nobody knows."""
     readings = []
     for path in sorted(instance.final_counters.glob(f"[0-9]*-{_this_boot()}")):
         try:

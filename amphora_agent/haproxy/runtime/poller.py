@@ -349,7 +349,7 @@ class Poller:
     # Readings
 
     def _finish(self, one: _Round) -> InstanceReading | None:
-        """The reading of an instance, of what has been answered by now."""
+        """Make the reading of an instance of what has been answered by now."""
         known, instance_id = one.known, one.known.instance.id
         self._complain(instance_id, one.failures.get(_WORKER))
         current = one.current
@@ -378,7 +378,7 @@ class Poller:
         )
 
     def _hung(self, one: _Round) -> tuple[HungWorker, ...]:
-        """The leaving workers that have left a question open."""
+        """Return the leaving workers that have left a question open."""
         instance_id = one.known.instance.id
         before, now = self._leaving.get(instance_id, {}), self._wall_clock()
         since = {worker.worker: before.get(worker.worker, now) for worker in one.leaving.values()}

@@ -1,4 +1,4 @@
-"""Whether certificates can serve: `python -m amphora_agent.loadbalancer.certificates.check`.
+"""Check whether certificates can serve: `python -m amphora_agent.loadbalancer.certificates.check`.
 
 A JSON list of `Given` on standard input, a JSON list of `Checked` on standard output. It is a
 program because it needs libraries that the agent does not keep, and because a key that is read by
@@ -38,11 +38,11 @@ _PURPOSES = {
 
 def main() -> int:
     given = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Given])
-    sys.stdout.buffer.write(msgspec.json.encode([checked(each) for each in given]))
+    sys.stdout.buffer.write(msgspec.json.encode([check_file(each) for each in given]))
     return 0
 
 
-def checked(given: Given) -> Checked:
+def check_file(given: Given) -> Checked:
     """What there is to say of one file. One that has expired serves: a load balancer must come
     back on another amphora in any case, and clients are told by their TLS libraries."""
     try:
@@ -82,7 +82,7 @@ def _certificate(given: Given, content: Content) -> Checked:
 def _in_order(
     leaf: tuple[Block, x509.Certificate], others: list[tuple[Block, x509.Certificate]]
 ) -> list[tuple[Block, x509.Certificate]]:
-    """The chain from the leaf on; each certificate is issued by the next one.
+    """Sort the chain from the leaf on; each certificate is issued by the next one.
 
     Raises:
         Unfit: one of them does not belong to it.

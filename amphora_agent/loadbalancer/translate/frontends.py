@@ -157,7 +157,7 @@ def _acl_name(rule: L7Rule) -> str:
 
 
 def _acls(rule: L7Rule) -> Iterator[Acl]:
-    """The ACLs of a rule; it matches when one of them does."""
+    """Yield the ACLs of a rule; it matches when one of them does."""
     value = rule.compared_value
     match rule.type:
         case RuleType.HEADER:
@@ -172,7 +172,7 @@ def _acls(rule: L7Rule) -> Iterator[Acl]:
 
 
 def _header_fetches(compare: CompareType, value: str) -> tuple[str, ...]:
-    """How the value of a header is read: whole, or in the parts that commas make of it.
+    """Return how the value of a header is read: whole, or in the parts that commas make of it.
 
     A part can equal, begin or end with what has no comma, as in the controller's text. What has a
     comma can match the whole value alone. What a regular expression matches may have one.
@@ -197,7 +197,7 @@ def _host(compare: CompareType, value: str) -> str:
 
 
 def _may_name_port(compare: CompareType, value: str) -> bool:
-    """Whether a rule about a host may mean its port, too: then the field is also read as it is."""
+    """Return whether a rule about a host may mean its port: the field is then read as it is, too."""
     return ":" in (_GROUP.sub("", value) if compare is CompareType.REGEX else value)
 
 

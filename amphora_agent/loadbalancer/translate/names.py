@@ -7,7 +7,7 @@ _PLAIN = re.compile(r"[0-9A-Za-z_./:@+=,-]+")
 
 
 def word(value: object) -> str:
-    """`value` as one word: haproxy reads exactly these characters.
+    """Quote a value as one word: haproxy reads exactly these characters.
 
     Inside single quotes nothing is special; a single quote itself is written between them.
     """
@@ -20,17 +20,17 @@ def word(value: object) -> str:
 
 
 def literal(value: object) -> str:
-    """The same where haproxy expects a log-format: nothing in it is a variable."""
+    """Quote a value where haproxy expects a log-format: nothing in it is a variable."""
     return word(str(value).replace("%", "%%"))
 
 
 def certificate(name: str, purpose: str = "") -> str:
-    """Of an object; without a purpose a listener's crt-list."""
+    """Name a certificate file of an object; without a purpose a listener's crt-list."""
     return f"{name}.{purpose}.pem" if purpose else f"{name}.pem"
 
 
 def allowed(listener_id: str) -> str:
-    """Who may connect to a listener."""
+    """Name the file of the networks that may connect to a listener."""
     return f"{listener_id}.cidrs"
 
 

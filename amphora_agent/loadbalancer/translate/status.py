@@ -194,7 +194,7 @@ def _listener(
 def _serving(
     listener: ResolvedListener, said: _Said, layer4: Mapping[str, InstanceReading]
 ) -> tuple[Status, str, int]:
-    """How a listener that is up takes connections, why, and how many it has."""
+    """Return how a listener that is up takes connections, why, and how many it has."""
     name = listener.listener_id
     if listener.is_layer4:
         reading = layer4.get(name)
@@ -271,7 +271,7 @@ def _members(pool: ResolvedPool, told: _Told | None) -> Iterator[MemberStatus]:
 
 
 def _of_row(row: _Row) -> tuple[Status, str]:
-    """The status of a member that haproxy has."""
+    """Return the status of a member that haproxy has, and why."""
     word = row["status"]
     match word.partition(" ")[0]:
         case "no":
@@ -293,7 +293,7 @@ def _of_word(word: str, reason: str) -> tuple[Status, str]:
 
 
 def _last_check(row: _Row) -> str:
-    """The last check in words: "a wrong status: 503 Service Unavailable, 2 ms (L7STS)"."""
+    """Say the last check in words: "a wrong status: 503 Service Unavailable, 2 ms (L7STS)"."""
     code = row.get("check_status", "").lstrip("* ")
     if not code:
         return ""
@@ -306,6 +306,6 @@ def _last_check(row: _Row) -> str:
 
 
 def _worst(found: Iterable[tuple[Status, str]]) -> tuple[Status, str]:
-    """The worst of these statuses with its reason; ONLINE when nothing is bad."""
+    """Return the worst of these statuses with its reason; ONLINE when nothing is bad."""
     bad = [each for each in found if each[0] in _BAD]
     return min(bad, key=lambda each: _BAD.index(each[0]), default=(Status.ONLINE, ""))

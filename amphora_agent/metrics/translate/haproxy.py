@@ -1,4 +1,4 @@
-"""haproxy's figures as Octavia's metrics, piece by piece.
+"""Translate haproxy's figures to Octavia's metrics, piece by piece.
 
 The samples of a family stand together, so they are written column by column; and a few rows at a
 time, so that not all of the text is in memory: that of 500 listeners with 10 members has 40 MB.
@@ -25,7 +25,7 @@ _COLUMNS = ("pxname", "svname", "status", "scur", "stot", "bin", "bout")
 
 
 def figures(readings: Iterable[InstanceReading]) -> list[Figures | None]:
-    """The figures of each; None of one that was not read."""
+    """Return the figures of each; None of one that was not read."""
     return [None if reading.current is None else _figures(reading.current) for reading in readings]
 
 
@@ -73,7 +73,7 @@ class _Proxies(NamedTuple):
 def families(
     machine: Machine, instances: Sequence[Figures], scopes: Collection[Scope]
 ) -> Iterator[str]:
-    """The text of every metric of these scopes, also of those that have no samples now."""
+    """Yield the text of every metric of these scopes, also of those that have no samples now."""
     if Scope.LOADBALANCER in scopes:
         yield _machine(
             "cpu", "Load of the last minute over the number of processors, percent.", machine.cpu

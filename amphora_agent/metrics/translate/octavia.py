@@ -135,7 +135,7 @@ def _use(owner: str, limit: str) -> tuple[Metric, ...]:
 
 
 def _balanced(owner: str) -> tuple[Metric, ...]:
-    """What a pool has of all its members, and a member of itself."""
+    """Return what a pool has of all its members, and a member of itself."""
     return (
         _gauge(
             f"{owner}_last_session_seconds",

@@ -69,7 +69,7 @@ def merge_pools(balancer: LoadBalancer) -> MergedPools:
 
 
 def _merge(one: Any, other: Any, path: str) -> Any:
-    """Raises _DifferentError."""
+    """Return what two values of a field say together. Raises _DifferentError."""
     if other is None or one == other:
         return one
     if one is None:

@@ -126,7 +126,7 @@ class ResolvedLoadBalancer(NamedTuple):
         return tuple(each for each in self.active_listeners if each.is_layer4)
 
     def claims(self) -> frozenset[Claim]:
-        """The addresses and ports of the listeners."""
+        """Return where the listeners listen."""
         return frozenset(
             claim(listener.transport, vip, listener.protocol_port)
             for listener in self.active_listeners

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.haproxy.replies.capabilities import of_version
+from amphora_agent.haproxy.replies.capabilities import find_capabilities
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
 from lab.pki import Authority
 from tests.unit.haproxy.update.test_planner import commands
@@ -23,7 +23,7 @@ LONG = Authority.create("root").intermediate("i").issue("long").pem
 
 
 def planned(*files: FileChange, text: str = TEXT, version: str = "2.6.12") -> Plan:
-    return make_plan({"x": text}, {"x": text}, files, of_version(version))
+    return make_plan({"x": text}, {"x": text}, files, find_capabilities(version))
 
 
 @pytest.mark.parametrize("version", ["2.6.12", "2.8.25", "3.0.11"])
@@ -62,7 +62,7 @@ def test_authorities_are_not_replaced_where_certificates_have_been() -> None:
     change = FileChange("/c/ca.pem", AUTHORITY.certificate, both)
     together = planned(change, FileChange("/c/single.pem", A, B))
     later = make_plan(
-        {"x": TEXT}, {"x": TEXT}, [change], of_version("3.0.11"), certificates_changed=True
+        {"x": TEXT}, {"x": TEXT}, [change], find_capabilities("3.0.11"), certificates_changed=True
     )
     listed = planned(change, FileChange("/c/l.pem", b"/c/a.pem\n/c/b.pem\n", b"/c/a.pem\n"))
     for made in (together, later, listed):
@@ -75,7 +75,7 @@ def test_authorities_are_not_replaced_where_certificates_have_been() -> None:
         {"x": TEXT},
         {"x": TEXT},
         [FileChange("/c/single.pem", A, B)],
-        of_version("3.0.11"),
+        find_capabilities("3.0.11"),
         certificates_changed=True,
     )
     assert again.step is Step.RUNTIME
@@ -267,7 +267,7 @@ def test_no_payload_has_a_blank_line_or_anything_around_a_block() -> None:
 def test_a_change_of_the_text_too_takes_one_reload() -> None:
     new = TEXT.replace("10.0.0.5:444", "10.0.0.5:445")
     files = [FileChange("/c/single.pem", A, B)]
-    made = make_plan({"x": TEXT}, {"x": new}, files, of_version("3.0"))
+    made = make_plan({"x": TEXT}, {"x": new}, files, find_capabilities("3.0"))
     assert made.step is Step.RELOAD
     assert made.reasons == ("listener f: bind changed, line 5",)
     assert made.words == ("certificate /c/single.pem replaced", "listener f: bind changed, line 5")

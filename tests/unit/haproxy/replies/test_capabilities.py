@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.haproxy.replies.capabilities import of_version
+from amphora_agent.haproxy.replies.capabilities import find_capabilities
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def test_what_can_be_done_while_it_runs(
     delete_servers: bool,
     pools_connections: bool,
 ) -> None:
-    assert of_version(version) == (
+    assert find_capabilities(version) == (
         version,
         add_servers,
         add_cookies,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from amphora_agent.haproxy.replies.capabilities import Capabilities, of_version
+from amphora_agent.haproxy.replies.capabilities import Capabilities, find_capabilities
 from amphora_agent.haproxy.update.planner import Plan, Step, make_plan
 
 VERSIONS = {"2.6": "2.6.12-1+deb12u4", "2.8": "2.8.25", "3.0": "3.0.11-1+deb13u5"}
@@ -66,7 +66,7 @@ def pool(lines: list[str]) -> str:
 
 
 def planned(old: str, new: str, version: str = "3.0") -> Plan:
-    capabilities: Capabilities = of_version(VERSIONS[version])
+    capabilities: Capabilities = find_capabilities(VERSIONS[version])
     return make_plan({"haproxy.cfg": old}, {"haproxy.cfg": new}, (), capabilities)
 
 
@@ -343,7 +343,7 @@ def test_changes_of_several_sections_come_together() -> None:
 
 
 def test_what_does_not_run_is_started() -> None:
-    made = make_plan(None, {"haproxy.cfg": WHOLE}, (), of_version(VERSIONS["2.6"]))
+    made = make_plan(None, {"haproxy.cfg": WHOLE}, (), find_capabilities(VERSIONS["2.6"]))
     assert made.step is Step.START
     assert made.reasons == ("it does not run",)
 
@@ -351,19 +351,19 @@ def test_what_does_not_run_is_started() -> None:
 def test_another_file_counts() -> None:
     texts = {"haproxy.cfg": WHOLE, "agent.cfg": "global\n    group x\n"}
     other = texts | {"agent.cfg": "global\n    group y\n"}
-    made = make_plan(texts, other, (), of_version(VERSIONS["2.8"]))
+    made = make_plan(texts, other, (), find_capabilities(VERSIONS["2.8"]))
     assert made.reasons == ("global: group changed, line 2",)
-    gone = make_plan(texts, {"haproxy.cfg": WHOLE}, (), of_version(VERSIONS["2.8"]))
+    gone = make_plan(texts, {"haproxy.cfg": WHOLE}, (), find_capabilities(VERSIONS["2.8"]))
     assert gone.step is Step.RELOAD
     weight = texts | {"haproxy.cfg": WHOLE.replace("weight 1", "weight 2")}
-    assert make_plan(texts, weight, (), of_version(VERSIONS["2.8"])).step is Step.RUNTIME
+    assert make_plan(texts, weight, (), find_capabilities(VERSIONS["2.8"])).step is Step.RUNTIME
 
 
 @pytest.mark.parametrize("version", ["2.4.22", "1.8", "unknown"])
 def test_older_versions_are_told_to_reload_for_new_members(version: str) -> None:
     old = pool(["server a 10.0.0.1:80"])
     new = pool(["server a 10.0.0.1:80", "server b 10.0.0.2:80"])
-    made = make_plan({"x": old}, {"x": new}, (), of_version(version))
+    made = make_plan({"x": old}, {"x": new}, (), find_capabilities(version))
     assert made.step is Step.RELOAD
     assert "this version cannot add members" in made.reasons[0]
 
