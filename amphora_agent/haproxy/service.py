@@ -41,8 +41,7 @@ from amphora_agent.haproxy.validate import claims
 from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCount
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.haproxy.validate.validator import Candidate, Validator
-from amphora_agent.model.events import AlarmKind
-from amphora_agent.model.events import AGENT, Caller, Difference, Operation, Part
+from amphora_agent.model.events import AGENT, AlarmKind, Caller, Difference, Operation, Part
 from amphora_agent.model.loadbalancer.responses import ProcessPlan
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
 from amphora_agent.revisions import adoption, reading

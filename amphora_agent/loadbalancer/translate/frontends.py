@@ -197,7 +197,7 @@ def _host(compare: CompareType, value: str) -> str:
 
 
 def _may_name_port(compare: CompareType, value: str) -> bool:
-    """Return whether a rule about a host may mean its port: the field is then read as it is, too."""
+    """Return whether a rule about a host may mean its port: then it is read as it is, too."""
     return ":" in (_GROUP.sub("", value) if compare is CompareType.REGEX else value)
 
 
