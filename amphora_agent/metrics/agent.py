@@ -231,19 +231,21 @@ class AgentMetrics:
         )
 
 
-def _of_workers(found: Mapping[str, WorkersOf | None], figures: HeartbeatFigures) -> Iterator[str]:
+def _of_workers(
+    workers_of: Mapping[str, WorkersOf | None], figures: HeartbeatFigures
+) -> Iterator[str]:
     def answers(name: str) -> bool:
         """Return whether the worker answers: it serves also while its master hangs."""
         if name in figures.silences:
             return False
-        return found[name] is not None or name in figures.masters_silent
+        return workers_of[name] is not None or name in figures.masters_silent
 
-    known = {instance: workers for instance, workers in found.items() if workers is not None}
+    known = {instance: workers for instance, workers in workers_of.items() if workers is not None}
     yield family(
         "amphora_agent_haproxy_answers",
         "gauge",
         "Whether the haproxy of a load balancer answers: 1 or 0.",
-        (Sample({"loadbalancer": name}, answers(name)) for name in found),
+        (Sample({"loadbalancer": name}, answers(name)) for name in workers_of),
     )
     yield family(
         "amphora_agent_haproxy_workers",

@@ -84,11 +84,11 @@ class Collector:
             if scopes <= known_scopes:
                 return known.figures
         asked = self._source.read_figures(scopes, COLUMNS, timeout=_PATIENCE)
-        found: list[Figures] | OperationFailed = [f for f in asked if f is not None]
-        if asked and not found:
-            found = OperationFailed("No load balancer answers")
-        self._known[scopes] = _Known(self._clock() + FRESH, found)
-        return found
+        answered: list[Figures] | OperationFailed = [f for f in asked if f is not None]
+        if asked and not answered:
+            answered = OperationFailed("No load balancer answers")
+        self._known[scopes] = _Known(self._clock() + FRESH, answered)
+        return answered
 
 
 #: Where the controller's configurations have it.

@@ -52,19 +52,19 @@ def explain(error: msgspec.ValidationError, as_type: Any) -> str:
     words = said[: place.start()] if place else said
     is_key = bool(place and place[1])
     try:
-        found = _at(inspect.type_info(as_type), path)
+        place_type = _at(inspect.type_info(as_type), path)
     except LookupError:
-        found = None
-    if is_key and isinstance(found, inspect.DictType):
-        found = found.key_type
+        place_type = None
+    if is_key and isinstance(place_type, inspect.DictType):
+        place_type = place_type.key_type
     if unknown := _UNKNOWN.fullmatch(words):
-        known = ", ".join(_fields(found))
+        known = ", ".join(_fields(place_type))
         path, words = f"{path}.{unknown['field']}", f"unknown; known: {known}"
     elif missing := _MISSING.fullmatch(words):
         path, words = f"{path}.{missing['field']}", "is missing"
-    elif (wrong := _ENUM.fullmatch(words)) and (allowed := _allowed(found)):
+    elif (wrong := _ENUM.fullmatch(words)) and (allowed := _allowed(place_type)):
         words = f"{wrong['value']} is not one of {', '.join(allowed)}"
-    elif _PATTERN.fullmatch(words) and (meant := _description(found)):
+    elif _PATTERN.fullmatch(words) and (meant := _description(place_type)):
         words = f"not allowed there: {meant}"
     return f"{path.lstrip('.') or 'body'}: {words}"
 

@@ -269,15 +269,15 @@ def _reflow(docstring: str) -> str:
 
 
 def _types(operation: ApiOperation) -> list[Any]:
-    found = [kind for kind in operation.gives.values() if kind is not None]
+    kinds = [kind for kind in operation.gives.values() if kind is not None]
     match operation.takes:
         case None | (_, None):
             pass
         case (_, kind):
-            found.append(kind)
+            kinds.append(kind)
         case kind:
-            found.append(kind)
-    return found
+            kinds.append(kind)
+    return kinds
 
 
 def _operation(operation: ApiOperation, known: dict[str, Any]) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def certificates(services: Services) -> Blueprint:
     def overview(lb_id: str) -> ResponseReturnValue:
         from amphora_agent.model.loadbalancer.responses import CertificateList
 
-        found = services.declared().certificates(object_id(lb_id))
-        return answer(CertificateList(found))
+        certificates = services.declared().certificates(object_id(lb_id))
+        return answer(CertificateList(certificates))
 
     @routes.put("/2.0/loadbalancers/<lb_id>/certificates/<name>")
     def put(lb_id: str, name: str) -> ResponseReturnValue:

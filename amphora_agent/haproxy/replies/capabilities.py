@@ -21,8 +21,8 @@ class Capabilities(NamedTuple):
 
 def find_capabilities(version: str) -> Capabilities:
     """Return the capabilities of a version such as `2.6.12-1+deb12u4`."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    number = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(match[1]), int(match[2])) if match else (0, 0)
     return Capabilities(
         version=version,
         add_servers=number >= (2, 6),

@@ -101,17 +101,17 @@ def may_be_read(wanted: str) -> bool:
 
 def differing(running: str, wanted: str) -> Backends:
     """Return the backends in which two configurations differ, as the running one has them."""
-    found = compare_configs({"": running}, {"": wanted})
-    changed = (*found.added, *found.removed, *(before for before, _ in found.changed))
-    if found.reordered or any(block.kind == "defaults" for block in changed):
+    change = compare_configs({"": running}, {"": wanted})
+    changed = (*change.added, *change.removed, *(before for before, _ in change.changed))
+    if change.reordered or any(block.kind == "defaults" for block in changed):
         before = {
             backend.name: backend for backend in parse_config(running, KEYWORDS).of_kind("backend")
         }
         names = {backend.name for backend in parse_config(wanted, KEYWORDS).of_kind("backend")}
         return {name: before.get(name) for name in names}
     return {
-        **{block.name: None for block in found.added if block.kind == "backend"},
-        **{old.name: old.section() for old, _ in found.changed if old.kind == "backend"},
+        **{block.name: None for block in change.added if block.kind == "backend"},
+        **{old.name: old.section() for old, _ in change.changed if old.kind == "backend"},
     }
 
 
@@ -156,8 +156,8 @@ def inherit(told: Iterable[Told], wanted: str) -> str:
     for each in told:
         for backend in parse_config(each.configuration, KEYWORDS).of_kind("backend"):
             ran.setdefault(_pool(backend.name), backend)
-        found, head = _rows(each.state)
-        for (name, member), row in found.items():
+        own_rows, head = _rows(each.state)
+        for (name, member), row in own_rows.items():
             rows.setdefault((_pool(name), member), row.split(" "))
     state = list(head)
     before: dict[str, Section | None] = {}
@@ -177,8 +177,8 @@ def _pool(backend: str) -> str:
 
 def _rows(state: str) -> tuple[dict[_Key, str], list[str]]:
     """Return the servers' rows by backend and name, and the lines before them."""
-    found = statistics.read_servers_state(state)
-    return found.rows, found.head or [NOTHING.strip()]
+    reply = statistics.read_servers_state(state)
+    return reply.rows, reply.head or [NOTHING.strip()]
 
 
 def _servers(backend: Section | None, general: tuple[str, ...]) -> dict[str, _Server]:

@@ -148,15 +148,15 @@ def read_worker(csv: str, worker: str) -> WorkerReading:
     Raises:
         OperationFailed: the reply is not statistics, or it was cut off.
     """
-    found = read_statistics(csv, _COLUMNS, may_have_quotes=False)
-    if found.columns != _COLUMNS:
+    table = read_statistics(csv, _COLUMNS, may_have_quotes=False)
+    if table.columns != _COLUMNS:
         raise OperationFailed("Cannot read the statistics of haproxy", repr(csv[:80]))
     listeners: dict[str, ListenerReading] = {}
     pools: dict[str, PoolReading] = {}
     members: dict[str, dict[str, str]] = {}
     pool, of_pool = "", members.setdefault("", {})
-    _, _, scur, slim, stot, received, sent, ereq, at_status, weight = found.places
-    for row in found.rows:
+    _, _, scur, slim, stot, received, sent, ereq, at_status, weight = table.places
+    for row in table.rows:
         proxy, service, status = row[0], row[1], row[at_status]
         if service == "FRONTEND":
             if not proxy.startswith(INTERNAL_PREFIX):
@@ -236,9 +236,9 @@ def read_figures(info: str, stat: str, wanted: Collection[str]) -> Figures:
     columns: tuple[str, ...] = ()
     rows: dict[Scope, list[Sequence[str]]] = {scope: [] for scope in _TYPES}
     if stat:
-        found = read_statistics(stat, wanted)
-        columns, pick = found.columns, itemgetter(*found.places)
-        for row in found.rows:
+        table = read_statistics(stat, wanted)
+        columns, pick = table.columns, itemgetter(*table.places)
+        for row in table.rows:
             if not row[0].startswith(INTERNAL_PREFIX):
                 rows[_SCOPE_OF_SERVICE.get(row[1], Scope.MEMBER)].append(pick(row))
     return Figures(read_information(info) if info else {}, columns, rows)

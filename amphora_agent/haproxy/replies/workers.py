@@ -43,10 +43,10 @@ def read_workers(reply: str) -> Workers:
         if line.startswith("#"):
             into = lists.get(line.strip("# "), [])  # programs are no workers, whatever their name
             continue
-        if found := _MASTER.match(line):
-            master = found
-        elif found := _WORKER.match(line):
-            into.append(int(found["pid"]))
+        if row := _MASTER.match(line):
+            master = row
+        elif row := _WORKER.match(line):
+            into.append(int(row["pid"]))
     if master is None:
         raise OperationFailed("Cannot read the workers of haproxy", repr(reply[:80]))
     return Workers(
@@ -59,9 +59,9 @@ def read_workers(reply: str) -> Workers:
 
 def read_lives(reply: str) -> dict[int, Worker]:
     """Return all workers in a reply to `show proc`, by pid; those that leave, too."""
-    found = {}
+    lives = {}
     for row in _LIFE.finditer(reply):
         pid, reloads, days, hours, minutes, seconds = map(int, row.groups())
         uptime = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
-        found[pid] = Worker(pid=pid, reloads=reloads, uptime=uptime)
-    return found
+        lives[pid] = Worker(pid=pid, reloads=reloads, uptime=uptime)
+    return lives

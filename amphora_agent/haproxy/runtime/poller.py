@@ -118,13 +118,13 @@ class Poller:
 
     def look(self) -> None:
         """Look at the files for the instances, and for what haproxy has loaded."""
-        found = []
+        known = []
         for instance in instances(self._layout):
             loaded = self._listeners.find_loaded(instance)
             pools = self._pools.find_loaded(instance)
             names = None if loaded is None else tuple(listener.id for listener in loaded)
-            found.append(_Known(instance, names, pools or {}))
-        self._known = tuple(found)
+            known.append(_Known(instance, names, pools or {}))
+        self._known = tuple(known)
 
     def ask(
         self,
@@ -134,7 +134,7 @@ class Poller:
     ) -> dict[str, InstanceReading]:
         """Ask each instance that is known; call `publish` with each reading that is finished. One
         that has never come up and does not answer has no reading."""
-        found: dict[str, InstanceReading] = {}
+        finished: dict[str, InstanceReading] = {}
         deadline = self._clock() + timeout
         rounds = {known.instance.id: _Round(known) for known in self._known}
         self._forget_others(rounds)
@@ -148,10 +148,10 @@ class Poller:
                     del unfinished[instance_id]
                     reading = self._finish(one)
                     if reading is not None:
-                        found[instance_id] = reading
+                        finished[instance_id] = reading
                         publish(instance_id, reading)
             if not unfinished:
-                return found
+                return finished
             for key, _ in self._selector.select(max(0.0, deadline - now)):
                 asked = key.data
                 # One may have been closed by the answer before.
@@ -160,7 +160,7 @@ class Poller:
 
     def add_last_words(self, readings: Mapping[str, InstanceReading]) -> dict[str, InstanceReading]:
         """Add what workers that are gone have left in files."""
-        found = {}
+        finished = {}
         for instance_id, reading in readings.items():
             words = read_final_counters(self._layout.instance(ObjectId(instance_id)))
             replaced = {worker.worker: worker for worker in words}
@@ -169,8 +169,8 @@ class Poller:
                     replaced[worker.worker] = worker
             if reading.current is not None:
                 replaced.pop(reading.current.worker, None)
-            found[instance_id] = reading._replace(leaving=tuple(replaced.values()))
-        return found
+            finished[instance_id] = reading._replace(leaving=tuple(replaced.values()))
+        return finished
 
     def forget(self, readings: Mapping[str, InstanceReading]) -> None:
         """Remove the last words of workers that are gone, once their counters are accounted for."""
@@ -239,16 +239,16 @@ class Poller:
     ) -> dict[str, T | None]:
         """Return what `ask` gives for each instance. Each of those left gets the same share of the
         time left, so that one that hangs does not take it all."""
-        found: dict[str, T | None] = {}
+        answers: dict[str, T | None] = {}
         known = instances(self._layout)
         deadline = self._clock() + timeout
         for left, instance in zip(range(len(known), 0, -1), known, strict=True):
             now = self._clock()
             share = max(0.0, deadline - now) / left
-            found[instance.id] = None
+            answers[instance.id] = None
             while True:
                 try:
-                    found[instance.id] = ask(instance, now + share)
+                    answers[instance.id] = ask(instance, now + share)
                 except OperationFailed as error:
                     # A master in the middle of a reload is given half the time to come back.
                     if instance.master_socket.exists() and self._clock() < now + share / 2:
@@ -256,7 +256,7 @@ class Poller:
                         continue
                     logger.info("instance=%s says nothing of itself: %s", instance.id, error)
                 break
-        return found
+        return answers
 
     def _ask_master(self, instance: InstanceLayout, command: str, deadline: float) -> str:
         socket = MasterSocket(instance.master_socket, self._clock)
