@@ -1,7 +1,7 @@
-"""The frame of all commands: whatever goes wrong is one line and an exit status.
+"""Run a command so that any failure is one line and an exit status.
 
-A command returns its own status, or raises. 0 is success, 1 that it could not be done, 2 a wrong
-command line, 130 an interruption. AMPHORA_AGENT_TRACEBACK=1 shows where an error came from.
+A command returns its status, or raises. 0 is success, 1 a failure, 2 a wrong command line, 130 an
+interruption. AMPHORA_AGENT_TRACEBACK=1 shows where an error came from.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _FAILED, _INTERRUPTED = 1, 130
 
 
 class _Closed(io.TextIOBase):
-    """In the place of an output that was closed before this program began."""
+    """Stands for an output that was closed before this program began."""
 
     was_missed = False
 
@@ -37,24 +37,24 @@ def run(name: str, command: Callable[[], int | None]) -> int:
     except SystemExit as ending:  # of the command line's parser, or of a worker
         status = ending.code if isinstance(ending.code, int) else int(bool(ending.code))
     except KeyboardInterrupt:
-        _tell(name, "interrupted")
+        say(f"{name}: interrupted")
         status = _INTERRUPTED
-    except Exception as error:  # the last resort of a command: its user gets a sentence
+    except Exception as error:  # the last resort of a command: its user gets one line
         if os.environ.get(_TRACEBACK):
             raise
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             status = 0
         else:
-            _tell(name, _sentence(error))
+            say(f"{name}: {_describe(error)}")
             status = _FAILED
     status = _flush(name, status)
-    if _is_command():  # what is done is done: an end by Python's own last steps would deny it
+    if _is_command():  # all is done: an interruption of Python's own last steps would deny it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return status
 
 
 def _nobody_reads() -> bool:
-    """Whether who read the output has enough of it (`| head`)."""
+    """Return whether the reader of the output has closed it (`| head`)."""
     if isinstance(sys.stdout, _Closed) or sys.stdout.closed:
         return False
     import select
@@ -65,10 +65,10 @@ def _nobody_reads() -> bool:
 
 
 def _flush(name: str, status: int) -> int:
-    """Write what is left of the output; an output that cannot be written is a failure."""
+    """Write the rest of the output; an output that cannot be written is a failure."""
     if isinstance(sys.stdout, _Closed):
         if sys.stdout.was_missed and not status:
-            _tell(name, "cannot write the output: it is closed")
+            say(f"{name}: cannot write the output: it is closed")
             status = _FAILED
         return status
     try:
@@ -76,30 +76,26 @@ def _flush(name: str, status: int) -> int:
         return status
     except OSError as error:
         nobody_reads = _nobody_reads()
-        # What is left goes nowhere, also what Python writes at the end.
+        # The rest goes nowhere, also what Python writes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if nobody_reads:
             return status
-        _tell(name, f"cannot write the output: {error.strerror}")
+        say(f"{name}: cannot write the output: {error.strerror}")
         return status or _FAILED
 
 
-def _tell(name: str, words: str) -> None:
-    say(f"{name}: {words}")
-
-
 def say(line: str) -> None:
-    """Write a line to standard error, if there is anybody to read it."""
+    """Write a line to standard error, if it is open."""
     if sys.stderr is None:
         return
     try:
         print(line, file=sys.stderr, flush=True)
-    except OSError:  # there is nobody to tell
+    except OSError:  # nobody reads it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def _sentence(error: Exception) -> str:
-    """What went wrong, in one line."""
+def _describe(error: Exception) -> str:
+    """Return what went wrong, in one line."""
     from amphora_agent.errors import AgentError, describe_os_error
 
     if isinstance(error, AgentError):
@@ -113,31 +109,31 @@ def _sentence(error: Exception) -> str:
 
 
 def catch_interrupts() -> None:
-    """Let Ctrl-C be a KeyboardInterrupt from now on: the command has something to undo."""
+    """Turn Ctrl-C into a KeyboardInterrupt from now on: the command must undo its change."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # No exception: raised while a library is being loaded it would be a traceback, or a crash.
+    # No exception: raised while a library is loaded it would be a traceback, or a crash.
     with contextlib.suppress(OSError):
         os.write(2, f"{os.path.basename(sys.argv[0])}: interrupted\n".encode())
     os._exit(_INTERRUPTED)
 
 
 def _occupy_standard_descriptors() -> None:
-    """A file that is opened must not become the output of whoever is started."""
+    """Open the closed ones of 0 to 2: a file must not become the output of a child process."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
 def _leave_at_interrupt() -> None:
-    """Let Ctrl-C end this program at once, from its first import on; whatever it does may be killed
-    at any moment. A program that only imports this package keeps its own way."""
-    # What is ignored stays so: a shell has started this in the background.
+    """Let Ctrl-C end this program at once, from its first import on: a kill at any moment is safe.
+    A program that only imports this package keeps its own handler."""
+    # An ignored signal stays ignored: a shell has started this in the background.
     if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
@@ -149,7 +145,7 @@ def _is_command() -> bool:
     return ours or (name == "__main__.py" and os.path.basename(directory) == "amphora_agent")
 
 
-# At import: what is imported next may take a second.
+# At import: the next imports may take a second.
 if _is_command():
     _occupy_standard_descriptors()
 _leave_at_interrupt()

@@ -1,7 +1,7 @@
-"""Errors that travel from where they are found to whoever asked.
+"""Errors that a request, or a command, is answered with.
 
-Each carries a short `message` and the `details` a person needs: the two members of the JSON
-body that the controller reads. The HTTP status belongs to `api/`, which maps classes to it.
+Each has a short `message` and the `details` that a person needs: the two members of the JSON body
+that the controller reads. `api/` maps the classes to HTTP statuses.
 """
 
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class AgentError(Exception):
-    """Something the agent was asked for cannot be done; nothing was changed."""
+    """A request cannot be carried out; nothing was changed."""
 
     def __init__(self, message: str, details: str = "") -> None:
         super().__init__(f"{message}: {details}" if details else message)
@@ -18,17 +18,17 @@ class AgentError(Exception):
 
 
 class InvalidRequest(AgentError):
-    """The request itself is wrong: sending it again will not help. `problems` are, where they are
-    known one by one, the places in its body and what is wrong with each."""
+    """The request itself is wrong: sending it again will not help. `problems` are places in its
+    body and what is wrong with each, if these are known one by one."""
 
     problems: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, problems: Iterable[tuple[str, str]]) -> "InvalidRequest":
-        """Of several problems at once."""
-        found = tuple((path, words) for path, words in problems)
-        error = cls("Invalid request", "; ".join(f"{path}: {words}" for path, words in found))
-        error.problems = found
+    def from_problems(cls, problems: Iterable[tuple[str, str]]) -> "InvalidRequest":
+        """Make one error of several problems: places in the body, and what is wrong with each."""
+        listed = tuple(problems)
+        error = cls("Invalid request", "; ".join(f"{path}: {words}" for path, words in listed))
+        error.problems = listed
         return error
 
 
@@ -41,7 +41,7 @@ class NotFound(AgentError):
 
 
 class Conflict(AgentError):
-    """The request contradicts what is there."""
+    """The request contradicts the present state."""
 
 
 class PreconditionFailed(AgentError):
@@ -49,15 +49,15 @@ class PreconditionFailed(AgentError):
 
 
 class Unavailable(AgentError):
-    """It cannot be done now; a little later it can."""
+    """The request cannot be carried out now; a little later it can."""
 
 
 class OperationFailed(AgentError):
-    """The request was right, carrying it out failed; what was there before still is."""
+    """The request was right, and carrying it out failed; the state is as before."""
 
 
 def describe_os_error(error: OSError) -> str:
-    """What the system refused, with the file that it is about, and what may help."""
+    """Return what the system refused, with the name of the file, and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is None:
         return f"the system refuses: {reason}"

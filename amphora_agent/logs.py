@@ -1,5 +1,5 @@
-"""Where the agent's words go: standard error (often systemd's journal), or syslog when the settings
-say so."""
+"""Direct log messages to standard error (often systemd's journal), or to syslog if the settings
+want it."""
 
 import logging
 import os
@@ -11,11 +11,11 @@ from pathlib import Path
 from amphora_agent.settings.reader import Settings
 
 _FORMAT = "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"
-#: Who speaks: `journalctl -t amphora-agent` finds it.
+#: The name in the log: `journalctl -t amphora-agent` finds it.
 _TAG = "amphora-agent"
 _SYSLOG = Path("/dev/log")
 
-#: Messages that wait for whoever takes them; what comes beyond is dropped.
+#: Messages that wait for a slow journal or disk; further ones are dropped.
 _MOST_WAITING = 10_000
 
 #: syslog's priorities, which systemd reads at the beginning of a line (sd-daemon(3)).
@@ -29,31 +29,31 @@ _PRIORITIES = {
 
 
 def set_up(settings: Settings, *, of_command: bool = False) -> None:
-    """Direct all logging of this process and those it starts.
+    """Direct all logging of this process and its children.
 
-    A command that somebody runs at a terminal says only what is wrong: its output is the answer.
+    A command at a terminal logs only warnings and errors: its output is the answer.
     """
     to_journal = _stderr_is_journal()
     handler: logging.Handler = logging.StreamHandler()
     handler.setFormatter(_JournalFormatter() if to_journal else logging.Formatter(_FORMAT))
     if settings.use_syslog and _SYSLOG.exists():
-        handler = _syslog_handler(settings, handler)
+        handler = _make_syslog_handler(settings, handler)
     elif of_command and not to_journal and not settings.debug:
         handler.setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a log that cannot be written is no error of its own
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    follow(settings)
+    set_level(settings)
 
 
-def follow(settings: Settings) -> None:
-    """Take up the level of `settings`."""
+def set_level(settings: Settings) -> None:
+    """Log as much as `settings` want."""
     logging.getLogger().setLevel(logging.DEBUG if settings.debug else logging.INFO)
 
 
 class WaitingLog(logging.Handler):
-    """Takes messages without waiting for a journal or a disk that may stall, and passes them on to
-    the handlers that were there before, in a thread of its own."""
+    """Takes messages without waiting for a journal or a disk that may stall. A thread passes them
+    to the handlers that were installed before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class WaitingLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._waiting.qsize() < _MOST_WAITING:
-            # As it is now: what it speaks of may change.
+            # Formatted now: the arguments may change.
             record.msg, record.args = record.getMessage(), None
             self._waiting.put(record)
 
     def finish(self, timeout: float) -> None:
-        """Give what waits `timeout` seconds to be passed on."""
+        """Wait at most `timeout` seconds until all messages are passed on."""
         self._waiting.put(None)
         self._thread.join(timeout)
 
@@ -82,7 +82,7 @@ class WaitingLog(logging.Handler):
 
 
 def _stderr_is_journal() -> bool:
-    """Whether systemd's journal reads standard error, as it says in the environment."""
+    """Return whether systemd's journal reads standard error, as the environment says."""
     try:
         status = os.fstat(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):  # closed, or none at all
@@ -91,23 +91,25 @@ def _stderr_is_journal() -> bool:
 
 
 class _JournalFormatter(logging.Formatter):
-    """Each line with its priority; the journal knows the time and the process."""
+    """Formats each line with its priority; the journal adds the time and the process."""
 
     def __init__(self) -> None:
         super().__init__("%(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        level = max((each for each in _PRIORITIES if each <= record.levelno), default=logging.DEBUG)
+        level = max(
+            (known for known in _PRIORITIES if known <= record.levelno), default=logging.DEBUG
+        )
         lines = super().format(record).splitlines() or [""]
         return "\n".join(f"<{_PRIORITIES[level]}>{line}" for line in lines)
 
 
-def _syslog_handler(settings: Settings, otherwise: logging.Handler) -> logging.Handler:
-    # Imported where it is needed: a tenth of what a short command takes to start.
+def _make_syslog_handler(settings: Settings, otherwise: logging.Handler) -> logging.Handler:
+    # Imported here: it is a tenth of a short command's start time.
     from logging.handlers import SysLogHandler
 
     class Syslog(SysLogHandler):
-        """A message that syslog does not take goes to standard error."""
+        """Sends messages that syslog does not take to standard error."""
 
         def handleError(self, record: logging.LogRecord) -> None:
             otherwise.handle(record)

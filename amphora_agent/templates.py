@@ -1,5 +1,5 @@
-"""Templates: `haproxy_templates/` and `systemd/`, top level in the source, beside the code once
-installed."""
+"""Render the templates of `haproxy_templates/` and `systemd/`: at the top of the source tree, and
+beside the code once installed."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,25 +18,25 @@ def render(
     filters: Mapping[str, Callable[..., str]] = MappingProxyType({}),
     **values: object,
 ) -> str:
-    """The text of template `name` of `folder` with `values`; a missing value is an error.
+    """Return the text of template `name` of `folder` with `values`; a missing value is an error.
 
-    `filters` are the functions that the template can apply to values: the same ones at each call.
+    `filters` are functions that the template applies to values: the same ones at each call.
     """
-    environment = _environment(folder)
+    environment = _make_environment(folder)
     environment.filters.update(filters)
     return environment.get_template(name).render(**values)
 
 
-def directory(folder: str) -> Path:
-    """Where the templates of `folder` are: in the package, or in the source tree."""
+def find_directory(folder: str) -> Path:
+    """Return the directory of the templates of `folder`: in the package, or in the source tree."""
     installed = _HERE / folder
     return installed if installed.is_dir() else _HERE.parent / folder
 
 
 @cache
-def _environment(folder: str) -> jinja2.Environment:
+def _make_environment(folder: str) -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(directory(folder)),
+        loader=jinja2.FileSystemLoader(find_directory(folder)),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,

@@ -82,7 +82,7 @@ def _canned(
     def reading(text: str) -> dict[str, InstanceReading]:
         return {balancer.id: InstanceReading(ids, statistics.read_worker(text, "worker"), ())}
 
-    _, reported = counters.increases(reading(before), {})
+    _, reported = counters.find_increases(reading(before), {})
     samples: dict[str, list[float]] = {"read": [], "compare": [], "content": [], "seal": []}
     heartbeat = message.Heartbeat(b"", "")
     with _tidy():
@@ -90,7 +90,7 @@ def _canned(
             begun = time.process_time()
             now = reading(after)
             read = time.process_time()
-            increases, _ = counters.increases(now, reported)
+            increases, _ = counters.find_increases(now, reported)
             compared = time.process_time()
             content = message.content(bed.agent.amphora_id, 0, now, increases)
             told = time.process_time()

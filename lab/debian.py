@@ -48,7 +48,7 @@ pip amphora-agent
 ln -s /opt/amphora-agent/bin/amphora-* /usr/bin/
 units=$(/opt/amphora-agent/bin/python -c '
 from amphora_agent import templates
-print(templates.directory("systemd"))')
+print(templates.find_directory("systemd"))')
 cp "$units"/*.service /etc/systemd/system/
 cd /etc/systemd/system
 systemctl enable --quiet amphora-*.service

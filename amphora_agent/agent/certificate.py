@@ -15,7 +15,7 @@ from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.supervisor.command import run
-from amphora_agent.x509.validity import Stage, expiries, shown, stage
+from amphora_agent.x509.validity import Stage, find_stage, format_time, read_expiries
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +108,11 @@ def report_expiry(
     `words` is the subject of the alarm's sentence, `level` replaces the level that goes with the
     time left, and `when_expired` follows the sentence about something that has expired.
     """
-    reached = Stage.VALID if expires is None else stage(expires, time.time())
+    reached = Stage.VALID if expires is None else find_stage(expires, time.time())
     if expires is None or reached is Stage.VALID:
         alarms.clear_alarm(AlarmKind.EXPIRY, str(path))
         return
-    text = f"{words} {reached.words}, at {shown(expires)}"
+    text = f"{words} {reached.words}, at {format_time(expires)}"
     text += when_expired if reached is Stage.EXPIRED else ""
     alarms.set_alarm(AlarmKind.EXPIRY, str(path), text, level or reached.level)
 
@@ -139,7 +139,7 @@ class _CertificateFile:
             self._read = signature
             try:
                 text = path.read_text(errors="replace")
-                self._expiries = tuple(until.timestamp() for until in expiries(text))
+                self._expiries = tuple(until.timestamp() for until in read_expiries(text))
             except (OSError, ValueError) as error:
                 self._expiries = ()
                 logger.warning("%s: %s", path, error)
@@ -160,7 +160,7 @@ class AgentAuthorities(_CertificateFile):
         words, level = "the controllers' authority", 0
         if len(times) > 1:
             words = f"one of the {len(times)} authorities of the controllers"
-            level = stage(max(times), time.time()).level
+            level = find_stage(max(times), time.time()).level
         report_expiry(alarms, self.path, words, min(times, default=None), level=level)
 
 
@@ -184,7 +184,7 @@ class AgentCertificate(_CertificateFile):
         first = min(times, default=None)
         above = " has one above it that" if first != self.expires() else ""
         report_expiry(alarms, path, f"the agent's certificate{above}", first)
-        is_expired = first is not None and stage(first, time.time()) is Stage.EXPIRED
+        is_expired = first is not None and find_stage(first, time.time()) is Stage.EXPIRED
         key = (path, files.signature(path), is_expired)
         if key == self._reported:
             return

@@ -28,7 +28,7 @@ from amphora_agent import entry
 from amphora_agent.agent.certificate import EXIT_REFUSED, RevocationAnswer, RevocationQuestion
 from amphora_agent.x509 import checks, pem
 from amphora_agent.x509.checks import Unfit
-from amphora_agent.x509.der import issuer_of_list
+from amphora_agent.x509.der import read_list_issuer
 
 _HARMLESS = {ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.CRL_NUMBER}
 
@@ -125,7 +125,7 @@ def check_revocations(question: RevocationQuestion, now: datetime) -> Revocation
     times = [each.next_update_utc.timestamp() for each in known if each.next_update_utc]
     revoked = tuple(
         (
-            issuer_of_list(revocations.public_bytes(Encoding.DER)),
+            read_list_issuer(revocations.public_bytes(Encoding.DER)),
             tuple(str(revoked.serial_number) for revoked in revocations),
         )
         for revocations in known

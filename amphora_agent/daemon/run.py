@@ -154,7 +154,7 @@ def run_agent(options: Options) -> None:
             ),
             admission,
         ),
-        tick=lambda: logs.follow(settings.current()),
+        tick=lambda: logs.set_level(settings.current()),
         refused=services.metrics.requests.handshake_failed,
         died=services.journal.report_death,
         deaths=deaths,
@@ -224,7 +224,7 @@ def _make_heart(
 
     def find_facts() -> Facts:
         current = settings.current()
-        logs.follow(current)
+        logs.set_level(current)
         version = options.heartbeat_version
         if version is None:
             version = message.OF_API.get(services.controller.version(), message.LATEST)

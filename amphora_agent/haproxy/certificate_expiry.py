@@ -23,7 +23,7 @@ from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.reading import instances
 from amphora_agent.x509 import pem
-from amphora_agent.x509.validity import FileExpiry, shown, stage
+from amphora_agent.x509.validity import FileExpiry, find_stage, format_time
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +114,13 @@ class ExpiryWatch:
 
     def _report(self, instance_id: str, expiries: Iterable[FileExpiry]) -> None:
         now = self._now()
-        near = [(each, stage(each.expires, now)) for each in expiries]
+        near = [(each, find_stage(each.expires, now)) for each in expiries]
         near = sorted((each for each in near if each[1]), key=lambda each: each[0].expires)
         if not near:
             self._alarms.clear_alarm(AlarmKind.EXPIRY, instance_id)
             return
         words = [
-            f"{each.what} {each.file} {reached.words}, at {shown(each.expires)}"
+            f"{each.what} {each.file} {reached.words}, at {format_time(each.expires)}"
             for each, reached in near[:_MOST_NAMED]
         ]
         if len(near) > _MOST_NAMED:
@@ -169,7 +169,7 @@ def _expires(path: Path) -> float | None:
             until.timestamp()
             for block in pem.read(path.read_bytes()).blocks
             if block.label in (pem.CERTIFICATE, pem.REVOCATIONS)
-            and (until := pem.expiry(block)) is not None
+            and (until := pem.read_expiry(block)) is not None
         ]
         return min(dates, default=None)
     return None

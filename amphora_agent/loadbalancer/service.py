@@ -293,7 +293,7 @@ class Declared:
             record.words = [name]
             (checked,) = check([Given(name, pem.decode(errors="replace"))])
             if checked.about is None:
-                raise InvalidRequest.of([("body", checked.problem)])
+                raise InvalidRequest.from_problems([("body", checked.problem)])
             new = name not in self._store.certificates(lb_id)
             if not dry_run:
                 self._answered.pop(lb_id, None)
@@ -430,12 +430,14 @@ def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
         balancer = decode(body, LoadBalancer)
     except InvalidRequest as error:
         path, separator, words = error.details.partition(": ")
-        raise InvalidRequest.of([(path, words) if separator else ("body", path)]) from None
+        raise InvalidRequest.from_problems(
+            [(path, words) if separator else ("body", path)]
+        ) from None
     wrong = list(validation.find_problems(balancer))
     if balancer.loadbalancer_id != lb_id:
         wrong.append(Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))
     if wrong:
-        raise InvalidRequest.of(wrong)
+        raise InvalidRequest.from_problems(wrong)
     return resolve(normalize(balancer, body))
 
 
@@ -454,7 +456,7 @@ def _json_object(body: bytes) -> dict[str, object]:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest.of([("body", f"not a JSON object: {error}")]) from None
+        raise InvalidRequest.from_problems([("body", f"not a JSON object: {error}")]) from None
 
 
 def _require(state: State | None, precondition: Precondition) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from amphora_agent.model import status
 from amphora_agent.model.events import SECRET, Difference
-from amphora_agent.settings.reader import Settings, place
+from amphora_agent.settings.reader import Settings
 
 
 class Rule(enum.StrEnum):
@@ -108,10 +108,10 @@ def decide(
         try:
             proof = row.check(push, name)
         except _Refused as refused:
-            refusals.append(f"{place(name)}: {refused}")
+            refusals.append(f"{locate(name)}: {refused}")
         else:
             if proof is not None:
-                proofs.setdefault(proof, place(name))
+                proofs.setdefault(proof, locate(name))
     return Decision(tuple(refusals), proofs)
 
 
@@ -237,7 +237,7 @@ def _prove_directory(push: _Push, name: str) -> Proof:
         raise _Refused(f"is longer than {_LONGEST_BASE_PATH} bytes: haproxy needs room for sockets")
     for other in _DIRECTORIES:
         if other != name and _meaning(other, push.wanted) == path:
-            raise _Refused(f"is the same directory as {place(other)}")
+            raise _Refused(f"is the same directory as {locate(other)}")
     for parent in push.parents:
         # A default may be one of the parents itself.
         if path.startswith(f"{parent}/") or path == parent == _DIRECTORIES[name]:
@@ -298,7 +298,7 @@ TABLE: Mapping[str, Row] = {
 _READ_AT_START = tuple(name for name, row in TABLE.items() if not row.at_once)
 
 
-def differences(before: Settings, after: Settings) -> list[Difference]:
+def list_differences(before: Settings, after: Settings) -> list[Difference]:
     """The settings that differ, with their values; a secret's are not told."""
 
     def shown(settings: Settings, name: str, is_secret: bool) -> str | None:

@@ -101,7 +101,7 @@ def decode(data: bytes, source: str) -> Settings:
         raise SettingsError(source, f"byte {error.start + 1}: is not UTF-8") from None
 
 
-def place(name: str) -> str:
+def locate(name: str) -> str:
     """Where a setting stands in the file: `[haproxy_amphora] base_path`."""
     return next(f"[{key.section}] {key.field}" for key in _KEYS if key.field == name)
 

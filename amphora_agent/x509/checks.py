@@ -1,7 +1,4 @@
-"""What must hold of a certificate, its key and its chain; for processes that end.
-
-The libraries that know all of X.509 are 10 MB, which the agent does not keep.
-"""
+"""X.509 checks, run in a short-lived process: the libraries take 10 MB."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,7 +17,7 @@ class Unfit(Exception):
 
 
 def certificates(pem: bytes) -> list[x509.Certificate]:
-    """The certificates of a PEM, at least one.
+    """Return the certificates of a PEM, at least one.
 
     Raises:
         Unfit
@@ -32,7 +29,7 @@ def certificates(pem: bytes) -> list[x509.Certificate]:
 
 
 def private_key(pem: bytes) -> PrivateKeyTypes:
-    """The key of a PEM: PKCS#8, PKCS#1 or SEC 1 (EC), without a passphrase.
+    """Return the key of a PEM: PKCS#8, PKCS#1 or SEC 1 (EC), without a passphrase.
 
     Raises:
         Unfit
@@ -44,8 +41,8 @@ def private_key(pem: bytes) -> PrivateKeyTypes:
 
 
 def require_whole(pem: bytes) -> None:
-    """See that nothing of it is cut off: what is whole of it might do, but not for somebody who
-    needs the rest of the chain.
+    """Check that nothing is cut off. The rest might do for this host, and not for a client that
+    needs the whole chain.
 
     Raises:
         Unfit
@@ -55,12 +52,12 @@ def require_whole(pem: bytes) -> None:
 
 
 def belongs(leaf: x509.Certificate, key: PrivateKeyTypes) -> bool:
-    """Whether a key is that of a certificate."""
+    """Return whether a key is that of a certificate."""
     return leaf.public_key().public_bytes(*_DER) == key.public_key().public_bytes(*_DER)
 
 
 def require_valid(leaf: x509.Certificate, now: datetime) -> None:
-    """See that a certificate is valid at `now`.
+    """Check that a certificate is valid at `now`.
 
     Raises:
         Unfit
@@ -73,7 +70,7 @@ def require_valid(leaf: x509.Certificate, now: datetime) -> None:
 
 
 def names(leaf: x509.Certificate) -> set[str]:
-    """The host names that a certificate is for."""
+    """Return the host names that a certificate is for."""
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return set(alternative.get_values_for_type(x509.DNSName))
@@ -87,8 +84,8 @@ _ANY_TIME = 0x200000
 
 
 def require_chain(chain: Sequence[x509.Certificate], now: datetime | None = None) -> None:
-    """See that each certificate leads to the next, in whatever order those after the first are:
-    the last one is taken for the anchor. Without `now`, they may be valid at any time.
+    """Check that the first certificate leads to the last, which is the anchor, over those between
+    in any order. Without `now`, they may be valid at any time.
 
     Raises:
         Unfit
@@ -112,7 +109,7 @@ def require_chain(chain: Sequence[x509.Certificate], now: datetime | None = None
 
 
 def require_usable(leaf: x509.Certificate) -> None:
-    """See that OpenSSL takes a certificate: strength is its to judge, by the policy of this system.
+    """Check that OpenSSL takes a certificate: it judges the strength, by the policy of this system.
 
     Raises:
         Unfit

@@ -1,4 +1,4 @@
-"""DER, as much as is needed to find a few fields at known places (X.690)."""
+"""Read a few fields at known places of DER (X.690)."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,11 +10,11 @@ VERSION = 0xA0
 
 
 class Unreadable(ValueError):
-    """It is not what it should be; the text says what is wrong with it."""
+    """The bytes are not what they should be; the text says what is wrong."""
 
 
-def elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
-    """The kind and the content of each element.
+def read_elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind and the content of each element.
 
     Raises:
         Unreadable: it is cut off.
@@ -34,20 +34,30 @@ def elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def content(encoded: bytes, kind: int) -> bytes:
-    """What is in the first element, which must be of this kind.
+def read_content(encoded: bytes, kind: int) -> bytes:
+    """Return the content of the first element, which must be of this kind.
 
     Raises:
         Unreadable
     """
-    found, inside = next(elements(encoded), (None, b""))
-    if found != kind:
+    first_kind, value = next(read_elements(encoded), (None, b""))
+    if first_kind != kind:
         raise Unreadable("it is not DER")
-    return inside
+    return value
 
 
-def time(kind: int, value: bytes) -> datetime:
-    """A time of either kind.
+def read_fields(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return the fields of what is signed in a certificate or a revocation list (RFC 5280, 4.1 and
+    5.1).
+
+    Raises:
+        Unreadable
+    """
+    return read_elements(read_content(read_content(encoded, SEQUENCE), SEQUENCE))
+
+
+def read_time(kind: int, value: bytes) -> datetime:
+    """Return a time, whichever of the two kinds it is.
 
     Raises:
         Unreadable
@@ -70,8 +80,8 @@ _OBJECT_IDENTIFIER, _EXTENSIONS = 0x06, 0xA3
 
 
 class Identity(NamedTuple):
-    """What a revocation list knows a certificate by; `says_use` whether it has an extended key
-    usage."""
+    """Issuer (DER) and serial number, by which revocation lists name a certificate. `says_use`: it
+    has an extended key usage."""
 
     issuer: bytes
     serial: int
@@ -84,7 +94,7 @@ def identify(encoded: bytes) -> Identity:
     Raises:
         ValueError: it cannot be read.
     """
-    fields = list(elements(content(content(encoded, SEQUENCE), SEQUENCE)))
+    fields = list(read_fields(encoded))
     if fields[0][0] == VERSION:
         fields = fields[1:]
     if len(fields) < 6:
@@ -95,13 +105,13 @@ def identify(encoded: bytes) -> Identity:
     return Identity(issuer, int.from_bytes(serial, signed=True), _says_use(extensions))
 
 
-def issuer_of_list(encoded: bytes) -> bytes:
-    """The issuer of a revocation list (DER), in the form of `Identity.issuer`.
+def read_list_issuer(encoded: bytes) -> bytes:
+    """Return the issuer of a revocation list (DER), as `Identity.issuer` has it.
 
     Raises:
         ValueError: it cannot be read.
     """
-    fields = list(elements(content(content(encoded, SEQUENCE), SEQUENCE)))
+    fields = list(read_fields(encoded))
     # version (if it is not 1), signature algorithm, issuer
     return fields[2 if fields[0][0] == INTEGER else 1][1]
 
@@ -110,6 +120,6 @@ def _says_use(extensions: bytes) -> bool:
     if not extensions:
         return False
     return any(
-        next(elements(extension)) == (_OBJECT_IDENTIFIER, _EXTENDED_KEY_USAGE)
-        for _, extension in elements(content(extensions, SEQUENCE))
+        next(read_elements(extension)) == (_OBJECT_IDENTIFIER, _EXTENDED_KEY_USAGE)
+        for _, extension in read_elements(read_content(extensions, SEQUENCE))
     )

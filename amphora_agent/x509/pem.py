@@ -1,7 +1,7 @@
-"""PEM files: read as strictly as OpenSSL reads them, and written anew in one form.
+"""Read PEM files as strictly as OpenSSL does, and write them in one form.
 
-Pure, and without the libraries that know all of X.509, which are 10 MB in a process that is always
-there. The few fields that the agent needs are at fixed places (RFC 5280, 4.1 and 5.1).
+The libraries for X.509 would take 10 MB of a process that is always there. The few fields that the
+agent needs are at fixed places (RFC 5280, 4.1 and 5.1).
 """
 
 import binascii
@@ -19,8 +19,8 @@ __all__ = ["CERTIFICATE", "REVOCATIONS", "Block", "Pem", "Revocations", "Unreada
 
 CERTIFICATE = "CERTIFICATE"
 REVOCATIONS = "X509 CRL"
-#: Names of the same thing.
-_SAME = {"X509 CERTIFICATE": CERTIFICATE}
+#: Other labels, and those that the agent uses.
+_SYNONYMS = {"X509 CERTIFICATE": CERTIFICATE}
 
 #: Any line end, and those that a transfer as text makes of it.
 _LINE_END = re.compile(rb"\r*\n|\r")
@@ -45,14 +45,14 @@ class Block(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As PEM, with lines of one length and none blank."""
+        """The PEM, with lines of one length and none blank."""
         body = binascii.b2a_base64(self.content, newline=False).decode()
         lines = (body[at : at + 64] for at in range(0, len(body), 64))
         return "\n".join((f"-----BEGIN {self.label}-----", *lines, f"-----END {self.label}-----\n"))
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-1 of the content, in hexadecimal: what haproxy shows of a certificate."""
+        """The SHA-1 of the content, in hexadecimal, as haproxy shows it."""
         return hashlib.sha1(self.content, usedforsecurity=False).hexdigest()
 
 
@@ -64,34 +64,35 @@ class Pem(NamedTuple):
 
 
 class Revocations(NamedTuple):
-    """A revocation list. `made` is when, as OpenSSL prints it."""
+    """The content of a revocation list. `made` is its time, as OpenSSL prints it."""
 
     made: str
     serials: frozenset[int]
 
 
-def lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file with their numbers, whatever ends them, without blanks around and
-    without byte order marks: files that begin with one are joined, too."""
+def split_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a text file with their numbers, whatever ends them, without blanks around.
+    Byte order marks are removed from any line: files that begin with one are joined, too."""
     for number, line in enumerate(_LINE_END.split(data), 1):
         yield number, line.removeprefix(_BYTE_ORDER_MARK).strip(_BLANKS)
 
 
 def is_pem(data: bytes) -> bool:
-    """Whether a line begins as a delimiter of PEM does. Comments that mention one do not count."""
+    """Return whether a line begins as a delimiter of PEM does. Comments that mention one do not
+    count."""
     return any(mark in data for mark in _MARKS) and any(
-        line.startswith(_MARKS) for _, line in lines(data)
+        line.startswith(_MARKS) for _, line in split_lines(data)
     )
 
 
 def has_block(data: bytes, label: str) -> bool:
-    """Whether a block of this label begins in a file."""
-    return _begin_of(label) in data
+    """Return whether a block of this label begins in a file."""
+    return _make_begin(label) in data
 
 
 def count_blocks(data: bytes, label: str) -> int:
     """Return how many blocks of this label begin in a file."""
-    return data.count(_begin_of(label))
+    return data.count(_make_begin(label))
 
 
 def find_blocks(data: bytes, label: str) -> list[bytes]:
@@ -100,7 +101,7 @@ def find_blocks(data: bytes, label: str) -> list[bytes]:
     return re.findall(pattern.encode(), data, re.DOTALL)
 
 
-def _begin_of(label: str) -> bytes:
+def _make_begin(label: str) -> bytes:
     return f"-----BEGIN {label}-----".encode()
 
 
@@ -119,7 +120,7 @@ def read(data: bytes) -> Pem:
     around: list[tuple[int, bytes]] = []
     label: bytes | None = None
     body: list[bytes] = []
-    for number, line in lines(data):
+    for number, line in split_lines(data):
         for part in _JOINED.sub(rb"\1\n\2", line).split(b"\n"):
             delimiter = _DELIMITER.fullmatch(part)
             if label is None:
@@ -127,9 +128,9 @@ def read(data: bytes) -> Pem:
                 if label is None and part:
                     around.append((number, part))
             elif delimiter is None:
-                body.append(_base64(number, label.decode(), part))
+                body.append(_check_line(number, label.decode(), part))
             elif delimiter.groups() == (b"END", label):
-                blocks.append(_block(number, label.decode(), b"".join(body)))
+                blocks.append(_make_block(number, label.decode(), b"".join(body)))
                 label, body = None, []
             else:
                 raise Unreadable(f"line {number}: {label.decode()} has no end")
@@ -139,7 +140,7 @@ def read(data: bytes) -> Pem:
 
 
 def _begin(number: int, delimiter: re.Match[bytes] | None, line: bytes) -> bytes | None:
-    """The label of the block that begins in a line, if one does."""
+    """Return the label of the block that begins in a line, if one does."""
     if delimiter is None:
         if any(mark in line for mark in _MARKS):
             raise Unreadable(f"line {number}: a delimiter of PEM must be alone in its line")
@@ -149,8 +150,8 @@ def _begin(number: int, delimiter: re.Match[bytes] | None, line: bytes) -> bytes
     return delimiter[2]
 
 
-def _base64(number: int, label: str, line: bytes) -> bytes:
-    """A line in a block."""
+def _check_line(number: int, label: str, line: bytes) -> bytes:
+    """Check a line in a block."""
     if _BASE64.fullmatch(line):
         return line
     if b"ENCRYPTED" in line:
@@ -160,27 +161,29 @@ def _base64(number: int, label: str, line: bytes) -> bytes:
     raise Unreadable(f"line {number}: {'not base64' if line else 'a blank line'} in {label}")
 
 
-def _block(number: int, label: str, body: bytes) -> Block:
+def _make_block(number: int, label: str, body: bytes) -> Block:
     try:
         content = binascii.a2b_base64(body, strict_mode=True)
     except binascii.Error:
         raise Unreadable(f"line {number}: the {label} before is not base64") from None
-    label = _SAME.get(label, label)
+    label = _SYNONYMS.get(label, label)
     if label == "ENCRYPTED PRIVATE KEY":
         raise Unreadable(f"line {number}: the private key before needs a passphrase")
     with contextlib.suppress(Unreadable):
-        if len(list(der.elements(content))) == 1:
+        if len(list(der.read_elements(content))) == 1:
             return Block(label, content)
     raise Unreadable(f"line {number}: the {label} before is not one DER element")
 
 
-def serial(certificate: bytes) -> int:
-    """The serial number of a certificate (DER).
+def read_serial(certificate: bytes) -> int:
+    """Return the serial number of a certificate (DER).
 
     Raises:
         Unreadable
     """
-    fields = der.elements(der.content(der.content(certificate, der.SEQUENCE), der.SEQUENCE))
+    fields = der.read_elements(
+        der.read_content(der.read_content(certificate, der.SEQUENCE), der.SEQUENCE)
+    )
     try:
         kind, value = next(fields)
         if kind == der.VERSION:
@@ -192,40 +195,44 @@ def serial(certificate: bytes) -> int:
     return int.from_bytes(value, signed=True)
 
 
-def expiry(block: Block) -> datetime | None:
-    """When a certificate or a revocation list expires; None when it says nothing of that.
+def read_expiry(block: Block) -> datetime | None:
+    """Return when a certificate or a revocation list expires; None if it does not say so.
 
     Raises:
         Unreadable
     """
-    fields = list(der.elements(der.content(der.content(block.content, der.SEQUENCE), der.SEQUENCE)))
+    fields = list(
+        der.read_elements(
+            der.read_content(der.read_content(block.content, der.SEQUENCE), der.SEQUENCE)
+        )
+    )
     try:
         if block.label == CERTIFICATE:
             # version (if it is not 1), serial number, signature algorithm, issuer, validity
             _, validity = fields[4 if fields[0][0] == der.VERSION else 3]
-            _, (kind, value) = der.elements(validity)
-            return der.time(kind, value)
-        _, until, _ = _times(fields)
-        return until and der.time(*until)
+            _, (kind, value) = der.read_elements(validity)
+            return der.read_time(kind, value)
+        _, until, _ = _split_times(fields)
+        return until and der.read_time(*until)
     except (IndexError, ValueError):
         raise Unreadable(f"the {block.label} has no time where it should be") from None
 
 
-def revocations(encoded: bytes) -> Revocations:
-    """What a revocation list (DER) says.
+def read_revocations(encoded: bytes) -> Revocations:
+    """Return the content of a revocation list (DER).
 
     Raises:
         Unreadable
     """
-    fields = list(der.elements(der.content(der.content(encoded, der.SEQUENCE), der.SEQUENCE)))
+    fields = list(der.read_fields(encoded))
     try:
-        made, _, rest = _times(fields)
+        made, _, rest = _split_times(fields)
         revoked = rest[0][1] if rest and rest[0][0] == der.SEQUENCE else b""
         serials = frozenset(
-            int.from_bytes(next(der.elements(entry))[1], signed=True)
-            for _, entry in der.elements(revoked)
+            int.from_bytes(next(der.read_elements(entry))[1], signed=True)
+            for _, entry in der.read_elements(revoked)
         )
-        return Revocations(_printed(*made), serials)
+        return Revocations(_format_as_openssl(*made), serials)
     except (IndexError, StopIteration):
         raise Unreadable("it is no revocation list") from None
 
@@ -233,8 +240,8 @@ def revocations(encoded: bytes) -> Revocations:
 _Element = tuple[int, bytes]
 
 
-def _times(fields: list[_Element]) -> tuple[_Element, _Element | None, list[_Element]]:
-    """This update, next update (if any) of a revocation list, and what follows."""
+def _split_times(fields: list[_Element]) -> tuple[_Element, _Element | None, list[_Element]]:
+    """Return this update, next update (if any) of a revocation list, and what follows."""
     # version (if it is not 1), signature algorithm, issuer, this update, next update (if any),
     # the revoked certificates (if any), extensions
     at = 3 if fields[0][0] == der.INTEGER else 2
@@ -244,6 +251,6 @@ def _times(fields: list[_Element]) -> tuple[_Element, _Element | None, list[_Ele
     return made, None, rest
 
 
-def _printed(kind: int, value: bytes) -> str:
-    time = der.time(kind, value)
+def _format_as_openssl(kind: int, value: bytes) -> str:
+    time = der.read_time(kind, value)
     return f"{_MONTHS[time.month - 1]} {time.day} {time:%H:%M:%S} {time.year} GMT"

@@ -1,7 +1,4 @@
-"""Until when certificates and revocation lists are valid, and when that must be reported.
-
-Without the libraries that know all of X.509, which are 10 MB.
-"""
+"""When certificates and revocation lists expire, and when that must be reported."""
 
 import enum
 import logging
@@ -53,8 +50,8 @@ class FileExpiry(NamedTuple):
     expires: float
 
 
-def stage(expires: float, now: float) -> Stage:
-    """The stage at `now` of what expires then; both are seconds since 1970."""
+def find_stage(expires: float, now: float) -> Stage:
+    """Return the stage at `now` of what expires at `expires`; both are seconds since 1970."""
     left = expires - now
     if left <= 0:
         return Stage.EXPIRED
@@ -65,27 +62,27 @@ def stage(expires: float, now: float) -> Stage:
     return Stage.MONTH if left <= 30 * _DAY else Stage.VALID
 
 
-def shown(expires: float) -> str:
-    """A time as it is reported (RFC 3339)."""
+def format_time(expires: float) -> str:
+    """Format seconds since 1970 for a report (RFC 3339)."""
     return f"{datetime.fromtimestamp(expires, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def expiries(text: str) -> tuple[datetime, ...]:
-    """When each certificate of a PEM expires, in their order.
+def read_expiries(text: str) -> tuple[datetime, ...]:
+    """Return when each certificate of a PEM expires, in their order.
 
     Raises:
         ValueError: there is none, or one cannot be read.
     """
     blocks = pem.find_blocks(text.encode(errors="surrogateescape"), pem.CERTIFICATE)
-    found = tuple(_expiry(block.decode(errors="surrogateescape")) for block in blocks)
-    if not found:
+    times = tuple(_read_expiry(block.decode(errors="surrogateescape")) for block in blocks)
+    if not times:
         raise ValueError("there is no certificate in it")
-    return found
+    return times
 
 
-def _expiry(certificate: str) -> datetime:
+def _read_expiry(certificate: str) -> datetime:
     try:
-        until = pem.expiry(Block(pem.CERTIFICATE, ssl.PEM_cert_to_DER_cert(certificate)))
+        until = pem.read_expiry(Block(pem.CERTIFICATE, ssl.PEM_cert_to_DER_cert(certificate)))
     except ValueError as error:
         raise ValueError(f"the certificate cannot be read: {error}") from None
     assert until is not None  # only a revocation list may leave it out

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.settings.policy import TABLE
-from amphora_agent.settings.reader import place
+from amphora_agent.settings.reader import locate
 from lab.pki import Authority, write_private
 from lab.waiting import until
 from tests.integration.amphora import Amphora, differences, with_setting
@@ -357,7 +357,7 @@ SHAPES = (
 def test_b5_b7_what_is_no_value_of_a_key_is_refused_by_its_place_alone(
     amphora: Amphora, config: str, name: str
 ) -> None:
-    section = place(name).partition(" ")[0]
+    section = locate(name).partition(" ")[0]
     for value in SHAPES:
         before = amphora.agent.config_file.read_bytes()
         status, said = put(amphora, f"{config}\n{section}\n{name} = {value}\n")
@@ -367,7 +367,7 @@ def test_b5_b7_what_is_no_value_of_a_key_is_refused_by_its_place_alone(
             assert status == 400, value
         assert CANARY not in said, value
         if status == 400:
-            assert f"{place(name)}: " in said, value
+            assert f"{locate(name)}: " in said, value
             assert amphora.agent.config_file.read_bytes() == before
     assert CANARY not in amphora.agent.log
     assert CANARY not in amphora.request("GET", "/metrics").body.decode()

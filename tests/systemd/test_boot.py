@@ -34,7 +34,7 @@ def test_the_templates_came_with_the_wheel(machine: Machine, folder: str) -> Non
     shown = machine.output(
         "/opt/amphora-agent/bin/python",
         "-c",
-        f"from amphora_agent import templates; print(templates.directory({folder!r}))",
+        f"from amphora_agent import templates; print(templates.find_directory({folder!r}))",
     )
     assert shown.startswith("/opt/amphora-agent/lib/")
     installed = {path.name for path in machine.path(shown).iterdir() if path.is_file()}

@@ -12,7 +12,7 @@ from amphora_agent.api.v1.http import LARGEST_CERTIFICATE, LARGEST_JSON, OK, bod
 from amphora_agent.model.events import Difference, Operation, Part
 from amphora_agent.model.status import ListenerRow
 from amphora_agent.paths import object_id
-from amphora_agent.settings.policy import differences
+from amphora_agent.settings.policy import list_differences
 
 
 def information(services: Services) -> Blueprint:
@@ -97,7 +97,7 @@ def amphora(services: Services) -> Blueprint:
         with services.journal.change(Part.AGENT, "", caller(), operation) as record:
             before = services.settings.current()
             services.reconfiguration.replace(data, peer())
-            record.differences = differences(before, services.settings.current())
+            record.differences = list_differences(before, services.settings.current())
         return OK, 202
 
     return routes

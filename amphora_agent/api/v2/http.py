@@ -46,7 +46,7 @@ def matches() -> frozenset[str] | None:
         return frozenset({"*"})
     tags = [_ETAG.fullmatch(tag) for tag in header.split(",")]
     if not all(tags):
-        raise InvalidRequest.of([("If-Match", 'must be * or entity tags like "abc"')])
+        raise InvalidRequest.from_problems([("If-Match", 'must be * or entity tags like "abc"')])
     return frozenset(tag[1] for tag in tags if tag)
 
 
@@ -58,7 +58,7 @@ def wants_absence() -> bool:
     """
     header = request.headers.get("If-None-Match")
     if header is not None and header.strip() != "*":
-        raise InvalidRequest.of([("If-None-Match", "must be *")])
+        raise InvalidRequest.from_problems([("If-None-Match", "must be *")])
     return header is not None
 
 
@@ -79,7 +79,7 @@ def require_known_query() -> None:
     wrong = [(name, words) for name in request.args if name not in known]
     wrong += [(name, "is there twice") for name, all_ in request.args.lists() if len(all_) > 1]
     if wrong:
-        raise InvalidRequest.of(wrong)
+        raise InvalidRequest.from_problems(wrong)
 
 
 def wants_dry_run() -> bool:
@@ -90,7 +90,9 @@ def wants_dry_run() -> bool:
     """
     value = request.args.get("dry_run", "0")
     if value not in DRY_RUN:
-        raise InvalidRequest.of([("dry_run", f"{value!r} is not one of {', '.join(DRY_RUN)}")])
+        raise InvalidRequest.from_problems(
+            [("dry_run", f"{value!r} is not one of {', '.join(DRY_RUN)}")]
+        )
     return DRY_RUN[value]
 
 

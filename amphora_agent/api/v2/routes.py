@@ -171,7 +171,7 @@ def _process_model() -> ProcessModel | None:
         return ProcessModel(value)
     except ValueError:
         words = f"{value!r} is not one of {', '.join(ProcessModel)}"
-        raise InvalidRequest.of([("process_model", words)]) from None
+        raise InvalidRequest.from_problems([("process_model", words)]) from None
 
 
 def instances(services: Services) -> Blueprint:

@@ -69,7 +69,7 @@ def read_entries(data: bytes) -> tuple[CrtListEntry, ...]:
 
 def parse_lines(data: bytes) -> Iterator[tuple[int, CrtListEntry | RefusedError]]:
     """The entries of any list with their lines, or why a line is none."""
-    for number, line in pem.lines(data):
+    for number, line in pem.split_lines(data):
         if line and not line.startswith(b"#"):
             try:
                 yield number, _entry(line.decode(errors="surrogateescape"))

@@ -161,7 +161,7 @@ class _Files:
             "cert",
             path,
             commands,
-            transaction.verify_certificate(path, pem.serial(leaf.content), leaf.fingerprint),
+            transaction.verify_certificate(path, pem.read_serial(leaf.content), leaf.fingerprint),
         )
 
     def _of_authorities(self, path: str, before: bytes, after: bytes) -> Iterator[Finding]:
@@ -180,7 +180,7 @@ class _Files:
         if not blocks or any(block.label != pem.REVOCATIONS for block in blocks):
             raise pem.Unreadable("it has something else than revocation lists")
         proof = transaction.verify_crl_file(
-            path, [pem.revocations(block.content) for block in blocks]
+            path, [pem.read_revocations(block.content) for block in blocks]
         )
         yield self._replacement("crl-file", "CRL", path, blocks, proof)
 

@@ -16,7 +16,7 @@ Reported = Mapping[str, Mapping[str, Mapping[str, Counters]]]
 GONE = "gone"
 
 
-def increases(
+def find_increases(
     readings: Mapping[str, InstanceReading], reported: Reported
 ) -> tuple[dict[str, Counters], Reported]:
     """What each listener has counted since `reported`, and what will have been reported then.
@@ -54,7 +54,7 @@ def increases(
     return increase, memory
 
 
-def totals(reported: Reported) -> dict[str, Counters]:
+def sum_reported(reported: Reported) -> dict[str, Counters]:
     """What each listener has counted since its beginning, over all workers."""
     return {
         listener_id: counted
@@ -63,14 +63,14 @@ def totals(reported: Reported) -> dict[str, Counters]:
     }
 
 
-def after_a_boot(reported: Reported) -> Reported:
+def move_to_gone(reported: Reported) -> Reported:
     """Return the memory from before a boot, which no worker has survived."""
     return {
         instance_id: {GONE: _sums(workers.values())} for instance_id, workers in reported.items()
     }
 
 
-def plus(one: Mapping[str, Counters], other: Mapping[str, Counters]) -> dict[str, Counters]:
+def add_counters(one: Mapping[str, Counters], other: Mapping[str, Counters]) -> dict[str, Counters]:
     """Add the counters of listeners."""
     return _sums((one, other))
 

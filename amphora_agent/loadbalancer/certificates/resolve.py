@@ -104,7 +104,7 @@ def resolve_certificates(
         contents[checked.name] = content
         known[checked.name] = KeptCertificate(each.digest, _digest(content), checked.about)
     if wrong:
-        raise InvalidRequest.of(wrong)
+        raise InvalidRequest.from_problems(wrong)
     return Certificates({**contents, **lists}, known)
 
 
@@ -160,7 +160,7 @@ def _extracted(
     has = _files_before(before, "")
     add("", certificate_files.extract_idle(balancer, needed, before=has, stored=stored))
     if problems:
-        raise InvalidRequest.of(problems)
+        raise InvalidRequest.from_problems(problems)
     return came, lists
 
 

@@ -20,7 +20,7 @@ from amphora_agent.model.loadbalancer.resolved import (
 from amphora_agent.model.loadbalancer.responses import OperatingStatus
 from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool, TlsContainer
 from amphora_agent.x509 import pem
-from amphora_agent.x509.validity import Stage, stage
+from amphora_agent.x509.validity import Stage, find_stage
 
 #: The label of any private key.
 _KEY = "[A-Z ]*PRIVATE KEY"
@@ -275,7 +275,7 @@ def _note(purpose: str, times: Times, now: datetime) -> Note | None:
         return Note(bad, f"its {what} is not valid before {times.not_before}")
     if not times.not_after:
         return None
-    reached = stage(datetime.fromisoformat(times.not_after).timestamp(), now.timestamp())
+    reached = find_stage(datetime.fromisoformat(times.not_after).timestamp(), now.timestamp())
     if reached is Stage.VALID:
         return None
     status = bad if reached is Stage.EXPIRED else OperatingStatus.ONLINE

@@ -234,4 +234,4 @@ def _as_object(value: object) -> _Object:
 
 def _require_same(patch: _Object, field: str, wanted: str) -> None:
     if patch.get(field, wanted) != wanted:
-        raise InvalidRequest.of([(field, f"cannot change; it is {wanted}")])
+        raise InvalidRequest.from_problems([(field, f"cannot change; it is {wanted}")])

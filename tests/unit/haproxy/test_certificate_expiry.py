@@ -12,7 +12,7 @@ from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import Layout
 from amphora_agent.settings.reader import Settings
-from amphora_agent.x509.validity import Stage, stage
+from amphora_agent.x509.validity import Stage, find_stage
 from lab.pki import Authority
 
 DAY = timedelta(days=1)
@@ -77,7 +77,7 @@ def amphora(tmp_path: Path) -> Amphora:
      (0.01, Stage.DAY), (0, Stage.EXPIRED), (-5, Stage.EXPIRED)],
 )  # fmt: skip
 def test_stages(left: float, expected: Stage) -> None:
-    assert stage(NOW.timestamp() + left * 86400, NOW.timestamp()) is expected
+    assert find_stage(NOW.timestamp() + left * 86400, NOW.timestamp()) is expected
 
 
 def test_operator_8_each_stage_is_logged_once(

@@ -21,7 +21,7 @@ from amphora_agent.settings.policy import (
     Rule,
     decide,
 )
-from amphora_agent.settings.reader import Settings, place
+from amphora_agent.settings.reader import Settings, locate
 
 IN_FORCE = Settings(amphora_id="amphora-1", heartbeat_key="key")
 PARENTS = ("/var/lib/octavia", "/etc/octavia", "/run")
@@ -39,7 +39,7 @@ def test_the_table_has_every_setting() -> None:
 def test_the_document_has_the_table() -> None:
     text = Path("docs/policy.md").read_text()
     rows = dict(re.findall(r"(?m)^\| `(\[\w+\] \w+)` \| ([^|]+?) \|", text))
-    assert rows == {place(name): str(row.rule) for name, row in TABLE.items()}
+    assert rows == {locate(name): str(row.rule) for name, row in TABLE.items()}
 
 
 def test_what_is_in_force_is_never_asked_for_a_proof() -> None:
@@ -121,7 +121,7 @@ def test_b5_what_cannot_be_proven_is_refused_by_section_and_key(
 ) -> None:
     decision = judge(**changed)
     (name,) = changed
-    assert place(name) in {refusal.partition(":")[0] for refusal in decision.refusals}
+    assert locate(name) in {refusal.partition(":")[0] for refusal in decision.refusals}
     assert any(reason in refusal for refusal in decision.refusals)
     for value in map(str, changed.values()):
         assert not value.strip("/") or value not in " ".join(decision.refusals)

@@ -111,11 +111,11 @@ def test_systemd_accepts_the_rendered_unit(tmp_path: Path) -> None:
 @needs_systemd
 @pytest.mark.parametrize("name", INSTALLED)
 def test_systemd_accepts_the_installed_units(name: str, tmp_path: Path) -> None:
-    text = (templates.directory("systemd") / name).read_text()
+    text = (templates.find_directory("systemd") / name).read_text()
     for installed in INSTALLED:
         (tmp_path / installed).write_text(
             # The command is where a distribution's package puts it, which is not here.
-            (templates.directory("systemd") / installed)
+            (templates.find_directory("systemd") / installed)
             .read_text()
             .replace("/usr/bin/amphora-agent", "/bin/true")
         )

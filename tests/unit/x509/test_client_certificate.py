@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from amphora_agent.x509.der import identify, issuer_of_list
+from amphora_agent.x509.der import identify, read_list_issuer
 from lab.pki import Authority
 
 ROOT = Authority.create("the authority", key="ec")
@@ -30,7 +30,7 @@ def test_a_use_is_seen_where_there_is_one(server: bool, client: bool, says: bool
 def test_an_issuer_is_the_same_in_certificates_and_lists() -> None:
     for authority in (ROOT, BETWEEN):
         revocations = x509.load_pem_x509_crl(authority.revocation_list())
-        issuer = issuer_of_list(revocations.public_bytes(Encoding.DER))
+        issuer = read_list_issuer(revocations.public_bytes(Encoding.DER))
         assert identify(encoded(authority.issue("x", key="ec").certificate)).issuer == issuer
     assert (
         identify(encoded(BETWEEN.certificate)).issuer == identify(encoded(ROOT.certificate)).issuer

@@ -33,8 +33,8 @@ def test_a_certificate_file(kind: KeyKind) -> None:
     blocks = pem.read(issued.pem).blocks
     certificate = x509.load_pem_x509_certificate(issued.certificate)
     leaf = blocks[0]
-    assert pem.serial(leaf.content) == issued.serial
-    assert pem.expiry(leaf) == certificate.not_valid_after_utc
+    assert pem.read_serial(leaf.content) == issued.serial
+    assert pem.read_expiry(leaf) == certificate.not_valid_after_utc
     assert leaf.fingerprint == certificate.fingerprint(hashes.SHA1()).hex()
     assert [block.label == pem.CERTIFICATE for block in blocks] == [True, False, True]
     assert "".join(block.text for block in blocks) == issued.pem.decode()
@@ -52,8 +52,8 @@ def test_a_certificate_file(kind: KeyKind) -> None:
 def test_a_revocation_list(serials: list[int], made: datetime, printed: str) -> None:
     (block,) = pem.read(revocation_list(serials, made)).blocks
     assert block.label == pem.REVOCATIONS
-    assert pem.expiry(block) == made + timedelta(days=1)
-    assert pem.revocations(block.content) == pem.Revocations(printed, frozenset(serials))
+    assert pem.read_expiry(block) == made + timedelta(days=1)
+    assert pem.read_revocations(block.content) == pem.Revocations(printed, frozenset(serials))
 
 
 @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ def test_what_is_not_whole(change: object) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x30", b"\x30\x05", b"\x02\x01\x01", b"\x30\x84\xff"])
 def test_what_is_no_certificate(content: bytes) -> None:
     with pytest.raises(pem.Unreadable):
-        pem.serial(content)
+        pem.read_serial(content)
     with pytest.raises(pem.Unreadable):
-        pem.revocations(content)
+        pem.read_revocations(content)
 
 
 def test_any_cut_certificate_is_unreadable_or_has_its_number() -> None:
     (block,) = pem.read(AUTHORITY.certificate).blocks
     for length in range(len(block.content)):
         with pytest.raises(pem.Unreadable):
-            pem.serial(block.content[:length])
+            pem.read_serial(block.content[:length])
 
 
 def test_blocks_are_found_as_they_are_written() -> None:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from amphora_agent.x509.validity import expiries
+from amphora_agent.x509.validity import read_expiries
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "n" * 60)])
@@ -33,7 +33,7 @@ def pem(until: datetime, *, serial: int = 1, more: str = "") -> str:
 @pytest.mark.parametrize("serial", [1, 2**158])
 def test_the_end_of_validity_is_read(year: int, serial: int) -> None:
     until = datetime(year, 12, 31, 23, 59, 58, tzinfo=UTC)
-    assert expiries(pem(until, serial=serial)) == (until,)
+    assert read_expiries(pem(until, serial=serial)) == (until,)
 
 
 def test_the_first_certificate_counts_whatever_is_around_it() -> None:
@@ -44,7 +44,7 @@ def test_the_first_certificate_counts_whatever_is_around_it() -> None:
         serialization.NoEncryption(),
     ).decode()
     later = until + timedelta(days=9)
-    assert expiries(f"words\n{key}{pem(until)}{pem(later)}") == (until, later)
+    assert read_expiries(f"words\n{key}{pem(until)}{pem(later)}") == (until, later)
 
 
 def test_what_is_no_certificate_is_refused() -> None:
@@ -59,4 +59,4 @@ def test_what_is_no_certificate_is_refused() -> None:
         f"{lines[0]}\n{lines[-1]}",
     ):
         with pytest.raises(ValueError, match="certificate"):
-            expiries(text)
+            read_expiries(text)

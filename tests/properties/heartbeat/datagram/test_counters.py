@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from amphora_agent.heartbeat.datagram.counters import GONE, Reported, increases
-from amphora_agent.heartbeat.datagram.counters import totals as since_the_beginning
+from amphora_agent.heartbeat.datagram.counters import GONE, Reported, find_increases
+from amphora_agent.heartbeat.datagram.counters import sum_reported as since_the_beginning
 from amphora_agent.model.status import (
     NO_COUNTERS,
     WorkerReading,
@@ -99,7 +99,7 @@ class Haproxy(RuleBasedStateMachine):
             elif answers and one.alive:
                 leaving.append(WorkerReading(one.name, {}, {}))
         now = self.current.say(self.current.count) if answers else None
-        increase, self.memory = increases(reading(now, *leaving), self.memory)
+        increase, self.memory = find_increases(reading(now, *leaving), self.memory)
         for listener, grown in increase.items():
             assert min(grown) >= 0
             self.reported[listener] += grown.totconns

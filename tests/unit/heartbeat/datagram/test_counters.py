@@ -2,8 +2,8 @@
 
 import pytest
 
-from amphora_agent.heartbeat.datagram.counters import GONE, Reported, increases
-from amphora_agent.heartbeat.datagram.counters import totals as since_the_beginning
+from amphora_agent.heartbeat.datagram.counters import GONE, Reported, find_increases
+from amphora_agent.heartbeat.datagram.counters import sum_reported as since_the_beginning
 from amphora_agent.model.status import (
     NO_COUNTERS,
     Counters,
@@ -34,7 +34,7 @@ def totals(history: list[dict[str, InstanceReading]], listener: str = "l") -> li
     memory: Reported = {}
     result = []
     for one in history:
-        increase, memory = increases(one, memory)
+        increase, memory = find_increases(one, memory)
         result.append(increase.get(listener, NO_COUNTERS).totconns)
     return result
 
@@ -114,8 +114,8 @@ def test_increases_follow_the_history(name: str) -> None:
 
 
 def test_all_four_counters_are_increases() -> None:
-    _, memory = increases(reading(worker("w1", l=4)), {})
-    increase, _ = increases(reading(worker("w1", l=10)), memory)
+    _, memory = find_increases(reading(worker("w1", l=4)), {})
+    increase, _ = find_increases(reading(worker("w1", l=10)), memory)
     assert increase["l"] == Counters(tx=6000, rx=600, totconns=6, ereq=3)
 
 
@@ -124,19 +124,19 @@ def test_a_counter_that_ran_backwards_is_no_negative_increase() -> None:
 
 
 def test_the_memory_of_a_worker_goes_when_its_instance_answers_without_it() -> None:
-    _, memory = increases(reading(worker("w2", l=1), worker("w1", l=5)), {})
+    _, memory = find_increases(reading(worker("w2", l=1), worker("w1", l=5)), {})
     assert set(memory["lb"]) == {"w1", "w2"}
-    _, memory = increases(reading(None), memory)
+    _, memory = find_increases(reading(None), memory)
     assert set(memory["lb"]) == {"w1", "w2"}
-    _, memory = increases(reading(worker("w2", l=1)), memory)
+    _, memory = find_increases(reading(worker("w2", l=1)), memory)
     assert memory["lb"] == {"w2": {"l": counted(1)}, GONE: {"l": counted(5)}}
-    _, memory = increases({}, memory)
+    _, memory = find_increases({}, memory)
     assert memory == {}
 
 
 def test_the_memory_of_a_deleted_listener_goes_with_its_worker() -> None:
-    _, memory = increases(reading(worker("w2"), worker("w1", l=5, deleted=7)), {})
-    _, memory = increases(reading(worker("w2")), memory)
+    _, memory = find_increases(reading(worker("w2"), worker("w1", l=5, deleted=7)), {})
+    _, memory = find_increases(reading(worker("w2")), memory)
     assert memory["lb"] == {"w2": {}, GONE: {"l": counted(5)}}
 
 
@@ -145,13 +145,13 @@ def test_what_was_counted_since_the_beginning_is_the_sum_of_the_increases(name: 
     history, expected = HISTORIES[name]
     memory: Reported = {}
     for so_far, one in enumerate(history, 1):
-        _, memory = increases(one, memory)
+        _, memory = find_increases(one, memory)
         counted_so_far = since_the_beginning(memory).get("l", NO_COUNTERS).totconns
         assert counted_so_far == sum(expected[:so_far])
 
 
 def test_instances_count_apart() -> None:
-    increase, _ = increases(
+    increase, _ = find_increases(
         {
             "lb1": InstanceReading(("a",), worker("w1", a=3), ()),
             "lb2": InstanceReading(("b",), worker("w1", b=4), ()),
@@ -169,7 +169,7 @@ def test_counters_that_may_begin_anew_under_the_same_name_lose_nothing() -> None
     memory: Reported = {}
     told = []
     for number in (10, 15, 4, 6, 1):
-        increase, memory = increases(_ipvs(number), memory)
+        increase, memory = find_increases(_ipvs(number), memory)
         told.append(increase["l"].totconns)
     assert told == [10, 5, 4, 2, 1]
     assert since_the_beginning(memory)["l"].totconns == 15 + 6 + 1
