@@ -168,7 +168,7 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
                 with contextlib.suppress(BlockingIOError):
                     os.read(self.PIPE[0], 4096)
             elif ready:
-                self._attempt(heart.sender.look_for_errors)
+                self._attempt(heart.sender.take_errors)
         self._attempt(heart.sender.finish)
 
     def _await_readings(self, heart: Heart) -> None:

@@ -227,7 +227,7 @@ def _make_heart(
         logs.set_level(current)
         version = options.heartbeat_version
         if version is None:
-            version = message.OF_API.get(services.controller.version(), message.LATEST)
+            version = message.BY_API.get(services.controller.version(), message.LATEST)
         return Facts(current, version, vrrp_service.find_outage(layout.vrrp))
 
     alarms = Alarms(layout.alarms)

@@ -1,14 +1,14 @@
-"""The memory of what has been told of each counter, and the rule that no increase is told twice.
+"""The memory of reported counters: no increase is reported twice.
 
-An increase is told only after the counters that include it have been written down, so after any end
-of the agent the memory says at least what was told. What it says beyond that is lost: the increases
-of one interval, at most.
+An increase is sent only after the counters that include it have been written, so after any end of
+the agent the memory has at least what was sent. What it has beyond that is lost: the increases of
+one interval, at most.
 
-The memory is written by threads, to two files: on disk, and in the run directory, which is memory
-of the machine. One of the two is enough. Only power loss loses the second, and with it end all
-workers whose counters it remembers. While neither can be written, increases wait: heartbeats go out
-at their intervals, with no increases, and the first write that succeeds releases them. What waits
-is lost when the worker that has counted it ends unread, or the memory is damaged.
+Threads write the memory to two files: on disk, and in the run directory, which is memory of the
+machine. One of the two is enough. Only power loss loses the second, and it ends all workers whose
+counters are in there. While neither can be written, increases wait: heartbeats go out at their
+intervals, with no increases, and the first successful write releases them. Waiting increases are
+lost when the worker that has counted them ends unread, or the memory is damaged.
 """
 
 import contextlib
@@ -29,22 +29,22 @@ from amphora_agent.slots import Slot, SlotFile
 
 logger = logging.getLogger(__name__)
 
-#: Accounts that wait for their writes one by one; what comes later waits together.
+#: Accounts that wait for their writes one by one; later ones are merged.
 _MOST_WAITING = 8
 
 
 class Saved(msgspec.Struct, frozen=True):
-    """What a file holds: the counters that have been accounted for, and in which boot."""
+    """The content of a file: the reported counters, and the boot that they are of."""
 
     boot: str
     reported: dict[str, dict[str, dict[str, Counters]]]
 
 
 class CounterMemory:
-    """Accounts for readings, has them written down, and gives what may be told.
+    """Accounts for readings, writes the accounts, and releases increases that are written.
 
-    One thread calls `account`, another one `take`; neither waits for a file. `start` begins the
-    threads that do. `boot` tells this boot from every other.
+    One thread calls `account`, another one `take`; neither waits for a file. The threads that do
+    begin with `start`. `boot` is the id of this boot.
     """
 
     def __init__(
@@ -59,26 +59,26 @@ class CounterMemory:
         self._number = 0
         self._reported: Reported | None = None
         self._forgetful = False
-        #: Instances whose counters may have been told before by an agent whose memory is lost.
+        #: Instances whose counters an agent whose memory is lost may have reported.
         self._doubtful: set[str] = set()
         self._waiting: deque[tuple[int, Mapping[str, Counters]]] = deque()
 
     def start(self) -> None:
-        """Read the files, and write them from now on, each in a thread of its own."""
+        """Read the files, and write them from then on, each in a thread of its own."""
         for keeper in self._keepers:
             threading.Thread(target=keeper.run, name="counters", daemon=True).start()
 
     @property
     def written(self) -> int:
-        """The number of the newest accounts that are written down."""
+        """The number of the newest accounts that are written."""
         return max(keeper.written for keeper in self._keepers)
 
     def account(
         self, readings: Mapping[str, InstanceReading], *, complete: bool = True
     ) -> int | None:
-        """Take up what has been counted; return the number of these accounts. None while the
-        memory is not known yet: then nothing is taken up. Unless the readings are `complete`, an
-        instance without a reading is not gone, and what was told of it is remembered."""
+        """Account for readings; return the number of these accounts. While the files are not read
+        yet, do nothing and return None. Unless the readings are `complete`, an instance without a
+        reading is not gone, and its reported counters are remembered."""
         if self._reported is None:
             self._reported = self._load()
             if self._reported is None:
@@ -93,21 +93,21 @@ class CounterMemory:
             return self._number
         self._reported = reported
         self._number += 1
-        self._hold(self._without_doubtful(increase, readings))
+        self._hold(self._drop_doubtful(increase, readings))
         payload = msgspec.json.encode({"boot": self._boot, "reported": reported})
         for keeper in self._keepers:
             keeper.write(Slot(self._number, payload))
         return self._number
 
     def take(self) -> dict[str, Counters]:
-        """Return the increases that may be told now; they are the caller's from here on."""
+        """Return the increases that may be sent now; from here on they are the caller's."""
         written, taken = self.written, dict[str, Counters]()
         while self._waiting and self._waiting[0][0] <= written:
             taken = counters.add_counters(taken, self._waiting.popleft()[1])
         return taken
 
     def give_back(self, increase: Mapping[str, Counters]) -> None:
-        """Take back what `take` has given and no message has told."""
+        """Take back increases that no message has reported."""
         if increase:
             self._waiting.appendleft((0, increase))
 
@@ -124,16 +124,16 @@ class CounterMemory:
         grown = {name: counted for name, counted in increase.items() if any(counted)}
         if len(self._waiting) >= _MOST_WAITING:
             # The write of this number covers the last one, too.
-            with contextlib.suppress(IndexError):  # all have been taken just now
+            with contextlib.suppress(IndexError):  # all have been taken meanwhile
                 grown = counters.add_counters(self._waiting.pop()[1], grown)
         if grown:
             self._waiting.append((self._number, grown))
 
     def _load(self) -> Reported | None:
-        """The newest of what the files hold; None while one of them is still being read."""
+        """Return the newest content of the files; None while one of them is still being read."""
         if not all(keeper.read for keeper in self._keepers):
             return None
-        slots = [keeper.found for keeper in self._keepers if keeper.found is not None]
+        slots = [keeper.loaded for keeper in self._keepers if keeper.loaded is not None]
         for slot in sorted(slots, reverse=True):
             self._number = max(self._number, slot.number)
             try:
@@ -148,10 +148,11 @@ class CounterMemory:
         self._forgetful = True
         return {}
 
-    def _without_doubtful(
+    def _drop_doubtful(
         self, increase: Mapping[str, Counters], readings: Mapping[str, InstanceReading]
     ) -> Mapping[str, Counters]:
-        """The increases without those that may have been told before the memory was lost."""
+        """Return the increases without those that may have been reported before the memory was
+        lost."""
         dropped: set[str] = set()
         for instance_id in self._doubtful & readings.keys():
             reading = readings[instance_id]
@@ -162,7 +163,7 @@ class CounterMemory:
 
 
 class _Keeper:
-    """Keeps one file: the newest slot that it was given, as soon as the one before is written."""
+    """Writes one file: the newest slot, as soon as the one before is written."""
 
     def __init__(self, file: SlotFile, alarms: Alarms, clock: Callable[[], float]) -> None:
         self._file = file
@@ -172,7 +173,7 @@ class _Keeper:
         self._wake = threading.Event()
         self._began: float | None = None
         self.read = False
-        self.found: Slot | None = None
+        self.loaded: Slot | None = None
         self.written = 0
 
     def write(self, slot: Slot) -> None:
@@ -187,8 +188,8 @@ class _Keeper:
     def run(self) -> None:
         """Read the file, then write it whenever there is something new."""
         try:
-            self.found = self._file.read()
-            self.written = self.found.number if self.found else 0
+            self.loaded = self._file.read()
+            self.written = self.loaded.number if self.loaded else 0
         except OSError as error:
             self._report(str(error))
         self.read = True

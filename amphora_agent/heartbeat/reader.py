@@ -1,8 +1,7 @@
-"""Reads all instances shortly before each beat, in threads that may wait so that the beat does not.
+"""Read all instances shortly before each beat, in threads that may wait so that the beat does not.
 
-One thread asks haproxy, and waits no longer than a deadline. A second looks at files, a third asks
-IPVS, a fourth reports: a disk that stalls holds them, and what they have found out before stays in
-force.
+One thread asks haproxy, until a deadline. A second reads files, a third IPVS, a fourth reports: if
+a disk stalls they wait, and their last results stay in force.
 """
 
 import logging
@@ -24,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 Readings = Mapping[str, InstanceReading]
 
-#: Seconds that an instance may take to answer, and the share of the interval at most.
+#: Seconds that an instance may take to answer, and at most this share of the interval.
 _ANSWER, _ANSWER_SHARE = 3.0, 0.4
-#: Seconds that files are waited for in each round.
+#: Seconds to wait for files in each round.
 _FILES = 0.25
-#: Seconds between two looks at the facts.
+#: Seconds between two reads of the facts.
 _FACTS = 1.0
 #: Seconds that a round begins before its beat, at least: what is written down and not yet told
 #: would be lost in a crash meanwhile.
@@ -38,22 +37,23 @@ _AGENT = "agent"
 
 
 class Source(Protocol):
-    """Where readings come from. What touches files is apart from what asks haproxy."""
+    """Where readings come from. Methods that read files are apart from the one that asks
+    haproxy."""
 
     def look(self) -> None:
-        """Look at the files for what there is to be asked."""
+        """Find the instances to ask, in files."""
 
     def ask(
         self, *, timeout: float, publish: Callable[[str, InstanceReading], None]
     ) -> dict[str, InstanceReading]:
-        """Ask each instance; publish each reading as soon as it is finished."""
+        """Ask each instance; publish each reading as soon as it is complete."""
 
     def add_last_words(self, readings: Readings) -> dict[str, InstanceReading]:
-        """Add what workers that are gone have left in files."""
+        """Add the counters that ended workers have left in files."""
 
     def forget(self, readings: Readings) -> None:
-        """Remove the last words that are in these readings, if they are complete: they are
-        accounted for."""
+        """Remove the last words in these readings, if these are complete: they are accounted
+        for."""
 
 
 class SideThread:
@@ -82,17 +82,17 @@ class SideThread:
             job, done = self._jobs.get()
             try:
                 job()
-            except Exception:  # whatever one job met, the next ones are done
+            except Exception:  # the next job must run, whatever this one met
                 logger.exception("a part of a reading failed")
                 self._free.set()
             else:
-                self._free.set()  # first: who waits for this one may have the next one at once
+                self._free.set()  # first: the caller may send the next job at once
                 done.set()
 
 
 class Reader:
-    """Keeps `facts` and `readings` as new as they can be had. `find_facts` looks at files; `lvs`
-    reads UDP and SCTP listeners, and may take its time, too."""
+    """Keeps `facts` and `readings` up to date. `find_facts` reads files, `lvs` UDP and SCTP
+    listeners; both may block."""
 
     def __init__(
         self,
@@ -116,10 +116,10 @@ class Reader:
         self._forgettable: deque[tuple[int, Readings]] = deque(maxlen=16)
         self._accounted: deque[Readings] = deque(maxlen=16)
         self._duration = 0.0
-        #: Whether it is known which instances there are, of haproxy and of UDP and SCTP listeners.
-        #: Before, one that is not read is not gone: what was told of it must not be forgotten.
+        #: Whether the instances of haproxy, and UDP and SCTP listeners, have been listed once.
+        #: Before, one that is not read is not gone: its reported counters must be kept.
         self._looked = self._looked_at_lvs = False
-        #: Alarms of ours that are set.
+        #: Alarms of this class that are set.
         self._set: dict[tuple[AlarmKind, str], str] | None = None
         self._began = threading.Event()
 
@@ -183,23 +183,23 @@ class Reader:
     def _take_lvs(self) -> None:
         try:
             self._lvs_readings = self._read_lvs()
-        finally:  # what cannot be read at all is not remembered for ever
+        finally:  # listeners that can never be read are not remembered for ever
             self._looked_at_lvs = True
 
     def _publish(self, instance_id: str, reading: InstanceReading) -> None:
         self._readings = {**self._readings, instance_id: reading}
 
     def _account(self, found: Readings) -> None:
-        """Take up the counters. Last words are read after the workers have answered: a worker that
-        a reload has replaced meanwhile has left its last word before it left."""
-        whole: list[Readings] = []
-        if not self._files.run(lambda: whole.append(self._source.add_last_words(found)), _FILES):
-            whole = [{name: each._replace(complete=False) for name, each in found.items()}]
+        """Account for the counters. Last words are read after the workers have answered: a worker
+        that a reload has replaced meanwhile has written them before it ended."""
+        result: list[Readings] = []
+        if not self._files.run(lambda: result.append(self._source.add_last_words(found)), _FILES):
+            result = [{name: each._replace(complete=False) for name, each in found.items()}]
         complete = self._looked and self._looked_at_lvs
-        number = self._memory.account({**whole[0], **self._lvs_readings}, complete=complete)
+        number = self._memory.account({**result[0], **self._lvs_readings}, complete=complete)
         if number is None:
             return
-        self._forgettable.append((number, whole[0]))
+        self._forgettable.append((number, result[0]))
         while self._forgettable and self._forgettable[0][0] <= self._memory.written:
             self._accounted.append(self._forgettable.popleft()[1])
         self._files.run(self._forget, _FILES)
@@ -209,7 +209,7 @@ class Reader:
             self._source.forget(self._accounted.popleft())
 
     def _report(self, readings: Readings, oldest: float, patience: float) -> None:
-        """Set the alarms that hold, and clear those that do not any more."""
+        """Set the alarms whose conditions hold, and clear the others."""
         self._memory.review(patience)
         wrong: dict[tuple[AlarmKind, str], str] = {}
         for name, reading in readings.items():

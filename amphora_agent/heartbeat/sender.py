@@ -1,4 +1,4 @@
-"""The beat: tell the newest finished readings to one controller, in turn. It waits for nothing."""
+"""Send the newest readings to one controller after the other, without waiting for anything."""
 
 import logging
 import socket
@@ -22,18 +22,17 @@ from amphora_agent.settings.reader import Settings
 
 logger = logging.getLogger(__name__)
 
-#: The option by which the kernel also tells of hosts and networks that cannot be reached
-#: (linux/in.h, linux/in6.h: IP_RECVERR, IPV6_RECVERR), not only of ports.
+#: The option with which the kernel reports unreachable hosts and networks, too, and not only ports
+#: (linux/in.h, linux/in6.h: IP_RECVERR, IPV6_RECVERR).
 _IPV4 = (socket.AF_INET, socket.IPPROTO_IP, 11)
 _IPV6 = (socket.AF_INET6, socket.IPPROTO_IPV6, 25)
 
-#: Datagrams that are dropped in one look at a socket.
+#: Datagrams that are dropped in one check of a socket.
 _MOST_DATAGRAMS = 64
 
 
 class Controllers:
-    """Sends datagrams without waiting. Entries are those of `controller_ip_port_list` that can be
-    read."""
+    """Sends datagrams without waiting. Entries are the valid ones of `controller_ip_port_list`."""
 
     def __init__(self) -> None:
         self._sockets: dict[str, socket.socket] = {}
@@ -41,7 +40,7 @@ class Controllers:
         self._complained: set[str] = set()
 
     def follow(self, entries: Iterable[str]) -> None:
-        """Forget controllers that are not among the entries any more."""
+        """Forget controllers that are no longer among the entries."""
         wanted = set(entries)
         for entry in self._figures.keys() - wanted:
             del self._figures[entry]
@@ -49,31 +48,31 @@ class Controllers:
             self._close(entry)
 
     def send(self, entry: str, datagram: bytes, now: float) -> bool:
-        """Send a datagram; return whether the kernel has taken it and knows of no error."""
+        """Send a datagram; return whether the kernel has taken it and reports no error."""
         figures = self._figures.setdefault(entry, ControllerFigures(entry))
         try:
-            self._connected(entry).send(datagram)
+            self._connect(entry).send(datagram)
         except OSError as error:
             self._note_error(entry, error, now)
             return False
         figures.sent += 1
         figures.last_sent = now
-        return not self._look(entry, now)
+        return not self._check(entry, now)
 
     def failed(self, now: float) -> set[str]:
-        """Return entries whose errors have arrived since the last call; their sockets are made
-        anew when they are used again."""
-        return {entry for entry in [*self._sockets] if self._look(entry, now)}
+        """Return entries whose errors have arrived since the last call. Their next use makes new
+        sockets."""
+        return {entry for entry in [*self._sockets] if self._check(entry, now)}
 
     def sockets(self) -> list[socket.socket]:
-        """Those that become readable when an error arrives."""
+        """Return the sockets, which become readable when an error arrives."""
         return [*self._sockets.values()]
 
     def figures(self) -> tuple[ControllerFigures, ...]:
         return tuple(self._figures.values())
 
     def answered(self, entry: str) -> None:
-        """No error has come for what was sent last."""
+        """Note that no error has come for the last datagram."""
         if entry in self._complained:
             self._complained.discard(entry)
             logger.info("heartbeats to %r go on", entry)
@@ -82,11 +81,11 @@ class Controllers:
         for entry in [*self._sockets]:
             self._close(entry)
 
-    def _connected(self, entry: str) -> socket.socket:
-        """The socket of an entry. It is made anew when the kernel would now choose another source
-        address: an address or a route has changed."""
+    def _connect(self, entry: str) -> socket.socket:
+        """Return the socket of an entry. Make a new one if the kernel would now choose another
+        source address, since an address or a route has changed."""
         endpoint = status.parse_endpoint(entry)
-        fresh = _connect(endpoint)
+        fresh = _open_socket(endpoint)
         known = self._sockets.get(entry)
         if known is not None:
             if known.getsockname()[0] == fresh.getsockname()[0]:
@@ -97,9 +96,9 @@ class Controllers:
         self._sockets[entry] = fresh
         return fresh
 
-    def _look(self, entry: str, now: float) -> bool:
-        """Take an error that has arrived, if one has."""
-        error = _pending_error(self._sockets[entry])
+    def _check(self, entry: str, now: float) -> bool:
+        """Note an error that has arrived; return whether there was one."""
+        error = _take_error(self._sockets[entry])
         if error is not None:
             self._note_error(entry, error, now)
         return error is not None
@@ -120,9 +119,9 @@ class Controllers:
             known.close()
 
 
-def _pending_error(connected: socket.socket) -> OSError | None:
-    """The error that the kernel holds for a socket. Nobody answers a heartbeat: what comes is
-    dropped."""
+def _take_error(connected: socket.socket) -> OSError | None:
+    """Return the error that the kernel holds for a socket, if there is one. Nobody answers a
+    heartbeat: datagrams are dropped."""
     for _ in range(_MOST_DATAGRAMS):
         try:
             connected.recv(1)
@@ -133,11 +132,11 @@ def _pending_error(connected: socket.socket) -> OSError | None:
     return None
 
 
-def _connect(endpoint: ControllerEndpoint) -> socket.socket:
-    """A socket that is connected, and never waits.
+def _open_socket(endpoint: ControllerEndpoint) -> socket.socket:
+    """Return a connected socket that never waits.
 
     Raises:
-        OSError: there is no way to it now.
+        OSError: there is no route to it now.
     """
     family, level, option = _IPV6 if endpoint.ipv6 else _IPV4
     made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -150,13 +149,13 @@ def _connect(endpoint: ControllerEndpoint) -> socket.socket:
     return made
 
 
-#: Intervals after which a reading is too old to be told.
+#: Intervals after which a reading is too old to be sent.
 OLDEST = 2
 
 
 class Facts(NamedTuple):
-    """What the beat must know besides readings: the settings, the version of the message, and why
-    the amphora must look dead to the controller, if it must."""
+    """What a beat needs besides readings: the settings, the version of the message, and the reason
+    why the amphora must appear dead to the controller, if there is one."""
 
     settings: Settings
     version: int = message.LATEST
@@ -164,9 +163,9 @@ class Facts(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """A heartbeat that was made; `sent`: a controller was sent it. `silences` are the instances
-    that it tells as DOWN because they do not answer, `masters_silent` those that answer while their
-    masters do not, `hung` replaced workers that do not."""
+    """A heartbeat, and whether it was `sent`. `silences` are the instances that it reports as DOWN
+    because they do not answer, `masters_silent` those that answer while their masters do not,
+    `hung` replaced workers that do not answer."""
 
     heartbeat: Heartbeat
     listeners: int
@@ -179,8 +178,8 @@ class Beat(NamedTuple):
 class Sender:
     """Sends one message at each `beat`.
 
-    `facts` and `readings` return the newest that others have found out, at once. `told` is called
-    with each heartbeat, and when an error of a controller arrives later.
+    `facts` and `readings` return the newest values at once. `report` is called with each heartbeat,
+    and when an error of a controller arrives later.
     """
 
     def __init__(
@@ -188,14 +187,16 @@ class Sender:
         facts: Callable[[], Facts],
         readings: Callable[[], Mapping[str, InstanceReading]],
         memory: CounterMemory,
-        told: Callable[[Beat | None, tuple[ControllerFigures, ...]], None] = lambda beat, of: None,
+        report: Callable[[Beat | None, tuple[ControllerFigures, ...]], None] = lambda beat, of: (
+            None
+        ),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._facts = facts
         self._readings = readings
         self._memory = memory
-        self._told = told
+        self._report = report
         self._clock = clock
         self._wall_clock = wall_clock
         self._controllers = Controllers()
@@ -208,25 +209,25 @@ class Sender:
         self._last_increases: Mapping[str, Counters] = {}
         self._silence: str | None = None
         self._no_controllers = False
-        #: The list as it is written, and what of it can be used.
+        #: The list as it is written, and its valid entries.
         self._written: tuple[str, ...] = ()
         self._usable: tuple[str, ...] = ()
         self._does_not_fit = ""
 
     def interval(self) -> float:
-        """Seconds between two beats, as now set."""
+        """Return the seconds between two beats, as now set."""
         return self._facts().settings.heartbeat_interval
 
     def beat(self) -> None:
-        """Build a message of what is known, and send it.
+        """Build a message of the newest readings, and send it.
 
-        Increases that no controller was sent, and those that do not fit, are told later.
+        Increases that were sent to no controller, or do not fit, are sent later.
         """
         settings, version, silent = self._facts()
-        self.look_for_errors()
+        self.take_errors()
         if self._last_entry is not None:
             self._controllers.answered(self._last_entry)
-        if not self._may_speak(silent):
+        if not self._may_send(silent):
             return
         readings, oldest = self._readings(), self._clock() - OLDEST * settings.heartbeat_interval
         increases = self._memory.take()
@@ -253,13 +254,13 @@ class Sender:
             if reading.master_silence is not None and reading.current is not None
         )
         hung = {name: reading.hung for name, reading in readings.items() if reading.hung}
-        self._told(
+        self._report(
             Beat(heartbeat, len(content["listeners"]), sent, silences, masters_silent, hung),
             self._controllers.figures(),
         )
 
     def finish(self) -> None:
-        """Tell what waits to be told, if there is anything: the process ends."""
+        """Send the waiting increases, if there are any: the process ends."""
         increases = self._memory.take()
         self._memory.give_back(increases)
         if increases:
@@ -270,11 +271,11 @@ class Sender:
         self._controllers.close()
 
     def sockets(self) -> list[socket.socket]:
-        """Those that become readable when `look_for_errors` would find one."""
+        """Return the sockets that become readable when `take_errors` would find an error."""
         return self._controllers.sockets()
 
-    def look_for_errors(self) -> None:
-        """Take up errors that have arrived since the last look: a message that did not reach its
+    def take_errors(self) -> None:
+        """Note errors that have arrived since the last call: a message that did not reach its
         controller goes to the next one at once."""
         failed = self._controllers.failed(self._wall_clock())
         if not failed:
@@ -282,9 +283,9 @@ class Sender:
         if self._last_entry in failed and not self._send_to_next():
             self._memory.give_back(self._last_increases)
             self._last_increases = {}
-        self._told(None, self._controllers.figures())
+        self._report(None, self._controllers.figures())
 
-    def _may_speak(self, reason: str | None) -> bool:
+    def _may_send(self, reason: str | None) -> bool:
         if reason != self._silence:
             self._silence = reason
             if reason:
@@ -307,7 +308,7 @@ class Sender:
         """Send to the next controller; on error to the one after it, until one takes it. Return
         whether one did."""
         if entries != self._written:
-            self._written, self._usable = entries, _usable(entries)
+            self._written, self._usable = entries, _select_usable(entries)
         entries = self._usable
         self._controllers.follow(entries)
         if not entries:
@@ -333,9 +334,8 @@ class Sender:
         return False
 
 
-def _usable(entries: tuple[str, ...]) -> tuple[str, ...]:
-    """The entries that can be read. The others are reported, and not quoted: a secret may have been
-    written there."""
+def _select_usable(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the valid entries. The others are logged by number: one may be a secret by mistake."""
     bad = status.find_unusable(entries)
     if bad:
         logger.error(

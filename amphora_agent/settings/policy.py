@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from amphora_agent.model import status
 from amphora_agent.model.events import SECRET, Difference
-from amphora_agent.settings.reader import Settings
+from amphora_agent.settings.reader import Settings, locate
 
 
 class Rule(enum.StrEnum):

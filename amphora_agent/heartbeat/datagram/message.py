@@ -33,11 +33,12 @@ FLAT = 2
 NUMBERED = 1
 
 #: The version that goes with a version of the API.
-OF_API = {"0.5": 1, "1.0": LATEST}
+BY_API = {"0.5": 1, "1.0": LATEST}
 
 
-def shaped(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message with `pools` by `<pool id>:<listener id>`, in the form of its version `ver`."""
+def shape(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Convert a message with `pools` by `<pool id>:<listener id>` to the form of its version
+    `ver`."""
     version = message["ver"]
     if version >= FLAT:
         return message
@@ -47,7 +48,9 @@ def shaped(message: Mapping[str, Any]) -> Mapping[str, Any]:
     }
     for key, pool in message["pools"].items():
         pool_id, _, listener_id = key.rpartition(":")
-        if listener_id in listeners:  # not one that haproxy still has, and the configuration not
+        if (
+            listener_id in listeners
+        ):  # haproxy may still have a listener that the configuration has not
             listeners[listener_id]["pools"][pool_id] = pool
     absent = {"pools"} if version >= NUMBERED else {"pools", "ver"}
     head = {name: value for name, value in message.items() if name not in absent}
@@ -57,22 +60,22 @@ def shaped(message: Mapping[str, Any]) -> Mapping[str, Any]:
 #: Bytes that fit one IPv4 UDP datagram: 65,535 less the IP and the UDP header.
 LARGEST_DATAGRAM = 65_507
 
-#: Listeners of which every message can tell, whatever their ids and statuses: with random ids and
+#: Listeners that fit every message, whatever their ids and statuses: with random ids and
 #: four different statuses 2,700 need 64,800 bytes (tests/unit/heartbeat/test_size.py).
 MOST_LISTENERS = 2_700
 
 #: Bytes by which compression cannot shorten an id: a UUID is 122 random bits.
 _RANDOM_BYTES_PER_ID = 15
 
-#: What is said of a listener whose haproxy is down or does not answer.
+#: The status of a listener whose haproxy is down or does not answer.
 UNREACHABLE = "DOWN"
 
 _DIGEST = "sha256"
 
 
 class Heartbeat(NamedTuple):
-    """A message ready to be sent; `left_out` tells in words what did not fit, "" for nothing, and
-    the others in numbers: of members, of pools, and of listeners without their statistics."""
+    """A message ready to be sent. `left_out` says what did not fit, "" for nothing; the numbers
+    count members and pools left out, and listeners without their statistics."""
 
     datagram: bytes
     left_out: str = ""
@@ -89,39 +92,42 @@ def content(
     version: int = LATEST,
     oldest: float = -math.inf,
 ) -> dict[str, Any]:
-    """The message as a JSON object: every listener that haproxy has loaded, whatever it says, and
-    its pools, all in the form of the latest version.
+    """Return the message as a JSON object, in the form of the latest version: every listener that
+    haproxy has loaded, whatever its status, and its pools.
 
-    A pool that several listeners share is told once: the receiver looks at the first and at no
+    A pool that several listeners share is in it once: the receiver reads the first entry and no
     other. (In the oldest forms pools are in their listeners, each of which needs its own.)
 
-    `counted` is what this version tells of each listener: increases, or all since the beginning.
+    `counted` are the counters of each listener in this version: increases, or all since the
+    beginning.
 
-    An instance that does not answer is told as it was, for it may be busy or in the middle of a
-    reload; but nothing from before `oldest`. After that its pools and members are down, which the
-    controller shows as an error. (A listener has no such status: an unknown one only says that it
+    If an instance does not answer, its last reading counts: it may be busy or reloading. One from
+    before `oldest` does not count: its pools and members are down, which the controller shows as an
+    error. (A listener has no such status: an unknown one only says that it
     is there.)
     """
     listeners: dict[str, Any] = {}
     pools: dict[str, Any] = {}
     for instance_id, reading in readings.items():
-        told = reading.told(oldest)
+        last = reading.told(oldest)
         expected = reading.listeners
         if not expected and version < FLAT:
             expected = (instance_id,)  # disabled, and expected all the same
         for listener_id in expected:
-            now = told.listeners.get(listener_id) if told is not None else None
+            now = last.listeners.get(listener_id) if last is not None else None
             listeners[listener_id] = {
                 "status": now.status if now is not None else UNREACHABLE,
-                "stats": _stats(now, counted.get(listener_id, NO_COUNTERS)),
+                "stats": _make_stats(now, counted.get(listener_id, NO_COUNTERS)),
             }
-        if told is not None:
-            for pool_key, pool in told.pools.items():
-                pools[_full(pool_key, instance_id)] = _pool(pool.status, dict(pool.members))
+        if last is not None:
+            for pool_key, pool in last.pools.items():
+                pools[_complete_key(pool_key, instance_id)] = _make_pool(
+                    pool.status, dict(pool.members)
+                )
         else:
             for pool_key, members in reading.pools.items():
-                down = _pool("DOWN", dict.fromkeys(members, "DOWN"))
-                pools[_full(pool_key, instance_id)] = down
+                down = _make_pool("DOWN", dict.fromkeys(members, "DOWN"))
+                pools[_complete_key(pool_key, instance_id)] = down
     if version >= FLAT:
         first = {key.partition(":")[0]: key for key in reversed(pools)}
         pools = {key: pool for key, pool in pools.items() if first[key.partition(":")[0]] == key}
@@ -134,17 +140,17 @@ def content(
     }
 
 
-def _pool(status: str, members: Mapping[str, str]) -> dict[str, Any]:
+def _make_pool(status: str, members: Mapping[str, str]) -> dict[str, Any]:
     return {"status": status, "members": members}
 
 
-def _full(pool_key: str, instance_id: str) -> str:
-    """`<pool id>:<listener id>`. A listener that is an instance by itself has pools by their ids
-    alone, and so has its neighbour, perhaps the same ones."""
+def _complete_key(pool_key: str, instance_id: str) -> str:
+    """Return `<pool id>:<listener id>`. An instance of one listener has pools by their ids alone,
+    and its neighbour may have the same ones."""
     return pool_key if ":" in pool_key else f"{pool_key}:{instance_id}"
 
 
-def _stats(now: ListenerReading | None, counted: Counters) -> dict[str, int]:
+def _make_stats(now: ListenerReading | None, counted: Counters) -> dict[str, int]:
     return {
         "tx": counted.tx,
         "rx": counted.rx,
@@ -155,9 +161,9 @@ def _stats(now: ListenerReading | None, counted: Counters) -> dict[str, int]:
 
 
 def seal(message: Mapping[str, Any], key: str) -> bytes:
-    """The bytes on the wire: compressed JSON in the form of its version, then its HMAC-SHA256, as
-    64 hex digits or (version 0) as it is."""
-    compressed = zlib.compress(msgspec.json.encode(shaped(message)))
+    """Return the bytes on the wire: compressed JSON in the form of its version, then its
+    HMAC-SHA256 in 64 hex digits, or (version 0) in 32 bytes."""
+    compressed = zlib.compress(msgspec.json.encode(shape(message)))
     signature = hmac.new(key.encode(), compressed, _DIGEST)
     in_hex = message["ver"] >= NUMBERED
     return compressed + (signature.hexdigest().encode() if in_hex else signature.digest())
@@ -166,25 +172,25 @@ def seal(message: Mapping[str, Any], key: str) -> bytes:
 def fit(message: Mapping[str, Any], key: str, most: int = LARGEST_DATAGRAM) -> Heartbeat:
     """Seal a message so that it fits a datagram of `most` bytes.
 
-    A message that is too long says less: first without members, which become OFFLINE to the
-    controller, then without pools, and in the end without statistics. Listeners are never left
-    out: their number decides whether the amphora is alive.
+    A message that is too long is sent without members, which become OFFLINE to the controller, then
+    without pools, and at last without statistics. Listeners are never left out: their number
+    decides whether the amphora is alive.
     """
-    for told, left_out in _less_and_less(message):
-        if _least_size(told) <= most:
-            datagram = seal(told, key)
+    for shorter, left_out in _shorten(message):
+        if _estimate_least_size(shorter) <= most:
+            datagram = seal(shorter, key)
             if len(datagram) <= most:
                 return left_out._replace(datagram=datagram)
-    return left_out._replace(datagram=seal(told, key))
+    return left_out._replace(datagram=seal(shorter, key))
 
 
-def _less_and_less(message: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Heartbeat]]:
-    """The message, and shorter ones, each with what it leaves out."""
+def _shorten(message: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Heartbeat]]:
+    """Yield the message, and shorter ones, each with what it leaves out."""
     yield message, Heartbeat(b"")
     pools, listeners = message["pools"], message["listeners"]
     members = sum(len(pool["members"]) for pool in pools.values())
     if members:
-        alone = {key: _pool(pool["status"], {}) for key, pool in pools.items()}
+        alone = {key: _make_pool(pool["status"], {}) for key, pool in pools.items()}
         yield {**message, "pools": alone}, Heartbeat(b"", f"{members} members", members)
     words = f"{len(pools)} pools with {members} members"
     yield {**message, "pools": {}}, Heartbeat(b"", words, members, len(pools))
@@ -201,8 +207,8 @@ def _less_and_less(message: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, An
     )
 
 
-def _least_size(message: Mapping[str, Any]) -> int:
-    """Fewer bytes than these no compression reaches; saves trying with a hopeless message."""
+def _estimate_least_size(message: Mapping[str, Any]) -> int:
+    """Return a size that no compression reaches: a larger message need not be tried."""
     pools = message["pools"]
     ids = len(message["listeners"]) + len(pools) + sum(len(p["members"]) for p in pools.values())
     return ids * _RANDOM_BYTES_PER_ID
