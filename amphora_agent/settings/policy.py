@@ -1,9 +1,9 @@
-"""What a pushed configuration may change: a table, and for each value what must be shown of it.
+"""Decide what a pushed configuration may change, by a table, and what must be proven of it.
 
-The controller may change what it calls mutable, and what is harmless. Everything else stays as it
-is in force, or is shown to work at the moment of the push: an agent that cannot serve with its
-configuration is lost, and the program and the directories named in it are used by root.
-`docs/policy.md` has this table for people.
+The controller may change what it calls mutable, and what is harmless. Everything else keeps its
+value, or is shown to work at the moment of the push: an agent that cannot serve with its
+configuration is lost, and root uses the program and the directories named in it. `docs/policy.md`
+has this table for people.
 """
 
 import enum
@@ -35,7 +35,7 @@ class AddressIsFree:
 
 @dataclass(frozen=True)
 class CertificateServes:
-    """This file has a certificate and its key, which the controller accepts of this amphora."""
+    """This file has a certificate with its key that the controller accepts from this amphora."""
 
     path: str
     amphora_id: str
@@ -43,15 +43,15 @@ class CertificateServes:
 
 @dataclass(frozen=True)
 class AuthorityKnowsCaller:
-    """This file has the authority that has signed the certificate of whoever asks."""
+    """This file has the authority that has signed the caller's certificate."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class DirectoryIsUsable:
-    """The agent can use this directory, which is below `parent`, and nobody else does. `known`
-    are directories of the agent itself, which need not be empty."""
+    """The agent can use this directory below `parent`, and nobody else does. The agent's own
+    directories, `known`, need not be empty."""
 
     path: str
     parent: str
@@ -60,14 +60,14 @@ class DirectoryIsUsable:
 
 @dataclass(frozen=True)
 class ProgramIsHaproxy:
-    """This program is haproxy, and only root can exchange it."""
+    """This program is haproxy, and only root can replace it."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class CallerSpeaks:
-    """Whoever asks has a connection with this version of TLS."""
+    """The caller's connection has this version of TLS."""
 
     version: str
 
@@ -83,8 +83,8 @@ Proof = (
 
 
 class Decision(NamedTuple):
-    """What is to be said of a push: `refusals` are places in the file with reasons, `proofs` are
-    what has to be proven, with the place of each."""
+    """The judgement of a push: `refusals` are places in the file with reasons, `proofs` are what
+    must be proven, with the place of each."""
 
     refusals: tuple[str, ...]
     proofs: Mapping[Proof, str]
@@ -116,8 +116,8 @@ def decide(
 
 
 def is_same(name: str, one: Settings, other: Settings) -> bool:
-    """Whether a setting means the same in both, however it is written."""
-    return _meaning(name, one) == _meaning(name, other)
+    """Return whether a setting means the same in both, however it is written."""
+    return _normalize(name, one) == _normalize(name, other)
 
 
 def differs_at_start(one: Settings, other: Settings) -> list[str]:
@@ -126,12 +126,12 @@ def differs_at_start(one: Settings, other: Settings) -> list[str]:
 
 
 def with_start_settings(settings: Settings, started: Settings) -> Settings:
-    """Return `settings`, but those that are read only at the start as `started` has them."""
+    """Return `settings`, with those that are read only at the start as in `started`."""
     return replace(settings, **{name: getattr(started, name) for name in _READ_AT_START})
 
 
 class _Refused(Exception):
-    """The push may not do that; the text is the reason, without the value."""
+    """The push may not change this; the text is the reason, without the value."""
 
 
 class _Push(NamedTuple):
@@ -147,7 +147,7 @@ class _Push(NamedTuple):
         return str(getattr(self.wanted, name))
 
 
-def _meaning(name: str, settings: Settings) -> object:
+def _normalize(name: str, settings: Settings) -> object:
     value = getattr(settings, name)
     if name == "bind_host":
         return ipaddress.ip_address(value)
@@ -156,7 +156,7 @@ def _meaning(name: str, settings: Settings) -> object:
     return value
 
 
-# What is asked of a value that differs
+# Checks of a value that differs
 
 
 _Check = Callable[[_Push, str], Proof | None]
@@ -215,15 +215,15 @@ def _prove_address(push: _Push, name: str) -> Proof:
 
 
 def _prove_certificate(push: _Push, name: str) -> Proof:
-    return CertificateServes(_plain(push.value(name)), push.in_force.amphora_id)
+    return CertificateServes(_require_plain(push.value(name)), push.in_force.amphora_id)
 
 
 def _prove_authority(push: _Push, name: str) -> Proof:
-    return AuthorityKnowsCaller(_plain(push.value(name)))
+    return AuthorityKnowsCaller(_require_plain(push.value(name)))
 
 
 def _prove_program(push: _Push, name: str) -> Proof:
-    return ProgramIsHaproxy(_plain(push.value(name)))
+    return ProgramIsHaproxy(_require_plain(push.value(name)))
 
 
 #: haproxy makes "<base_path>/<id>.sock" under a temporary name first: with a dot, a process id and
@@ -232,11 +232,11 @@ _LONGEST_BASE_PATH = 107 - len("/" + "x" * 36 + ".sock" + ".4194304.tmp")
 
 
 def _prove_directory(push: _Push, name: str) -> Proof:
-    path = _plain(push.value(name).rstrip("/"))
+    path = _require_plain(push.value(name).rstrip("/"))
     if name == "base_path" and len(path.encode()) > _LONGEST_BASE_PATH:
         raise _Refused(f"is longer than {_LONGEST_BASE_PATH} bytes: haproxy needs room for sockets")
     for other in _DIRECTORIES:
-        if other != name and _meaning(other, push.wanted) == path:
+        if other != name and _normalize(other, push.wanted) == path:
             raise _Refused(f"is the same directory as {locate(other)}")
     for parent in push.parents:
         # A default may be one of the parents itself.
@@ -245,7 +245,7 @@ def _prove_directory(push: _Push, name: str) -> Proof:
     raise _Refused("is not below a directory that the command line allows (--directories-below)")
 
 
-def _plain(path: str) -> str:
+def _require_plain(path: str) -> str:
     if {"", ".", ".."} & set(path.split("/")[1:]):
         raise _Refused("is not written in the plain way: no //, /./ or /../")
     return path
@@ -259,7 +259,7 @@ _DIRECTORIES = {
 
 
 class Row(NamedTuple):
-    """What the table says of a key. `at_once`: the agent reads it at each use, not only when it
+    """A row of the table. `at_once`: the agent reads the key at each use, not only when it
     starts."""
 
     rule: Rule
@@ -299,9 +299,9 @@ _READ_AT_START = tuple(name for name, row in TABLE.items() if not row.at_once)
 
 
 def list_differences(before: Settings, after: Settings) -> list[Difference]:
-    """The settings that differ, with their values; a secret's are not told."""
+    """Return the settings that differ, with their values; those of a secret are hidden."""
 
-    def shown(settings: Settings, name: str, is_secret: bool) -> str | None:
+    def show(settings: Settings, name: str, is_secret: bool) -> str | None:
         value = getattr(settings, name)
         if value in ("", ()):
             return None
@@ -309,7 +309,7 @@ def list_differences(before: Settings, after: Settings) -> list[Difference]:
         return SECRET if is_secret else text
 
     return [
-        Difference(f.name, shown(before, f.name, not f.repr), shown(after, f.name, not f.repr))
+        Difference(f.name, show(before, f.name, not f.repr), show(after, f.name, not f.repr))
         for f in fields(Settings)
         if getattr(before, f.name) != getattr(after, f.name)
     ]
