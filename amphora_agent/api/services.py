@@ -22,20 +22,20 @@ from amphora_agent.metrics.agent import AgentMetrics
 from amphora_agent.model.events import Caller
 from amphora_agent.network.service import Network
 
-#: Its name in the environment of a request, where the worker puts it.
+#: The caller's name in the environment of a request, which the worker sets.
 KEY = "amphora_agent.caller"
-#: The same of what gives the other end of the connection.
+#: The same for the function that returns the client's end of the connection.
 PEER = "amphora_agent.peer"
 
 
 def caller() -> Caller:
-    """The client, by the certificate that its connection proved."""
+    """Return the client, by the certificate that its connection proved."""
     who: Caller = request.environ[KEY]
     return who
 
 
 def peer() -> Peer:
-    """The other end of the connection that the request came by."""
+    """Return the client's end of the request's connection."""
     give: Callable[[], Peer] = request.environ.get(PEER, lambda: NOBODY)
     return give()
 
@@ -47,9 +47,9 @@ Made = TypeVar("Made")
 
 
 class MadeOnce(Generic[Made]):
-    """A value that is made when it is first asked for; concurrent first calls get the same one.
+    """A value that the first call makes; concurrent first calls get the same one.
 
-    `lock` is held while it is made. What `make` raises is raised, and the next call tries again.
+    `lock` is held while `make` runs. What `make` raises is raised, and the next call tries again.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MadeOnce(Generic[Made]):
 
 @dataclass(frozen=True)
 class Services:
-    """`declared` gives the service of the declared load balancers, made when it is first used."""
+    """All services. `declared` returns that of API 2.0, which its first use makes."""
 
     settings: SettingsFile
     reconfiguration: Reconfiguration

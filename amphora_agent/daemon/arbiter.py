@@ -1,7 +1,7 @@
 """The agent's processes: an arbiter that keeps two workers alive, the API and the heartbeat.
 
-gunicorn's arbiter does what both need: it starts them from one loaded parent, so that they share
-its memory, starts them again when they die, and ends one that shows no sign of life.
+gunicorn's arbiter starts both from one loaded parent, so that they share its memory, starts them
+again when they die, and ends a worker without a sign of life.
 """
 
 import contextlib
@@ -37,15 +37,15 @@ from amphora_agent.supervisor.identity import ABORT, KILL
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without a sign of life after which the arbiter ends a worker: one that beats each
-#: second, one that serves, and one that begins.
-_BEATING_PATIENCE, _SERVING_PATIENCE, _STARTING_PATIENCE = 8.0, 20.0, 60.0
+#: Seconds without a sign of life after which the arbiter ends a worker: the heartbeat's, the API's,
+#: and one that starts.
+_BEATING_TIMEOUT, _SERVING_TIMEOUT, _STARTING_TIMEOUT = 8.0, 20.0, 60.0
 
-#: Seconds between two looks of the arbiter after which it was held up itself, and with it perhaps
-#: everybody: then all are given their time anew.
+#: If more seconds pass between two checks, the arbiter itself was held up, and perhaps its workers
+#: with it: then their time begins anew.
 _HELD_UP = 5.0
 
-#: Seconds that requests under way get to end when the agent is stopped.
+#: Seconds for running requests to end when the agent is stopped.
 _GRACE = 30
 
 #: Seconds that the first heartbeat waits for the first readings.
@@ -56,17 +56,17 @@ _LAST_WORDS = 1.0
 
 
 class Phase(enum.IntEnum):
-    """What a worker does."""
+    """The phase of a worker's life."""
 
     STARTING = 0
     WORKING = 1
-    #: It is done, whatever keeps its process.
+    #: It is done, though its process may still exist.
     ENDED = 2
 
 
 class Pulse:
-    """The signs of life of a worker, in memory that its arbiter has, too: gunicorn keeps them in a
-    file, and the disk may stall. `cfg` is what gunicorn gives.
+    """The signs of life of a worker, in memory that it shares with the arbiter: gunicorn keeps them
+    in a file, and the disk may stall. gunicorn passes its `cfg`.
 
     The arbiter may read at any instant of a write. So each value is one aligned word, which
     processors write whole; `struct.pack_into` would write zeros first.
@@ -85,7 +85,7 @@ class Pulse:
         self._write(Phase.WORKING)
 
     def end(self) -> None:
-        """Say that this worker is done, whatever keeps its process."""
+        """Note that this worker is done, though its process may still exist."""
         self._write(Phase.ENDED)
 
     def last_update(self) -> float:
@@ -110,7 +110,7 @@ class Pulse:
         self._memory.close()
 
     def _write(self, phase: Phase) -> None:
-        # In this order: who is seen in a phase has been seen to live in it.
+        # In this order: a new phase is visible only with its time.
         self._words[self._UPDATED] = time.monotonic()
         self._words[self._PHASE] = phase
 
@@ -120,15 +120,15 @@ base.WorkerTmp = Pulse
 
 
 class Heart(NamedTuple):
-    """Who reads, and who sends what was read."""
+    """The reader of instances, and the sender of what it has read."""
 
     reader: Reader
     sender: Sender
 
 
 class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
-    """Sends a heartbeat each interval; has nothing to do with the API's sockets. Whatever may wait
-    is done by other threads of this process."""
+    """Sends a heartbeat each interval. Other threads of its process do what may wait. It closes the
+    API's sockets."""
 
     name = HEARTBEAT_WORKER
 
@@ -139,7 +139,7 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """No application is served here."""
+        """Load nothing: this worker serves no application."""
 
     def run(self) -> None:
         log = logs.WaitingLog()
@@ -159,10 +159,10 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
                 self._attempt(heart.sender.beat)
                 # No burst after a pause of the machine, and no drift without one.
                 self._next_beat = max(self._next_beat + heart.sender.interval(), now)
-            # An interval that was shortened counts from the beat before.
+            # A shortened interval counts from the last beat.
             self._next_beat = min(self._next_beat, time.monotonic() + heart.sender.interval())
             pause = max(0.0, min(1.0, self._next_beat - time.monotonic()))
-            # A signal writes to the pipe: the end comes at once.
+            # A signal writes to the pipe: the worker ends at once.
             ready, _, _ = select.select([self.PIPE[0], *heart.sender.sockets()], [], [], pause)
             if self.PIPE[0] in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -172,7 +172,8 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
         self._attempt(heart.sender.finish)
 
     def _await_readings(self, heart: Heart) -> None:
-        """A first message without listeners would have the controller take them for lost."""
+        """Wait for readings: the controller takes listeners for lost that the first message
+        lacks."""
         deadline = time.monotonic() + _FIRST_READINGS
         while self._lives() and time.monotonic() < deadline:
             if heart.reader.await_first(0.1):
@@ -197,8 +198,8 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     _stopping = False
 
     def __init__(self, app: "Server") -> None:
-        #: Deaths of workers that no worker has recorded yet. The arbiter has no threads, which a
-        #: fork would cut in two, and must not wait for a disk: who comes next writes them down.
+        #: Deaths that no worker has recorded yet. The arbiter has no threads, which a fork would
+        #: break, and must not wait for a disk: the next worker records them.
         self._deaths: list[tuple[str, str]] = []
         self._hung: dict[int, float] = {}
         super().__init__(app)
@@ -212,7 +213,7 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         return pid
 
     def take_deaths(self) -> list[tuple[str, str]]:
-        """What a new worker is to record: who died, and how."""
+        """Return the deaths that a new worker must record: names of workers, and how they ended."""
         return self._deaths
 
     def spawn_workers(self) -> None:
@@ -220,15 +221,15 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             self.spawn_worker()
 
     def murder_workers(self) -> None:
-        """End workers that hang. It is done about once a second, and systemd's watchdog is told so;
-        not while one does not end, which at last has systemd replace them all."""
+        """End workers that hang; gunicorn calls this about once a second. Notify systemd's
+        watchdog, unless one of them does not end: then systemd replaces all processes at last."""
         now = time.monotonic()
         if now - self._looked > _HELD_UP:
             self._patient_since = now
         self._looked = now
         for pid, worker in [*self.WORKERS.items()]:
             silent = now - max(worker.tmp.last_update(), self._patient_since)
-            if silent > _patience(worker):
+            if silent > _get_timeout(worker):
                 self._end_hung(pid, worker, silent)
         if not any(worker.aborted for worker in self.WORKERS.values()):
             sd_notify("WATCHDOG=1", self.log)
@@ -241,22 +242,22 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
             self._hung[pid] = silent
             self.kill_worker(pid, ABORT)
         elif _is_zombie(pid):
-            # A thread of it waits for the disk, and the kernel cannot end that yet.
+            # One of its threads waits for the disk, and the kernel cannot end that yet.
             del self.WORKERS[pid]
             self._note_death(pid, worker, "ended")
         else:
             self.kill_worker(pid, KILL)
 
     def stop(self, graceful: bool = True) -> None:
-        """End; requests under way may take longer than the watchdog's patience."""
+        """End. Running requests may take longer than the watchdog allows."""
         self._stopping = True
         sd_notify("STOPPING=1", self.log)
         super().stop(graceful)
 
     def reap_workers(self) -> None:
-        """See who has ended; at the end of all, who is done counts as one, even when a thread of
-        it still waits for the disk."""
-        ended = {pid: how for pid in self.WORKERS if (how := _how_ended(pid))}
+        """Note which workers have ended. When the agent stops, one that is done counts as ended,
+        even if one of its threads still waits for the disk."""
+        ended = {pid: how for pid in self.WORKERS if (how := _describe_end(pid))}
         workers = dict(self.WORKERS)
         super().reap_workers()
         for pid, how in ended.items():
@@ -278,28 +279,28 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         self._deaths.append((name, words))
 
     def handle_hup(self) -> None:
-        """Settings and certificates are taken up by themselves: nothing is to be done."""
+        """Do nothing: changed settings and certificates are read anyway."""
 
     def handle_ttin(self) -> None:
-        """The number of workers is fixed."""
+        """Do nothing: the number of workers is fixed."""
 
     handle_ttou = handle_usr2 = handle_ttin
 
 
-def _patience(worker: Any) -> float:
+def _get_timeout(worker: Any) -> float:
     if not worker.tmp.started:
-        return _STARTING_PATIENCE
-    return _BEATING_PATIENCE if isinstance(worker, HeartbeatWorker) else _SERVING_PATIENCE
+        return _STARTING_TIMEOUT
+    return _BEATING_TIMEOUT if isinstance(worker, HeartbeatWorker) else _SERVING_TIMEOUT
 
 
 def _record_deaths(arbiter: AgentArbiter, worker: base.Worker) -> None:
-    """In a worker that begins."""
+    """Record deaths, in a worker that begins."""
     for name, words in arbiter.take_deaths():
         arbiter.app.died(name, words)
 
 
-def _how_ended(pid: int) -> str:
-    """How a child ended that nobody has reaped yet; nothing of one that lives."""
+def _describe_end(pid: int) -> str:
+    """Return how an unreaped child ended; empty if it lives."""
     try:
         ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -319,7 +320,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 class AgentLog(Logger):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's messages go where all others go."""
+    """Sends gunicorn's messages where all others go."""
 
     def setup(self, cfg: Any) -> None:
         self.error_log.propagate = True
@@ -332,7 +333,7 @@ class AgentLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """What the workers find as their `app`."""
+    """The `app` of the workers: their settings and callbacks."""
 
     def __init__(
         self,
@@ -363,8 +364,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         super().__init__()
 
     def find_refusal(self, connection: Connection) -> str | None:
-        """Return why the client of a connection is not served; asked at each request, since a
-        certificate may have been revoked since the last one."""
+        """Return why the client of a connection is refused; None if it is served. Called for each
+        request: a certificate may have been revoked meanwhile."""
         return self._admission.find_refusal(connection.caller().name, connection.peer().chain)
 
     def load_config(self) -> None:
@@ -387,5 +388,5 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     def run(self) -> None:
         """Serve until told to stop."""
         gc.collect()
-        gc.freeze()  # what is loaded now is shared by all processes, and never garbage
+        gc.freeze()  # all that is loaded now is shared by all processes, and never garbage
         AgentArbiter(self).run()

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 class Alarms:
-    """Sets, clears and lists alarms. Whoever sets an alarm clears it when the condition ends; an
-    alarm survives a restart of the agent until then, and ends with a reboot.
+    """Sets, clears and lists alarms. The code that sets an alarm clears it when the condition ends.
+    An alarm survives a restart of the agent, and ends with a reboot.
 
     `directory` is made when it is first needed. No method raises OSError.
     """
@@ -38,8 +38,8 @@ class Alarms:
     def set_alarm(
         self, kind: AlarmKind, subject: str, text: str, level: int = logging.ERROR
     ) -> None:
-        """Raise an alarm. Log `text` when the alarm is new or says something else than before."""
-        name, level_name = _file_name(kind, subject), logging.getLevelName(level)
+        """Set an alarm. Log `text` if the alarm is new or its text or level has changed."""
+        name, level_name = _make_file_name(kind, subject), logging.getLevelName(level)
         with self._lock:
             self._write_unwritten()
             before = self._load(name)
@@ -53,8 +53,8 @@ class Alarms:
             self._write_unwritten()
 
     def clear_alarm(self, kind: str, subject: str) -> None:
-        """End an alarm; do nothing when there is none."""
-        name = _file_name(kind, subject)
+        """Clear an alarm; do nothing if there is none."""
+        name = _make_file_name(kind, subject)
         with self._lock:
             self._write_unwritten()
             before = self._load(name)
@@ -65,7 +65,7 @@ class Alarms:
         logger.info("%s: no longer: %s", subject, before.text)
 
     def clear_subject(self, subject: str) -> None:
-        """End all alarms of a subject that is no more."""
+        """Clear all alarms of a subject that is removed."""
         for alarm in self.current(subject):
             self.clear_alarm(alarm.kind, subject)
 
@@ -76,10 +76,10 @@ class Alarms:
                 names = {path.name for path in self._directory.glob("*.alarm")}
             except OSError:
                 names = set()
-            found = [self._load(name) for name in names | self._unwritten.keys()]
+            loaded = [self._load(name) for name in names | self._unwritten.keys()]
         alarms = [
             alarm
-            for alarm in found
+            for alarm in loaded
             if alarm is not None and (subject is None or alarm.subject == subject)
         ]
         return tuple(sorted(alarms, key=lambda alarm: (alarm.since, alarm.kind, alarm.subject)))
@@ -97,7 +97,7 @@ class Alarms:
     def _load(self, name: str) -> Alarm | None:
         if name in self._unwritten:
             return self._unwritten[name]
-        for _ in range(2):  # one that cannot be read for a moment must not seem to be over
+        for _ in range(2):  # an alarm that cannot be read for a moment must not seem cleared
             try:
                 return msgspec.json.decode((self._directory / name).read_bytes(), type=Alarm)
             except (FileNotFoundError, msgspec.MsgspecError):
@@ -107,6 +107,6 @@ class Alarms:
         return None
 
 
-def _file_name(kind: str, subject: str) -> str:
+def _make_file_name(kind: str, subject: str) -> str:
     digest = hashlib.sha256(subject.encode(errors="surrogateescape")).hexdigest()[:16]
     return f"{kind}-{digest}.alarm"

@@ -1,11 +1,11 @@
 """The record of what happened: one bounded file of JSON lines for the whole amphora.
 
-It tells people what happened; the truth about the configuration is elsewhere. So an entry is not
-synced, and an entry that cannot be written raises an alarm and stops nothing: the newest of such
-entries wait in memory for the next write.
+The record is for people; the state of the configuration is elsewhere. So entries are not synced,
+and an entry that cannot be written sets an alarm and stops nothing: the newest of such entries wait
+in memory for the next write.
 
-Every process of the agent and every command writes to the same file, one at a time; who reads needs
-no lock. Ids rise from entry to entry, because a writer takes the id after the last one in the file.
+Every process of the agent and every command writes to the same file, one at a time; reading needs
+no lock. Ids rise from entry to entry: a writer takes the id after the last one in the file.
 """
 
 import contextlib
@@ -42,23 +42,23 @@ from amphora_agent.model.events import (
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of a file; there are two, the present one and the one before.
+#: Bytes of a file. There are two: the present one and the one before.
 _FILE_LIMIT = 2 << 20
-#: Entries that are ever given out.
+#: The most entries that are returned.
 MOST_ENTRIES = 1000
-#: Entries that wait in memory for a disk that takes them.
+#: Entries that wait in memory while the disk refuses them.
 _MOST_WAITING = 200
 #: Seconds between two attempts to write these.
 _RETRY = 5.0
 #: Strings of a kind in an entry, characters in one of them, and in why something went wrong.
 _MOST_STRINGS, _LONGEST_STRING, _LONGEST_REASON = 20, 200, 2000
 
-#: How an entry with an id begins; a line that was torn may still have its id.
+#: The begin of an entry with an id; a torn line may still have its id.
 _ID = re.compile(rb'\{"id":([0-9]{1,18}),')
 
 
 class Record:
-    """What is known of a change while it is made."""
+    """The data of a change while it is made."""
 
     def __init__(self, subject: str) -> None:
         #: May become more exact while the change is made.
@@ -70,7 +70,7 @@ class Record:
         #: Why a reload took the place of changes at runtime.
         self.fell_back: str | None = None
         self.generation: int | None = None
-        #: False when it turns out that there is nothing to write down.
+        #: False if there is nothing to record.
         self.kept = True
 
 
@@ -104,8 +104,8 @@ class Journal:
     def change(
         self, part: Part, subject: str, by: Caller, operation: Operation
     ) -> Iterator[Record]:
-        """Record a change when the block that makes it ends, whatever its end. A change of what
-        does not exist (NotFound) is not recorded."""
+        """Record a change when the block that makes it ends, with or without an error. A change of
+        an object that does not exist (NotFound) is not recorded."""
         record = Record(subject)
         began = self._clock()
         result, because = EntryResult.DONE, ""
@@ -123,7 +123,7 @@ class Journal:
         except AgentError as error:
             result, because = EntryResult.FAILED, str(error)
             raise
-        except BaseException as error:  # a defect, a full disk, an end by force: all are told
+        except BaseException as error:  # a defect, a full disk, an end by force: all are recorded
             result, because = EntryResult.FAILED, f"{type(error).__name__}: {error}"
             raise
         else:
@@ -143,7 +143,9 @@ class Journal:
                 milliseconds,
             )
             if record.kept:
-                self._write(self._entry(part, by, operation, result, because, record, milliseconds))
+                self._write(
+                    self._make_entry(part, by, operation, result, because, record, milliseconds)
+                )
 
     def report(
         self,
@@ -153,11 +155,10 @@ class Journal:
         words: Sequence[str] = (),
         differences: Sequence[Difference] = (),
     ) -> None:
-        """Record what happened without being asked for. Returns at once, whatever the disk does: a
-        thread writes."""
+        """Record an event that nobody has requested. Returns at once: a thread writes."""
         record = Record(subject)
         record.words, record.differences = list(words), list(differences)
-        entry = self._entry(part, AGENT, operation, EntryResult.HAPPENED, "", record, 0.0)
+        entry = self._make_entry(part, AGENT, operation, EntryResult.HAPPENED, "", record, 0.0)
         with self._reporting:
             self._reports.append(entry)
             if self._reporter is None:
@@ -167,7 +168,7 @@ class Journal:
                 self._reporter.start()
 
     def report_death(self, process: str, words: str) -> None:
-        """Record that a process ended that should run."""
+        """Record the end of a process that should run."""
         self.report(Part.PROCESS, process, Operation.DEATH, [words])
 
     def entries(
@@ -176,35 +177,35 @@ class Journal:
         most: int = MOST_ENTRIES,
         older: Iterable[Path] = (),
     ) -> list[Entry]:
-        """The newest entries, at most so many, the newest first: all, or those of one subject and
-        of its processes. `older` are files of an agent that kept a record for each instance.
+        """Return the newest entries, at most `most`, the newest first: all, or those of one subject
+        and its processes. `older` are files of an agent that kept a record for each instance.
 
-        Lines that make no sense (torn by a kill or a full disk, or of another agent) are left out.
+        Unreadable lines (torn by a kill or a full disk, or of another agent) are left out.
         """
         most = min(most, MOST_ENTRIES)
-        found: list[Entry] = []
+        entries: list[Entry] = []
         sources = [(path, True) for path in (self._present, self._before)]
         sources += [(path, False) for path in older]
         last_id: int | None = None
         for path, of_all in sources:
             for line in files.lines_backwards(path):
-                if len(found) >= most:
-                    return found
+                if len(entries) >= most:
+                    return entries
                 if of_all and subject is not None and subject.encode() not in line:
-                    continue  # a cheap look: most entries are of others
+                    continue  # a cheap check: most entries are of others
                 with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
                     entry = msgspec.json.decode(line, type=Entry)
                     if of_all and not (subject is None or _concerns(entry, subject)):
                         continue
                     if of_all and last_id is not None and entry.id >= last_id:
-                        continue  # the files changed their names between two looks
+                        continue  # the files were renamed meanwhile
                     last_id = entry.id if of_all else last_id
-                    found.append(entry)
-        return found
+                    entries.append(entry)
+        return entries
 
     # Writing
 
-    def _entry(
+    def _make_entry(
         self,
         part: Part,
         by: Caller,
@@ -214,18 +215,19 @@ class Journal:
         record: Record,
         milliseconds: float,
     ) -> Entry:
+        moment = self._now().astimezone(UTC).isoformat(timespec="milliseconds")
         return Entry(
-            at=_rfc3339(self._now()),
+            at=moment.replace("+00:00", "Z"),
             who=Caller(_clean(by.name), _clean(by.serial), _clean(by.address)),
             part=part,
             subject=_clean(record.subject),
             operation=operation,
             result=result,
             milliseconds=round(milliseconds, 1),
-            words=_some(record.words),
+            words=_shorten(record.words),
             differences=tuple(map(_clean_difference, record.differences[:_MOST_STRINGS])),
             plan=record.plan,
-            reasons=_some(record.reasons),
+            reasons=_shorten(record.reasons),
             because=_clean(because, _LONGEST_REASON),
             generation=record.generation,
         )
@@ -244,12 +246,14 @@ class Journal:
             self._waiting.append(entry)
             if not self._write_waiting() and self._retrying is None:
                 retrying = threading.Thread(target=self._retry, name="record-retry", daemon=True)
-                with contextlib.suppress(RuntimeError):  # no thread is to be had: the next entry
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # no thread can be started: the next entry retries
                     retrying.start()
                     self._retrying = retrying
 
     def _write_waiting(self) -> bool:
-        """Write all that waits; return whether that was possible, and report when it is not."""
+        """Write all waiting entries; return whether that was possible, and set an alarm if not."""
         try:
             files.make_private_directory(self._present.parent)
             while self._waiting:
@@ -267,7 +271,7 @@ class Journal:
         return True
 
     def _retry(self) -> None:
-        """Write what waits when the disk takes it, though nothing else happens."""
+        """Write the waiting entries as soon as the disk takes them."""
         while True:
             time.sleep(_RETRY)
             with self._writing:
@@ -276,33 +280,29 @@ class Journal:
                     return
 
     def _append(self, entry: Entry) -> None:
-        def numbered(end: bytes) -> bytes:
-            line = msgspec.structs.replace(entry, id=_last_id(end) + 1)
+        def make_line(end: bytes) -> bytes:
+            line = msgspec.structs.replace(entry, id=_find_last_id(end) + 1)
             return msgspec.json.encode(line) + b"\n"
 
-        files.append(self._present, numbered, limit=_FILE_LIMIT, before=self._before)
+        files.append(self._present, make_line, limit=_FILE_LIMIT, before=self._before)
 
 
-def _last_id(end: bytes) -> int:
+def _find_last_id(end: bytes) -> int:
     for line in reversed(end.splitlines()):
-        if found := _ID.match(line):
-            return int(found[1])
+        if beginning := _ID.match(line):
+            return int(beginning[1])
     return 0
 
 
 def _concerns(entry: Entry, subject: str) -> bool:
-    """Whether an entry is about a subject, or about a process of it, which is named after it."""
+    """Return whether an entry is about a subject, or about a process named after it."""
     if entry.part is Part.PROCESS:
         return entry.subject == subject or entry.subject.endswith(f"-{subject}")
     return entry.subject == subject
 
 
-def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _some(strings: Iterable[str]) -> tuple[str, ...]:
-    """As many as an entry may have, and how many there are besides."""
+def _shorten(strings: Iterable[str]) -> tuple[str, ...]:
+    """Return as many strings as an entry may have, and the number of the others."""
     all_ = tuple(strings)
     shown = tuple(_clean(text) for text in all_[:_MOST_STRINGS])
     return shown if len(all_) <= _MOST_STRINGS else (*shown, f"and {len(all_) - len(shown)} more")
@@ -314,7 +314,7 @@ def _clean_difference(difference: Difference) -> Difference:
 
 
 def _clean(text: str, most: int = _LONGEST_STRING) -> str:
-    """Bounded, and with nothing in it that a terminal would obey."""
+    """Return a bounded text without control characters of a terminal."""
     text = text.strip()
     if len(text) > most:
         text = f"{text[: most - 1]}…"

@@ -1,7 +1,7 @@
-"""Answers while they wait for clients that take them slowly.
+"""Keep answers until their clients have received them.
 
-Large answers that are the same are kept once, whoever waits for them. What has no room in memory is
-kept on disk, and what has no room there is answered with 503.
+Equal large answers are kept once. An answer without room in memory is kept on disk; one without
+room there becomes a 503.
 """
 
 import threading
@@ -13,16 +13,16 @@ from amphora_agent import files
 from amphora_agent.api.server.uploads import Room
 from amphora_agent.errors import Unavailable
 
-#: A piece that has so many bytes is a large one.
+#: Bytes from which on a piece is large.
 LARGE = 256 << 10
 #: Bytes of large pieces in memory, each counted once.
 _MEMORY = 32 << 20
-#: Bytes that are given to the connection at once.
+#: Bytes that the connection sends at once.
 _BLOCK = 64 << 10
 
 
 class Sink:
-    """What an application's answer is written to, as to a socket."""
+    """Takes the place of a socket when an application writes its answer."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -37,7 +37,7 @@ class Sink:
 
 
 class Part:
-    """Bytes of an answer that are still to be sent."""
+    """A part of an answer that is still to be sent."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)
@@ -45,14 +45,14 @@ class Part:
         self.size = len(data)
 
     def peek(self) -> memoryview | bytes:
-        """The next bytes; none at the end."""
+        """Return the next bytes; none at the end."""
         return self._data[self._sent : self._sent + _BLOCK]
 
     def skip(self, count: int) -> None:
         self._sent += count
 
     def close(self) -> None:
-        """Give back what it takes."""
+        """Release its memory or file."""
         self._data.release()
 
 
@@ -90,12 +90,12 @@ class Answers:
     def __init__(self, room: Room) -> None:
         self._room = room
         self._lock = threading.Lock()
-        #: Each with the number of connections that wait for it, by its identity.
+        #: Pieces by their identity, each with the number of connections that wait for it.
         self._shared: dict[int, tuple[bytes, int]] = {}
         self._memory = 0
 
     def keep(self, pieces: Iterable[bytes]) -> deque[Part]:
-        """The parts of an answer. Called by the thread that has made it, which may wait.
+        """Return the parts of an answer. Called by the thread that has made it, which may wait.
 
         Raises:
             Unavailable: there is no room for it.
@@ -112,7 +112,7 @@ class Answers:
         return parts
 
     def release(self, piece: bytes) -> None:
-        """One connection less waits for it."""
+        """Note that one connection less waits for a piece."""
         with self._lock:
             data, users = self._shared[id(piece)]
             if users > 1:
@@ -142,7 +142,7 @@ class Answers:
             except BaseException:  # also an end by force: no descriptor may stay open
                 file.close()
                 raise
-        except BaseException:  # also an end by force: what was taken must be given back
+        except BaseException:  # also an end by force: the room must be returned
             self._room.return_disk(len(piece))
             raise
         return _FilePart(self._room, file, len(piece))

@@ -23,22 +23,22 @@ from amphora_agent.api.server.uploads import Body, Room
 from amphora_agent.api.v1.http import limit_body
 from amphora_agent.model.events import Caller
 
-#: Bytes of a header, whole. gunicorn's own limits on lines and fields apply within.
+#: Bytes of a whole header. gunicorn's own limits on lines and fields apply within.
 LARGEST_HEADER = 64 * 1024
 
 #: Seconds for the TLS handshake, for a whole header from its first byte or from the handshake,
-#: and for the next request on a connection that is kept.
+#: and for the next request on a kept connection.
 HANDSHAKE_TIMEOUT, HEADER_TIMEOUT, IDLE_TIMEOUT = 10.0, 10.0, 75.0
 
-#: Seconds in which a body must bring its next byte, and in which some of an answer must be taken.
+#: Seconds in which the next byte of a body must come, or a part of an answer must be received.
 STALL_TIMEOUT = 30.0
 
-#: What an answered client may still send before the connection is closed under it: seconds, bytes.
+#: Seconds and bytes that an answered client may still send before the connection is closed.
 _DISCARD_SECONDS, _DISCARD_BYTES = 10.0, 1 << 30
 
 _HEADER_END = b"\r\n\r\n"
 
-#: The longest TLS record. No read brings more, and room for more costs more than the reading.
+#: The longest TLS record. No read returns more, and a larger buffer costs more than the reading.
 _RECORD = 16 * 1024
 
 #: Bytes that one connection receives or sends before others have their turn.
@@ -59,11 +59,11 @@ class Need(enum.Enum):
 
     READ = selectors.EVENT_READ
     WRITE = selectors.EVENT_WRITE
-    #: Its next turn: it could go on at once.
+    #: Its next turn: it can go on at once.
     TURN = enum.auto()
-    #: A thread that brings what has come to the disk.
+    #: A thread that writes received bytes to the disk.
     DISK = enum.auto()
-    #: A thread that answers the request, which is there as a whole.
+    #: A thread that answers the complete request.
     ANSWER = enum.auto()
     #: Its end.
     CLOSE = enum.auto()
@@ -74,10 +74,11 @@ class HeaderTooLarge(Exception):
 
 
 class Connection:
-    """A connection and what has been read of it.
+    """A connection and what has been read from it.
 
-    It belongs to the poller but in REQUEST, when it belongs to one thread or waits for one. At
-    `deadline` it is closed. `patience` gives the seconds for a whole body, and for a whole answer.
+    It belongs to the poller, except in REQUEST, when it belongs to one thread or waits for one. At
+    `deadline` it is closed. `patience` returns the seconds for a whole body, and for a whole
+    answer.
     """
 
     def __init__(
@@ -102,9 +103,9 @@ class Connection:
         self._patience = patience
         self.phase = Phase.HANDSHAKE
         self.deadline = time.monotonic() + HANDSHAKE_TIMEOUT
-        #: When something must have been received or sent again.
+        #: The time until which the next byte must be received or sent.
         self.stalled_at = float("inf")
-        #: Whether a thread has it, which brings its body to the disk.
+        #: Whether a thread has it, and writes its body to the disk.
         self.is_lent = False
         self.received = b""
         self.request: Any = None
@@ -119,18 +120,18 @@ class Connection:
     # In the poller
 
     def advance(self) -> Need:
-        """Go on as far as possible without waiting, but no longer than a turn.
+        """Go on as far as possible without waiting, for one turn at most.
 
         Raises:
             OSError: the connection is over (ssl.SSLError: the handshake failed).
-            HeaderTooLarge, ParseException: it cannot be understood.
+            HeaderTooLarge, ParseException: the request is not valid.
         """
         try:
             while True:
                 match self.phase:
                     case Phase.HANDSHAKE:
                         self.sock.do_handshake()
-                        # While it can be told: a connection that is over forgets it.
+                        # Now: a connection that is over has lost them.
                         self.caller()
                         self.peer()
                         self._enter(Phase.HEADER, HEADER_TIMEOUT)
@@ -152,8 +153,8 @@ class Connection:
             return Need.WRITE
 
     def give_up(self) -> bool:
-        """Its deadline has passed. Return whether there is a request to be refused for it; in every
-        other case it is to be closed."""
+        """Handle that the deadline has passed. Return whether a request must be refused for it;
+        otherwise the connection must be closed."""
         if self.phase is not Phase.BODY:
             return False
         self.body.fail("nothing came in time")
@@ -165,7 +166,7 @@ class Connection:
         return is_ours and min(self.deadline, self.stalled_at) < now
 
     def answer(self, parts: deque[Part], *, keep: bool) -> None:
-        """Send an answer, and keep the connection for a next request, or not."""
+        """Send an answer, and then keep the connection for a next request, or close it."""
         self._parts = parts
         self._kept = keep and not self.body.cut
         self.body.close()
@@ -201,7 +202,7 @@ class Connection:
         """Read the header. Raises ParseException."""
         head, end, self.received = self.received.partition(_HEADER_END)
         self.request = Request(self._cfg, IterUnreader([head + end]), self.client)
-        length = _announced(self.request)
+        length = _read_length(self.request)
         self.body = Body(self._room, length, limit_body(self.request.path))
         # gunicorn would write this to what it takes for the socket.
         expected, self.request._expected_100_continue = self.request._expected_100_continue, False
@@ -214,7 +215,7 @@ class Connection:
         taken = 0
         try:
             if self._interim:
-                self.sock.send(self._interim)  # it is small, and nothing else waits to be sent
+                self.sock.send(self._interim)  # it is small, and nothing else is being sent
                 self._interim = b""
             while not self.body.complete:
                 if self.body.must_wait:
@@ -231,7 +232,7 @@ class Connection:
                 self.received = self.body.feed(self.received)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
-        except OSError as error:  # whoever is asked for the body says so
+        except OSError as error:  # reading the body raises it
             self.body.fail(str(error))
         if self.body.must_wait:
             return Need.DISK
@@ -239,7 +240,7 @@ class Connection:
         return Need.ANSWER
 
     def _send(self) -> Need | None:
-        """Send what there is; None when it is sent and the connection goes on."""
+        """Send the parts; return None when all are sent and the connection goes on."""
         sent = 0
         while self._parts:
             block = self._parts[0].peek()
@@ -261,8 +262,8 @@ class Connection:
         return None
 
     def _discard(self) -> Need:
-        """Take and drop what the client still sends, so that it gets to read the answer: closing
-        with unread input resets the connection under the answer."""
+        """Drop what the client still sends, so that it can read the answer: closing with unread
+        input would reset the connection."""
         self.received = b""
         taken = 0
         while taken < _TURN:
@@ -276,7 +277,7 @@ class Connection:
     # In a thread
 
     def caller(self) -> Caller:
-        """Who the client is, by its certificate and its address."""
+        """Return the client, by its certificate and its address."""
         if self._caller is None:
             certificate = self.sock.getpeercert() or {}
             subject: Any = certificate.get("subject", ())
@@ -287,7 +288,7 @@ class Connection:
         return self._caller
 
     def peer(self) -> Peer:
-        """The other end, as the handshake has shown it."""
+        """Return the client's end, as the handshake has shown it."""
         if self._peer is None:
             self._peer = Peer(
                 version=self.sock.version() or "",
@@ -298,22 +299,22 @@ class Connection:
 
 
 def _verified_chain(sock: ssl.SSLSocket) -> tuple[bytes, ...]:
-    """The certificates by which the client was verified, in DER, its own first."""
+    """Return the certificates (DER) that verified the client, its own first."""
     if hasattr(sock, "get_verified_chain"):
         chain = tuple(sock.get_verified_chain())
     else:
         # Python 3.13 has given this a public name; it is there since 3.10.
-        found = sock._sslobj.get_verified_chain()  # type: ignore[attr-defined]
-        chain = tuple(ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in found or ())
-    # A session that was taken up again has the client's own certificate alone.
+        verified = sock._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+        chain = tuple(ssl.PEM_cert_to_DER_cert(each.public_bytes()) for each in verified or ())
+    # A resumed session has the client's own certificate alone.
     own = sock.getpeercert(binary_form=True)
     return chain or ((own,) if own else ())
 
 
-def _announced(request: Any) -> int | None:
-    """The length of a request's body; None when it comes in chunks."""
+def _read_length(request: Any) -> int | None:
+    """Return the length of a request's body; None if it comes in chunks."""
     headers = dict(request.headers)
     if "TRANSFER-ENCODING" in headers:
-        return None  # gunicorn has refused all that does not end with chunked
-    # gunicorn has seen to it that this is one number.
+        return None  # gunicorn has refused all others than chunked
+    # gunicorn has checked that this is one number.
     return int(headers.get("CONTENT-LENGTH", 0))

@@ -1,4 +1,4 @@
-"""The server's side of mutual TLS: a context made once, and anew when its files change."""
+"""Make the server's context of mutual TLS, and a new one when its files change."""
 
 import logging
 import ssl
@@ -24,12 +24,11 @@ class UnusableFile(AgentError):
 
 
 class ServerTls:
-    """Gives the TLS context for new connections.
+    """Has the TLS context for new connections.
 
-    Established connections keep the context that they began with: a new certificate disturbs
-    nobody. Files that cannot be used are reported, and the last good context stays: an agent that
-    nobody can reach cannot be repaired. At the start, that is a context with the certificate that
-    was there before (`.previous`).
+    Established connections keep their context: a new certificate disturbs none. Unusable files are
+    reported, and the last good context stays: an unreachable agent could not be repaired. At the
+    start, that is a context with the certificate before (`.previous`).
     """
 
     def __init__(
@@ -38,8 +37,8 @@ class ServerTls:
         alarms: Alarms,
         revocation_list: Path | None = None,
     ) -> None:
-        """Make the first context. With another `revocation_list` it is made anew: sessions of
-        before are forgotten.
+        """Make the first context. A change of `revocation_list` makes a new one, without the
+        sessions of the old one.
 
         Raises:
             UnusableFile
@@ -47,12 +46,12 @@ class ServerTls:
         self._settings = settings
         self._alarms = alarms
         self._revocation_list = revocation_list
-        self._key = self._present()
+        self._key = self._identify_files()
         self._context = self._begin(settings())
 
     def context(self) -> ssl.SSLContext:
-        """The context for a connection that begins now. Costs two `stat` when nothing changed."""
-        key = self._present()
+        """Return the context for a new connection. Costs two `stat` if nothing has changed."""
+        key = self._identify_files()
         if key != self._key:
             self._key = key
             settings = self._settings()
@@ -70,7 +69,9 @@ class ServerTls:
         if error is None:
             self._clear(settings)
         else:
-            self._report(error, f"{_previous(settings)} is used instead: push a good certificate")
+            self._report(
+                error, f"{_name_previous(settings)} is used instead: push a good certificate"
+            )
         return context
 
     def _report(self, error: UnusableFile, consequence: str) -> None:
@@ -80,7 +81,7 @@ class ServerTls:
         for path in (settings.agent_server_cert, settings.agent_server_ca):
             self._alarms.clear_alarm(AlarmKind.AGENT_TLS, path)
 
-    def _present(self) -> tuple[object, ...]:
+    def _identify_files(self) -> tuple[object, ...]:
         settings = self._settings()
         paths = settings.agent_server_cert, settings.agent_server_ca
         return (
@@ -92,7 +93,7 @@ class ServerTls:
 
 def make_first_context(settings: Settings) -> tuple[ssl.SSLContext, UnusableFile | None]:
     """Make the context to start with: if the certificate cannot be used, with the one before it.
-    Return also why that was needed.
+    Return also the error of the first one.
 
     Raises:
         UnusableFile: there is none before it, or that is no better.
@@ -103,18 +104,18 @@ def make_first_context(settings: Settings) -> tuple[ssl.SSLContext, UnusableFile
         if error.path != settings.agent_server_cert:
             raise
         try:
-            return make_context(settings, certificate=_previous(settings)), error
+            return make_context(settings, certificate=_name_previous(settings)), error
         except UnusableFile:
             raise error from None
 
 
-def _previous(settings: Settings) -> str:
+def _name_previous(settings: Settings) -> str:
     return f"{settings.agent_server_cert}.previous"
 
 
 def make_context(settings: Settings, certificate: str | None = None) -> ssl.SSLContext:
-    """TLS 1.2 or newer, a client certificate of the controller's CA demanded of everybody; with
-    another `certificate` than that of the settings, if one is given.
+    """Return a context for TLS 1.2 or newer, which requires a client certificate of the
+    controller's CA. `certificate` replaces the path in the settings.
 
     Raises:
         UnusableFile: a file is missing, unusable, or key and certificate do not belong together.

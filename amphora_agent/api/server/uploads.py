@@ -1,7 +1,7 @@
-"""Bodies of requests while they are received: a bounded part of them in memory, the rest on disk.
+"""Receive bodies of requests: a bounded part of them in memory, the rest on disk.
 
-The poller feeds a body what came; a thread writes to the disk when memory is short. A body that is
-complete, or will never be, is what the application reads.
+The poller feeds a body; a thread writes to the disk when memory is short. The application reads the
+body when it is complete, or cannot become complete.
 """
 
 import io
@@ -14,22 +14,22 @@ from typing import BinaryIO
 from amphora_agent import files
 from amphora_agent.errors import Unavailable
 
-#: Bytes of all bodies in memory: of those that are small, and of the others besides.
+#: Bytes in memory: of all bodies, and up to which large ones are accepted.
 _MEMORY, _MEMORY_OF_LARGE = 20 << 20, 16 << 20
-#: A body that has so many bytes is a small one.
+#: Bytes up to which a body is small.
 SMALL = 64 << 10
-#: Bytes of all bodies and answers on disk, and those that stay free there.
+#: Bytes of all bodies and answers on disk, and bytes that stay free there.
 _DISK, _DISK_FREE = 512 << 20, 64 << 20
-#: Bytes of a body that wait for the disk, before no more are received.
+#: Bytes of a body that may wait for the disk before receiving stops.
 _WAITING = 16 << 10
-#: Bytes of the line before a chunk, and of all that may follow the last one.
+#: Bytes of the line before a chunk, and of all lines after the last one.
 _CHUNK_LINE, _TRAILERS = 256, 16 << 10
 
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
 
 class Room:
-    """What bodies and answers may take, of memory and of the disk below `directory`."""
+    """The room for bodies and answers, in memory and on the disk of `directory`."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -49,7 +49,7 @@ class Room:
             self._memory -= size
 
     def take_disk(self, size: int) -> None:
-        """Raises OSError when there is not so much."""
+        """Raises OSError when there is no room."""
         free = os.statvfs(self._directory)
         with self._lock:
             if self._disk + size > _DISK or free.f_bavail * free.f_frsize < _DISK_FREE:
@@ -61,15 +61,15 @@ class Room:
             self._disk -= size
 
     def open_file(self) -> BinaryIO:
-        """A file without a name. Raises OSError."""
+        """Open a file without a name. Raises OSError."""
         return files.open_nameless(self._directory)
 
 
 class Body:
-    """The body of one request. `announced` is its length in bytes, None when it comes in chunks;
-    of more than `most` bytes no more is received.
+    """The body of one request. `announced` is its length in bytes, None if it comes in chunks;
+    beyond `most` bytes nothing is received.
 
-    It is received until `complete`: all of it is there, or it is known what is wrong with it.
+    It is received until it is `complete`: all of it is there, or its problem is known.
     """
 
     def __init__(self, room: Room, announced: int | None, most: int) -> None:
@@ -85,17 +85,17 @@ class Body:
         self._rewound = False
         self._problem: Exception | None = None
         self.size = 0
-        #: Whether the connection has more of this request than what was received.
+        #: Whether the connection has more of this request than was received.
         self.cut = announced is not None and announced > most
         self.complete = announced == 0 or self.cut
 
     @property
     def must_wait(self) -> bool:
-        """Whether `write_waiting` must be called, by a thread that may wait, before more comes."""
+        """Whether a thread must call `write_waiting` before more is received."""
         return len(self._waiting) >= _WAITING or (self.complete and bool(self._waiting))
 
     def feed(self, data: bytes) -> bytes:
-        """Take what came; return what is not of this body."""
+        """Take received bytes; return those after this body."""
         try:
             if self._chunks is None:
                 assert self._left is not None
@@ -112,17 +112,17 @@ class Body:
             self.fail(str(error))
             return b""
         if self.size > self._most and not self.complete:
-            self.complete = self.cut = True  # whoever reads it will find it too large
+            self.complete = self.cut = True  # its reader finds it too large
             return b""
         return rest
 
     def fail(self, reason: str) -> None:
-        """Nothing more comes. Whoever reads the body is told why."""
+        """Note that nothing more comes. Reading the body raises the reason."""
         self._problem = OSError(reason)
         self.complete = self.cut = True
 
     def write_waiting(self) -> None:
-        """Bring to the disk what has no room in memory."""
+        """Write to the disk what has no room in memory."""
         data, self._waiting = self._waiting, b""
         try:
             if self._file is None:
@@ -140,10 +140,10 @@ class Body:
             self.complete = self.cut = True
 
     def read(self, size: int = -1) -> bytes:
-        """What the application reads, once it is complete.
+        """Read the complete body, as the application does.
 
         Raises:
-            OSError: it did not come whole.
+            OSError: a part of it did not come.
             Unavailable: there was no room for it.
         """
         if self._problem is not None:
@@ -151,12 +151,12 @@ class Body:
         source = self._memory if self._file is None else self._file
         if not self._rewound:
             self._rewound = True
-            self._memory.getvalue()  # gives back what was allocated in advance
+            self._memory.getvalue()  # frees what was allocated in advance
             source.seek(0)
         return source.read(size)
 
     def close(self) -> None:
-        """Give back what it takes. May be called twice."""
+        """Release its memory and file. May be called twice."""
         self._room.return_memory(self._in_memory)
         self._room.return_disk(self._on_disk)
         self._in_memory = self._on_disk = 0
@@ -188,10 +188,10 @@ class _Chunks:
         self.ended = False
 
     def decode(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """The data of chunks in what came, and what follows the last one.
+        """Return the data of the chunks in received bytes, and the bytes after the last one.
 
         Raises:
-            ValueError: it is no chunked coding.
+            ValueError: this is no chunked coding.
         """
         pieces: list[bytes] = []
         data, self._pending = self._pending + data, b""
