@@ -1,6 +1,6 @@
-"""The programs that are installed: each begins here and loads no more than it needs."""
+"""The installed programs: each starts here and loads no more than it needs."""
 
-from amphora_agent import entry  # first: it sees to Ctrl-C while the rest is loaded
+from amphora_agent import entry  # first: it handles Ctrl-C while the rest is loaded
 
 # isort: split
 from collections.abc import Sequence

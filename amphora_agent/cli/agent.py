@@ -26,13 +26,13 @@ _DESCRIPTION = """\
 The daemon inside an Octavia load balancer VM (an amphora). With a configuration file and nothing
 else it serves the controller until it is told to stop.
 
-The configuration file is the INI file that the Octavia controller writes. What the controller
-cannot know is decided by the options. They may stand before or after a command.
+The Octavia controller writes the configuration file, an INI file. Options decide what the
+controller cannot know. They may stand before or after a command.
 """
 
 _EPILOG = """\
-push, pull and status speak to an agent, here or elsewhere, over API 2.0. history and rollback need
-no running agent, and do not mind one. amphora-agent COMMAND --help tells more, with an example.
+push, pull and status use API 2.0 of an agent, here or elsewhere. history and rollback work with and
+without a running agent. amphora-agent COMMAND --help explains a command, with an example.
 """
 
 
@@ -66,7 +66,7 @@ def base_options() -> list[click.Option]:
             ["--run-dir", "run_directory"],
             type=_make_absolute,
             metavar="DIR",
-            help="sockets, locks and logs that may vanish with a reboot "
+            help="directory of sockets, locks and logs that may vanish with a reboot "
             "(default: /run/amphora-agent)",
         ),
     ]
@@ -85,27 +85,27 @@ def agent_options() -> list[click.Option]:
             ["--memory-limit"],
             type=int,
             metavar="MIB",
-            help="tell the controller at most this much memory: for amphorae that share a machine",
+            help="report at most this much memory to the controller, if amphorae share a machine",
         ),
         click.Option(
             ["--heartbeat-version"],
             type=click.IntRange(0, 3),
             metavar="N",
-            help="the form of the heartbeats, 0 to 3 (default: what goes with the API that the "
-            "controller speaks: 1 with API 0.5, 3 with 1.0; see docs/compatibility.md)",
+            help="version of the heartbeats, 0 to 3 (default: 1 for a controller with API 0.5, 3 "
+            "for one with 1.0; see docs/compatibility.md)",
         ),
         click.Option(
             ["--process-model"],
             type=click.Choice(["loadbalancer", "listener"]),
-            help="of load balancers of API 2.0 for which none was chosen: one haproxy for all "
-            "listeners, or one for each (default: loadbalancer)",
+            help="one haproxy for all listeners, or one for each, for load balancers of API 2.0 "
+            "that do not choose (default: loadbalancer)",
         ),
         click.Option(
             ["--directories-below", "directories"],
             type=_make_absolute,
             multiple=True,
             metavar="DIR",
-            help="a pushed configuration may have the agent's directories below here; can be "
+            help="a pushed configuration may have the agent's directories below DIR; can be "
             "repeated (default: /var/lib/octavia, /etc/octavia and /run)",
         ),
         click.Option(
@@ -134,17 +134,17 @@ def agent_command(
     lasts: bool = False,
 ) -> Callable[[Callable[..., None]], CliCommand]:
     """Make a function a command on the amphora. It gets `Options`, and the values of the command's
-    own parameters by name. One that `lasts` is a daemon.
+    own parameters by name. A daemon `lasts`.
 
-    Every command of `amphora-agent` takes every option of it, since scripts and units give them
-    all. Help has those of `base_options`, and those with the names in `shown`.
+    Every command of `amphora-agent` takes all its options, since scripts and units pass them all.
+    Help lists those of `base_options`, and those with the names in `shown`.
     """
 
     def decorate(function: Callable[..., None]) -> CliCommand:
         @functools.wraps(function)
         def call(**_: Any) -> None:
             if not lasts:
-                gc.disable()  # too short to leave anything behind that is worth collecting
+                gc.disable()  # it ends before collecting is worth its time
             values = _merge_values(click.get_current_context())
             if "as_json" not in shown:
                 values.pop("as_json", None)
@@ -179,7 +179,7 @@ def _take_options(values: dict[str, Any]) -> "Options":
 
 
 def require_root(purpose: str) -> None:
-    """See that this command may do what it is for.
+    """Check that the user is root.
 
     Raises:
         AgentError
@@ -189,7 +189,7 @@ def require_root(purpose: str) -> None:
 
 
 def find_operator() -> "Caller":
-    """Return who runs this command: the user of the login, whatever sudo or su made of that."""
+    """Return the user who runs this command: that of the login, also under sudo or su."""
     import pwd
 
     from amphora_agent.model.events import operator
@@ -234,13 +234,13 @@ _NETWORK = CliGroup(
     {
         "namespace": LazyCommand("make the traffic's network namespace", "network:namespace"),
         "up": LazyCommand(
-            "make the traffic's network namespace, bring back every plugged interface",
+            "make the traffic's network namespace, restore every plugged interface",
             "network:up",
         ),
         "plan": LazyCommand("print what network up would do, and do nothing", "network:plan"),
-        "lease": LazyCommand("what a DHCP client says (with its environment)", "network:lease"),
+        "lease": LazyCommand("record an event of a DHCP client", "network:lease"),
     },
-    help="Look at the network of the amphora, and bring it back as it was plugged.",
+    help="Show the plugged network of the amphora, and restore it.",
 )
 
 #: The command `amphora-agent`. Its modules are loaded when one of their commands is named.
@@ -250,14 +250,14 @@ agent = CliGroup(
         "run": LazyCommand("serve the controller (the default)", "agent:run"),
         "network": _NETWORK,
         "history": LazyCommand(
-            "what happened, in all or to a load balancer, when and by whom", "changes:history"
+            "list what happened to the amphora or a load balancer, when, by whom", "changes:history"
         ),
         "rollback": LazyCommand(
-            "go back to generation N, or to the one before the present one", "changes:rollback"
+            "go back to generation N, or to the last one before the present", "changes:rollback"
         ),
-        "push": LazyCommand("make a load balancer what a file says", "remote:push"),
+        "push": LazyCommand("create or change a load balancer from a file", "remote:push"),
         "pull": LazyCommand("print a load balancer as JSON for push, without keys", "remote:pull"),
-        "status": LazyCommand("print how a load balancer and its parts are", "remote:status"),
+        "status": LazyCommand("print the status of a load balancer and its parts", "remote:status"),
     },
     callback=_run_by_default,
     params=agent_options(),
@@ -274,7 +274,7 @@ agent = CliGroup(
 )
 def prometheus(options: "Options") -> None:
     """Serve the metrics of the load balancers to PROMETHEUS listeners, without the agent. The agent
-    serves them, too; whoever comes first does."""
+    serves them, too; the first of the two that starts does."""
     from amphora_agent.daemon.monitoring import run_endpoint
 
     run_endpoint(options)

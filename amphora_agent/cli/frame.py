@@ -1,8 +1,8 @@
-"""What all commands share: how a command line is read, refused and explained.
+"""Read, refuse and explain command lines, for all commands.
 
-click reads command lines. Three things are done here and not by click: errors and output go through
-`entry`, which has one rule for all failures; commands are loaded when they are named; and what
-argparse took, which read command lines before, is taken still.
+click reads command lines. This module adds three things: errors and output go through `entry`,
+which has one rule for all failures; commands are loaded when they are named; and the command lines
+that argparse accepted, which read them before, stay valid.
 """
 
 import importlib
@@ -20,7 +20,7 @@ _WRONG_COMMAND_LINE = 2
 
 def run_command(command: click.Command, arguments: Sequence[str] | None) -> int:
     """Run a command with these arguments, or with those of this process; return the exit status.
-    A wrong command line is told on standard error."""
+    A wrong command line is reported on standard error."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with command.make_context(command.name, words) as context:
@@ -36,7 +36,7 @@ def run_command(command: click.Command, arguments: Sequence[str] | None) -> int:
 
 
 class _Explained(click.Command):
-    """Prints help as all commands do."""
+    """A command with the help of all commands."""
 
     def __init__(
         self, name: str | None, *, params: Sequence[click.Parameter] = (), **attributes: Any
@@ -59,7 +59,7 @@ class CliCommand(_Explained):
     def __init__(self, name: str | None, *, example: str, **attributes: Any) -> None:
         super().__init__(name, **attributes)
         self.example = example
-        self.allow_extra_args = True  # refused in `parse_args`, in other words
+        self.allow_extra_args = True  # `parse_args` refuses them, in its own words
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         line = [*args]
@@ -72,7 +72,7 @@ class CliCommand(_Explained):
         return rest
 
     def _describe_missing(self, ctx: click.Context, args: list[str]) -> str:
-        # Read once more, without an end at the first that is missing.
+        # Read once more, without stopping at the first that is missing.
         reading = click.Context(self, ctx.parent, ctx.info_name, resilient_parsing=True)
         super().parse_args(reading, [*args])
         missing = [
@@ -83,7 +83,7 @@ class CliCommand(_Explained):
         ]
         message = f"the following arguments are required: {', '.join(names)}"
         if any(isinstance(parameter, click.Argument) for parameter in missing):
-            return f"{_unknown(ctx, args)}: {message}"
+            return f"{_describe_unknown(ctx, args)}: {message}"
         return message
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -93,21 +93,21 @@ class CliCommand(_Explained):
 
 
 class LazyCommand(NamedTuple):
-    """A command of a group: what it does, in one line, and where it is: `module:name` of `cli`."""
+    """A command of a group: its summary, in one line, and its place, `module:name` of `cli`."""
 
     summary: str
     place: str
 
     def load(self) -> click.Command:
         module, _, name = self.place.partition(":")
-        found = getattr(importlib.import_module(f"amphora_agent.cli.{module}"), name)
-        assert isinstance(found, click.Command)
-        return found
+        command = getattr(importlib.import_module(f"amphora_agent.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
 
 
 class CliGroup(_Explained, click.Group):
-    """A group of commands, which are loaded when they are named. Without a command it is refused,
-    unless its callback does something else."""
+    """A group of commands, which are loaded when they are named. The group alone is refused, unless
+    it has a callback."""
 
     def __init__(
         self,
@@ -155,25 +155,25 @@ class CliGroup(_Explained, click.Group):
 def walk_commands(
     command: click.Command, words: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], CliCommand]]:
-    """Return each command of a group, and of the groups in it, with the words that name it."""
+    """Yield each command of a group, and of the groups in it, with the words that name it."""
     if isinstance(command, CliGroup):
         context = click.Context(command)
         for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            yield from walk_commands(found, (*words, name))
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from walk_commands(inner, (*words, name))
     else:
         assert isinstance(command, CliCommand)
         yield words, command
 
 
 def fail_unknown(ctx: click.Context, args: Sequence[str]) -> NoReturn:
-    """Refuse a command line that is of no command. Raises UsageError."""
-    ctx.fail(_unknown(ctx, args))
+    """Refuse a command line without a known command. Raises UsageError."""
+    ctx.fail(_describe_unknown(ctx, args))
 
 
 def refuse_options_before(ctx: click.Context) -> None:
-    """Refuse options that stand before the name of a command that does not take them.
+    """Refuse options before the name of a command that does not take them.
 
     Raises:
         UsageError
@@ -185,7 +185,7 @@ def refuse_options_before(ctx: click.Context) -> None:
             ctx.fail(f"unrecognized arguments: {option.opts[0]}, before {ctx.info_name}")
 
 
-def _unknown(ctx: click.Context, args: Sequence[str]) -> str:
+def _describe_unknown(ctx: click.Context, args: Sequence[str]) -> str:
     return f"unknown command: {' '.join((*ctx.command_path.split()[1:], *args))}"
 
 
@@ -203,11 +203,11 @@ def _help_option() -> click.Option:
 def make_printing_option(
     *names: str, make: Callable[[click.Context], str], help: str, hidden: bool = False
 ) -> click.Option:
-    """An option that prints something and ends the command."""
+    """Return an option that prints something and ends the command."""
 
     def show(ctx: click.Context, option: click.Parameter, is_given: bool) -> None:
         if is_given and not ctx.resilient_parsing:
-            print(make(ctx))  # not by click, which would tell errors of the output otherwise
+            print(make(ctx))  # not by click, which would report errors of the output in another way
             ctx.exit()
 
     return click.Option(
@@ -222,8 +222,8 @@ def make_printing_option(
 
 
 def _complete_option_names(command: click.Command, args: list[str]) -> list[str]:
-    """Return the arguments with whole names of options where one is begun (`--config` for
-    `--config-file`); those of a command in a group are left as they are."""
+    """Return the arguments with complete names of options instead of their beginnings (`--config`
+    for `--config-file`). The arguments of a command in a group stay as they are."""
     options = {
         name: parameter
         for parameter in command.params
@@ -235,8 +235,8 @@ def _complete_option_names(command: click.Command, args: list[str]) -> list[str]
     while position < len(result) and result[position] != "--":
         name, equals, value = result[position].partition("=")
         if name not in options and name.startswith("--"):
-            found = [each for each in options if each.startswith(name)]
-            name = found[0] if len(found) == 1 else name
+            matches = [option for option in options if option.startswith(name)]
+            name = matches[0] if len(matches) == 1 else name
             result[position] = f"{name}{equals}{value}"
         elif isinstance(command, click.Group) and not name.startswith("-"):
             break

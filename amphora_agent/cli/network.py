@@ -1,7 +1,7 @@
 """Commands of the network: `amphora-agent network …`, and `amphora-interface`.
 
-They run at boot, and at each event of a DHCP client: nothing of the API, and nothing of haproxy, is
-loaded with this module.
+They run at boot, and at each event of a DHCP client: this module loads nothing of the API or of
+haproxy.
 """
 
 import os
@@ -23,7 +23,7 @@ from amphora_agent.wiring import Options, make_journal, make_layout, make_networ
 
 @agent_command("namespace", example="amphora-agent network namespace")
 def namespace(options: Options) -> None:
-    """Make the traffic's network namespace, unless it is there. Needs no configuration."""
+    """Make the traffic's network namespace, if it does not exist. Needs no configuration."""
     netns.ensure(Namespace(namespace_file(options.namespace)))
 
 
@@ -31,9 +31,9 @@ def namespace(options: Options) -> None:
     "up", example="amphora-agent --config-file /etc/octavia/amphora-agent.conf network up"
 )
 def up(options: Options) -> None:
-    """Make the traffic's network namespace, and bring back every port that was plugged. What cannot
-    be brought back is told; the rest is."""
-    # At boot this comes before keepalived, so what that reads is looked at, too.
+    """Make the traffic's network namespace, and restore every plugged port. Report those that
+    cannot be restored."""
+    # At boot this runs before keepalived, so it updates keepalived's files, too.
     services = _Services(options, "restore the network")
     try:
         missing = services.network.restore(single=services.single)
@@ -63,8 +63,8 @@ def plan(options: Options) -> None:
 @click.argument("mac", metavar="MAC")
 @click.argument("event", metavar="EVENT")
 def lease(options: Options, mac: str, event: str) -> None:
-    """Record what the DHCP client of a port says, by its environment, and follow it. udhcpc runs
-    this for each event."""
+    """Record an event of a port's DHCP client, which the environment describes, and apply it.
+    udhcpc runs this for each event."""
     services = _Services(options, "follow a lease")
     try:
         port = parse_mac(mac)
@@ -82,8 +82,8 @@ def lease(options: Options, mac: str, event: str) -> None:
 @click.argument("action", type=click.Choice(["up", "down"]))
 @click.argument("name", metavar="name|all")
 def interface(options: Options, action: str, name: str) -> None:
-    """Bring a plugged interface up as it was plugged, or take it down, and record that. With `all`
-    it does so for every interface that was plugged, also if one of them fails."""
+    """Set a plugged interface up as it was plugged, or down, and record that. With `all` it does so
+    for every plugged interface, also if one of them fails."""
     services = _Services(options, f"set an interface {action}")
     from amphora_agent.model.events import Operation, Part
 
@@ -100,7 +100,7 @@ def interface(options: Options, action: str, name: str) -> None:
 
 
 class _Services:
-    """What a command of the network works with. Raises AgentError."""
+    """The services of a command of the network. Raises AgentError."""
 
     def __init__(self, options: Options, purpose: str) -> None:
         require_root(purpose)

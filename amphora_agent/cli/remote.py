@@ -1,6 +1,6 @@
-"""Commands for an amphora elsewhere, over its API: what a controller does, done by hand.
+"""Commands for an amphora elsewhere, over its API 2.0.
 
-They run anywhere, and load nothing of the agent but its client, when there is something to ask.
+They run anywhere. Of the agent they load only its client, and only for a request.
 """
 
 import functools
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Fields of a load balancer that hold PEMs; in its file they may name one: "@site.crt".
+#: Fields of a load balancer that have PEMs, or names of PEM files: "@site.crt".
 _PEM_FIELDS = frozenset(
     {
         "ca_tls_container_data",
@@ -42,7 +42,7 @@ _MOST_PEM = 1 << 18
 
 @dataclass(frozen=True)
 class Remote:
-    """Where an amphora is, and how both sides prove who they are."""
+    """The address of an amphora, and the certificates of both sides."""
 
     url: str
     amphora_id: str
@@ -80,8 +80,8 @@ def _remote_options() -> list[click.Parameter]:
 
 
 def _remote_command(name: str, *, example: str) -> Callable[[Callable[..., None]], CliCommand]:
-    """Make a function a command that speaks to an agent. It gets `Remote`, and the values of its
-    own parameters by name."""
+    """Make a function a command that sends requests to an agent. It gets `Remote`, and the values
+    of its own parameters by name."""
 
     def decorate(function: Callable[..., None]) -> CliCommand:
         @functools.wraps(function)
@@ -97,22 +97,22 @@ def _remote_command(name: str, *, example: str) -> Callable[[Callable[..., None]
 
 @_remote_command("push", example="amphora-agent push lb.json --dry-run\namphora-agent push lb.json")
 @click.argument("file", metavar="FILE")
-@click.option("--dry-run", is_flag=True, help="tell what would be done, do nothing")
+@click.option("--dry-run", is_flag=True, help="print what would be done, and do nothing")
 @click.option(
     "--if-match",
     metavar="ETAG",
-    help="only if the load balancer has this ETag: nobody else has changed it",
+    help="only if the load balancer has this ETag, so that nobody else has changed it",
 )
 def push(remote: Remote, file: str, *, if_match: str | None, dry_run: bool) -> None:
-    """Make a load balancer what a file says, with the least disturbance, and tell what was done; or
-    change nothing, and tell everything that is wrong.
+    """Create or change a load balancer as a file says, with the least disturbance, and print what
+    was done. If anything is wrong, change nothing and print all that is wrong.
 
     FILE is JSON in the form of octavia_lib's provider data model, - for standard input; "@site.crt"
     in the place of a PEM is a file beside it.
     """
     balancer = read_balancer(file)
     result = _ask(remote, lambda api: api.put(balancer, if_match=if_match, dry_run=dry_run))
-    for line in _told(result):
+    for line in _format_result(result):
         print(line)
 
 
@@ -129,25 +129,23 @@ def pull(remote: Remote, lb_id: str) -> None:
 @_remote_command("status", example="amphora-agent status\namphora-agent status shop")
 @click.argument("lb_id", metavar="[ID]", required=False)
 def status(remote: Remote, lb_id: str | None) -> None:
-    """Print how a load balancer and its parts are. Without an ID, print what load balancers there
-    are."""
+    """Print the status of a load balancer and its parts. Without an ID, list the load balancers."""
     if lb_id is None:
-        for each in _ask(remote, lambda api: api.loadbalancers()):
+        for entry in _ask(remote, lambda api: api.loadbalancers()):
             print(
-                f"{each['loadbalancer_id']}  generation {each['generation']}, "
-                f"{each['listeners']} listeners, {each['pools']} pools, ETag {each['etag']}"
+                f"{entry['loadbalancer_id']}  generation {entry['generation']}, "
+                f"{entry['listeners']} listeners, {entry['pools']} pools, ETag {entry['etag']}"
             )
         return
-    found = _ask(remote, lambda api: api.status(lb_id))
-    rows = list(_rows(found))
+    rows = list(_list_parts(_ask(remote, lambda api: api.status(lb_id))))
     width = max(len(name) for name, _, _ in rows)
     for name, word, reason in rows:
         print(f"{name:{width}}  {word:10}  {reason}".rstrip())
 
 
 def read_balancer(source: str) -> "Json":
-    """The load balancer in a JSON file, `-` for standard input. "@name" in the place of a PEM is
-    the PEM file of that name, beside the JSON file.
+    """Read the load balancer in a JSON file, `-` for standard input. "@name" in the place of a PEM
+    is the PEM file of that name, beside the JSON file.
 
     Raises:
         AgentError: it, or a file that it names, cannot be used.
@@ -156,41 +154,41 @@ def read_balancer(source: str) -> "Json":
         raise AgentError("Cannot read the load balancer", "standard input is closed")
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        found = json.loads(text)
+        balancer = json.loads(text)
     except OSError as error:
         raise AgentError("Cannot read the load balancer", f"{source}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise AgentError("Cannot read the load balancer", f"{source}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise AgentError("Cannot read the load balancer", f"{source}: not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("loadbalancer_id"), str):
+    if not isinstance(balancer, dict) or not isinstance(balancer.get("loadbalancer_id"), str):
         raise AgentError("Cannot read the load balancer", f"{source}: loadbalancer_id: is missing")
     directory = Path() if source == "-" else Path(source).parent
-    completed: Json = _completed(found, directory, "", is_pem=False)
+    completed: Json = _fill_in_pems(balancer, directory, "", is_pem=False)
     return completed
 
 
-def _completed(value: Any, directory: Path, path: str, *, is_pem: bool) -> Any:
-    """A value with PEMs in the place of the files' names."""
+def _fill_in_pems(value: Any, directory: Path, path: str, *, is_pem: bool) -> Any:
+    """Return a value with PEMs in the place of the names of their files."""
     if isinstance(value, dict):
         return {
-            name: _completed(
+            name: _fill_in_pems(
                 each, directory, f"{path}.{name}".lstrip("."), is_pem=name in _PEM_FIELDS
             )
             for name, each in value.items()
         }
     if isinstance(value, list):
         return [
-            _completed(each, directory, f"{path}[{index}]", is_pem=is_pem)
+            _fill_in_pems(each, directory, f"{path}[{index}]", is_pem=is_pem)
             for index, each in enumerate(value)
         ]
     if is_pem and isinstance(value, str) and value.startswith("@"):
-        return _pem(directory / value[1:], path)
+        return _read_pem(directory / value[1:], path)
     return value
 
 
-def _pem(file: Path, path: str) -> str:
-    """Nothing but a PEM is sent anywhere, whatever file is named."""
+def _read_pem(file: Path, path: str) -> str:
+    """Read a PEM file; refuse any other file: nothing else must be sent."""
     try:
         with file.open("rb") as opened:
             data = opened.read(_MOST_PEM + 1)
@@ -204,10 +202,10 @@ def _pem(file: Path, path: str) -> str:
 
 
 def _ask(remote: Remote, question: "Callable[[DeclarativeClient], T]") -> T:
-    """The agent's answer.
+    """Return the agent's answer.
 
     Raises:
-        AgentError: it refuses, or there is none.
+        AgentError: it refuses, or does not answer.
     """
     import requests
 
@@ -225,7 +223,7 @@ def _ask(remote: Remote, question: "Callable[[DeclarativeClient], T]") -> T:
     except AmphoraError as error:
         raise AgentError("Refused", str(error)) from error
     except (requests.RequestException, OSError, ValueError) as error:
-        raise AgentError(f"No answer from {remote.url}", _reason(error, remote)) from None
+        raise AgentError(f"No answer from {remote.url}", _find_reason(error, remote)) from None
     finally:
         client.close()
 
@@ -242,12 +240,12 @@ def _require_url(url: str) -> None:
 
 
 def _load_certificate(tls: ssl.SSLContext, path: Path) -> None:
-    # Without an answer ready OpenSSL would ask the terminal for a passphrase.
+    # Without a password OpenSSL would ask at the terminal.
     tls.load_cert_chain(path, password="")
 
 
 def _require_usable(path: Path, option: str, load: Callable[[ssl.SSLContext, Path], None]) -> None:
-    """See that a PEM file can be used. Raises AgentError."""
+    """Check that a PEM file can be used. Raises AgentError."""
     try:
         path.open("rb").close()
         load(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), path)
@@ -258,9 +256,9 @@ def _require_usable(path: Path, option: str, load: Callable[[ssl.SSLContext, Pat
         raise AgentError("Cannot connect", f"{option} {path}: {error.strerror}") from None
 
 
-def _reason(error: BaseException, remote: Remote) -> str:
-    """Why there was no answer, and what to do: libraries wrap the cause several times."""
-    causes = list(_causes(error))
+def _find_reason(error: BaseException, remote: Remote) -> str:
+    """Return why there was no answer, and what to do. Libraries wrap the cause several times."""
+    causes = list(_list_causes(error))
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted: {cause.verify_message}; check --ca"
@@ -275,8 +273,8 @@ def _reason(error: BaseException, remote: Remote) -> str:
     return system.strerror if system and system.strerror else type(error).__name__
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it was made of, the innermost first."""
+def _list_causes(error: BaseException) -> Iterator[BaseException]:
+    """Return an error and its causes, the innermost first."""
     seen: list[BaseException] = []
     pending: list[object] = [error]
     while pending:
@@ -292,7 +290,7 @@ _CLOSED = "the connection was closed without an answer; check --cert, see the ag
 
 
 def _list_reasons() -> Iterator[tuple[type[BaseException], str]]:
-    """Return what an error says about why there is no answer, in the order to look for them."""
+    """Yield types of errors and the reasons that they stand for, in the order to search them."""
     import http.client
 
     import requests
@@ -322,8 +320,8 @@ _STEPS = {
 }
 
 
-def _told(result: "Json") -> Iterator[str]:
-    """What was done, or would be."""
+def _format_result(result: "Json") -> Iterator[str]:
+    """Yield lines on what was done, or would be."""
     step = _STEPS.get(result["step"], result["step"])
     if result["dry_run"]:
         yield f"{result['loadbalancer_id']}: would be done: {step}"
@@ -341,16 +339,16 @@ def _told(result: "Json") -> Iterator[str]:
             yield from (f"    {words}" for words in process["words"])
 
 
-def _rows(status: "Json") -> Iterator[tuple[str, str, str]]:
-    """The parts of a load balancer: name, status, and why."""
-    yield _row("load balancer", status["loadbalancer_id"], status)
+def _list_parts(status: "Json") -> Iterator[tuple[str, str, str]]:
+    """Yield the parts of a load balancer: name, status, and reason."""
+    yield _make_row("load balancer", status["loadbalancer_id"], status)
     for listener in status["listeners"]:
-        yield _row("  listener", listener["listener_id"], listener)
+        yield _make_row("  listener", listener["listener_id"], listener)
     for pool in status["pools"]:
-        yield _row("  pool", pool["pool_id"], pool)
+        yield _make_row("  pool", pool["pool_id"], pool)
         for member in pool["members"]:
-            yield _row("    member", member["member_id"], member)
+            yield _make_row("    member", member["member_id"], member)
 
 
-def _row(kind: str, name: str, status: "Json") -> tuple[str, str, str]:
+def _make_row(kind: str, name: str, status: "Json") -> tuple[str, str, str]:
     return f"{kind} {name}", status["operating_status"], status["reason"]

@@ -1,1 +1,1 @@
-"""Clients of the API, as controllers and operators use them."""
+"""Clients of the API, for controllers and operators."""

@@ -1,7 +1,6 @@
-"""The connection of a controller's clients with one amphora: mutual TLS, and what a refusal says.
+"""The connection of clients with one amphora: mutual TLS, and errors.
 
-The amphora proves itself by a certificate that names its id, not its address, so the id is what a
-client asserts (WIRE §1).
+An amphora's certificate names its id, not its address, so clients assert the id (WIRE §1).
 """
 
 import ssl
@@ -19,7 +18,7 @@ _PROBLEM = "application/problem+json"
 
 
 class _NamedByIdAdapter(HTTPAdapter):
-    """Asserts that the server's certificate names `amphora_id`, wherever it is reached.
+    """Asserts that the server's certificate names `amphora_id`, whatever its address.
 
     Python 3.13 refuses certificates without key identifiers by default. Controllers before
     release 15 issue such certificates, and RFC 5280 leaves their verification as it is.
@@ -56,8 +55,8 @@ class Wrong(NamedTuple):
 
 
 class ProblemError(AmphoraError):
-    """The same below `/2.0`, where an answer is problem details (RFC 9457): `title`, `detail`, and
-    in `errors` everything that is wrong with what was sent, if it is that."""
+    """A refusal below `/2.0`, as problem details (RFC 9457): `title`, `detail`, and in `errors`
+    everything that is wrong with the request's body."""
 
     def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
         super().__init__(status, answer)
@@ -69,8 +68,8 @@ class ProblemError(AmphoraError):
 
 
 class Client:
-    """One amphora's API. `base_url` is such as `https://192.0.2.7:9443`; `client_certificate` is
-    a PEM of certificate and key, `server_ca` the authority that signed the amphora's own.
+    """One amphora's API. `base_url` is like `https://192.0.2.7:9443`; `client_certificate` is a PEM
+    of certificate and key, `server_ca` the authority that signed the amphora's certificate.
 
     One instance keeps its connections; it may be used by one thread at a time. Every call raises
     AmphoraError for a refusal and requests.RequestException when the agent cannot be reached.
@@ -117,31 +116,31 @@ class Client:
             timeout=self._timeout,
         )
         if response.status_code >= 400:
-            raise _refusal(response)
+            raise _make_error(response)
         return response
 
-    # Instances: how they are, and what was changed
+    # Instances: their status, and their changes
 
     def instances(self) -> list[Json]:
-        found: list[Json] = self._json("GET", "/2.0/instances")["instances"]
-        return found
+        instances: list[Json] = self._json("GET", "/2.0/instances")["instances"]
+        return instances
 
     def instance(self, instance_id: str) -> Json:
         return self._json("GET", f"/2.0/instances/{instance_id}")
 
     def changes(self, instance_id: str, limit: int | None = None) -> list[Json]:
-        """What was done to a load balancer, the newest first."""
+        """Return the changes of a load balancer, the newest first."""
         query = "" if limit is None else f"?limit={limit}"
-        answer = self._json("GET", f"/2.0/instances/{instance_id}/changes{query}")
-        found: list[Json] = answer["changes"]
-        return found
+        path = f"/2.0/instances/{instance_id}/changes{query}"
+        changes: list[Json] = self._json("GET", path)["changes"]
+        return changes
 
     def _json(self, method: str, path: str, **given: Any) -> Json:
         answer: Json = self.request(method, path, **given).json()
         return answer
 
 
-def _refusal(response: requests.Response) -> AmphoraError:
+def _make_error(response: requests.Response) -> AmphoraError:
     try:
         answer = response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""The client of API 1.0, as Octavia's controller uses it: one step after the other."""
+"""A client of API 1.0, which sends haproxy configurations as text, as Octavia's controller does."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,9 @@ from amphora_agent.client.transport import Client, Json
 
 
 class AmphoraClient(Client):
-    """An amphora under a controller that sends haproxy's configurations as text (API 1.0)."""
+    """The API 1.0 of an amphora."""
 
-    # What is there
+    # The amphora's state
 
     def api_version(self) -> str:
         return str(self._json("GET", "//")["api_version"])
@@ -67,10 +67,10 @@ class AmphoraClient(Client):
         self.request("PUT", path, data=configuration.encode())
 
     def udp_listener(self, listener_id: str) -> bytes:
-        """The configuration of a UDP or SCTP listener, as it was sent."""
+        """Return the configuration of a UDP or SCTP listener, as it was sent."""
         return self.request("GET", f"/1.0/listeners/{listener_id}/udp_listener").content
 
-    # Which of two amphorae has the VIPs
+    # VRRP: which amphora of a pair has the VIPs
 
     def upload_vrrp(self, configuration: str) -> None:
         self.request("PUT", "/1.0/vrrp/upload", data=configuration.encode())

@@ -1,8 +1,6 @@
-"""A controller's client of API 2.0, for provider drivers, operators and tests: it says what a load
-balancer is to be.
+"""A client of API 2.0, which sends whole load balancers, for provider drivers, operators and tests.
 
-`AmphoraClient`, that of API 1.0, does one step after the other (client_octavia.py). How both reach
-an amphora, and what they raise, is in client_connection.py.
+`v1` has `AmphoraClient`, that of API 1.0; `transport` has their connection and errors.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,8 +33,9 @@ class Model(Protocol):
 
 
 class DeclarativeClient(Client):
-    """Load balancers as Octavia's provider data model has them (API 2.0): the agent is told what is
-    to be, and does what that takes, or changes nothing and says everything that is wrong.
+    """Load balancers as Octavia's provider data model has them (API 2.0). The agent gets the
+    desired state and makes the changes it takes, or changes nothing and reports everything that is
+    wrong.
 
     A provider driver needs little more than this. Octavia hands it a whole load balancer, or one
     part of it; a part is changed in what the amphora has, and `edit` sees that nobody else changes
