@@ -27,7 +27,7 @@ from amphora_agent.settings.policy import (
     ProgramIsHaproxy,
     Proof,
 )
-from amphora_agent.settings.reader import Settings, SettingsError, decode
+from amphora_agent.settings.reader import Settings, SettingsError, decode_settings
 from amphora_agent.supervisor.command import run
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Reconfiguration:
         path = str(self._settings.path)
         with self._lock:
             try:
-                wanted = decode(data, path)
+                wanted = decode_settings(data, path)
             except SettingsError as error:
                 raise _refusal(path, error.reasons) from None
             in_force = self._settings.in_force()

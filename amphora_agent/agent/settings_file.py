@@ -10,7 +10,7 @@ from amphora_agent.errors import AgentError
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.settings import policy
-from amphora_agent.settings.reader import Settings, SettingsError, decode
+from amphora_agent.settings.reader import Settings, SettingsError, decode_settings
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def read(path: Path) -> Settings:
     Raises:
         SettingsError: it cannot be read, or not be used.
     """
-    return decode(_read_bytes(path), str(path))
+    return decode_settings(_read_bytes(path), str(path))
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -87,7 +87,7 @@ class SettingsFile:
                 try:
                     data = _read_bytes(self.path)
                     self._signature = signature  # what the disk refuses now is read another time
-                    self._settings, self._data = decode(data, str(self.path)), data
+                    self._settings, self._data = decode_settings(data, str(self.path)), data
                 except SettingsError as error:
                     self._report(f"{error}; the settings before it stay in force")
                 else:
@@ -114,7 +114,7 @@ class SettingsFile:
                 before = self._data  # the last that could be read
             try:
                 startable = not policy.differs_at_start(
-                    self._started, decode(before, str(self.path))
+                    self._started, decode_settings(before, str(self.path))
                 )
             except SettingsError:
                 startable = False
@@ -125,7 +125,7 @@ class SettingsFile:
     @staticmethod
     def _start(path: Path, require_usable: Callable[[Settings], None]) -> tuple[Settings, bytes]:
         data = _read_bytes(path)
-        settings = decode(data, str(path))
+        settings = decode_settings(data, str(path))
         try:
             require_usable(settings)
         except SettingsError:

@@ -38,16 +38,16 @@ def main(arguments: Sequence[str]) -> int:
     try:
         match arguments:
             case ("own", path, amphora_id):
-                leaf = check_own(Path(path).read_bytes(), amphora_id, datetime.now(UTC))
+                leaf = require_own(Path(path).read_bytes(), amphora_id, datetime.now(UTC))
                 # The same call that the next connection depends on.
                 ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(path)
                 answer = leaf.not_valid_after_utc.isoformat().encode()
             case ("authority", path):
-                check_authority(Path(path), sys.stdin.buffer.read())
+                require_signed(Path(path), sys.stdin.buffer.read())
                 answer = b""
             case _:
                 question = msgspec.json.decode(sys.stdin.buffer.read(), type=RevocationQuestion)
-                answer = msgspec.json.encode(check_revocations(question, datetime.now(UTC)))
+                answer = msgspec.json.encode(judge_revocations(question, datetime.now(UTC)))
     except Unfit as reason:
         print(reason)
         return EXIT_REFUSED
@@ -58,15 +58,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def check_own(pem: bytes, amphora_id: str, now: datetime) -> x509.Certificate:
+def require_own(pem: bytes, amphora_id: str, now: datetime) -> x509.Certificate:
     """Return the leaf certificate of a PEM that is fit for this amphora at `now`.
 
     Raises:
         Unfit: no certificate or key, they do not belong together, it is not valid now,
             it names another amphora, it may not serve TLS, or its chain is broken or cut off.
     """
-    chain = checks.certificates(pem)
-    key = checks.private_key(pem)
+    chain = checks.load_certificates(pem)
+    key = checks.load_private_key(pem)
     checks.require_whole(pem)
     leaf = chain[0]
     if not checks.belongs(leaf, key):
@@ -90,16 +90,16 @@ def check_own(pem: bytes, amphora_id: str, now: datetime) -> x509.Certificate:
     return leaf
 
 
-def check_authority(path: Path, client_pem: bytes) -> None:
+def require_signed(path: Path, client_pem: bytes) -> None:
     """Check that the authorities of a file have signed a client's certificate.
 
     Raises:
         Unfit: there are none, they have not, or one of them or the certificate has expired.
         ssl.SSLError: OpenSSL does not take the file.
     """
-    checks.certificates(path.read_bytes())
+    checks.load_certificates(path.read_bytes())
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(path)
-    leaf, *between = map(crypto.X509.from_cryptography, checks.certificates(client_pem))
+    leaf, *between = map(crypto.X509.from_cryptography, checks.load_certificates(client_pem))
     store = crypto.X509Store()
     store.load_locations(str(path))
     try:
@@ -108,14 +108,14 @@ def check_authority(path: Path, client_pem: bytes) -> None:
         raise Unfit(f"it has not signed your certificate: {error}") from None
 
 
-def check_revocations(question: RevocationQuestion, now: datetime) -> RevocationAnswer:
+def judge_revocations(question: RevocationQuestion, now: datetime) -> RevocationAnswer:
     """Check all lists of a file, and return what those of known authorities say.
 
     Raises:
         Unfit: a list cannot be read, has not been signed by its issuer, is incomplete by its own
             words, or has expired; or no list is by an authority that the agent knows.
     """
-    issuers = checks.certificates(Path(question.authorities).read_bytes())
+    issuers = checks.load_certificates(Path(question.authorities).read_bytes())
     issuers += map(x509.load_der_x509_certificate, question.between)
     known = [each for each in _read_lists(question.lists) if _is_known(each, issuers)]
     if not known:

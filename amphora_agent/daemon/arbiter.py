@@ -55,7 +55,7 @@ _FIRST_READINGS = 3.0
 _LAST_WORDS = 1.0
 
 
-class Phase(enum.IntEnum):
+class WorkerPhase(enum.IntEnum):
     """The phase of a worker's life."""
 
     STARTING = 0
@@ -79,14 +79,14 @@ class Pulse:
         os.ftruncate(self._descriptor, mmap.PAGESIZE)
         self._memory = mmap.mmap(self._descriptor, mmap.PAGESIZE)
         self._words = memoryview(self._memory).cast("d")
-        self._write(Phase.STARTING)
+        self._write(WorkerPhase.STARTING)
 
     def notify(self) -> None:
-        self._write(Phase.WORKING)
+        self._write(WorkerPhase.WORKING)
 
     def end(self) -> None:
         """Note that this worker is done, though its process may still exist."""
-        self._write(Phase.ENDED)
+        self._write(WorkerPhase.ENDED)
 
     def last_update(self) -> float:
         """Return the monotonic time of the last sign of life, in seconds."""
@@ -94,11 +94,11 @@ class Pulse:
 
     @property
     def started(self) -> bool:
-        return self._words[self._PHASE] != Phase.STARTING
+        return self._words[self._PHASE] != WorkerPhase.STARTING
 
     @property
     def ended(self) -> bool:
-        return self._words[self._PHASE] == Phase.ENDED
+        return self._words[self._PHASE] == WorkerPhase.ENDED
 
     def fileno(self) -> int:
         return self._descriptor
@@ -109,7 +109,7 @@ class Pulse:
         self._words.release()
         self._memory.close()
 
-    def _write(self, phase: Phase) -> None:
+    def _write(self, phase: WorkerPhase) -> None:
         # In this order: a new phase is visible only with its time.
         self._words[self._UPDATED] = time.monotonic()
         self._words[self._PHASE] = phase
@@ -197,7 +197,7 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
     _patient_since = 0.0
     _stopping = False
 
-    def __init__(self, app: "Server") -> None:
+    def __init__(self, app: "AgentServer") -> None:
         #: Deaths that no worker has recorded yet. The arbiter has no threads, which a fork would
         #: break, and must not wait for a disk: the next worker records them.
         self._deaths: list[tuple[str, str]] = []
@@ -332,7 +332,7 @@ class AgentLog(Logger):  # type: ignore[misc]  # gunicorn has no types
         super().info(msg, *args, **kwargs)
 
 
-class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
+class AgentServer(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """The `app` of the workers: their settings and callbacks."""
 
     def __init__(

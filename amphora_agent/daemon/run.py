@@ -18,7 +18,7 @@ from amphora_agent.api.server.tls import ServerTls, make_first_context
 from amphora_agent.api.services import MadeOnce, Services
 from amphora_agent.api.v1.http import CURRENT
 from amphora_agent.daemon import monitoring
-from amphora_agent.daemon.arbiter import Heart, Server
+from amphora_agent.daemon.arbiter import AgentServer, Heart
 from amphora_agent.errors import AgentError
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal
@@ -68,7 +68,7 @@ logger = logging.getLogger(__name__)
 _ADDRESS_TIMEOUT, _PAUSE = 5.0, 0.1
 
 
-def require_usable(settings: Settings, *, run: Path) -> None:
+def require_startable(settings: Settings, *, run: Path) -> None:
     """Check that the agent can serve with these settings: logs, TLS, address, directories.
 
     Raises:
@@ -97,7 +97,7 @@ def _require_address(host: str, port: int) -> None:
         time.sleep(_PAUSE)
 
 
-def tighten(
+def protect_secrets(
     configuration: Path, settings: Settings, directories: Iterable[Path], run: Path
 ) -> None:
     """Make the files with secrets private to the agent's user, and their directory, if it is the
@@ -131,15 +131,15 @@ def run_agent(options: Options) -> None:
     settings = SettingsFile(
         options.config_file,
         alarms=alarms,
-        require_usable=functools.partial(require_usable, run=options.run_directory),
+        require_usable=functools.partial(require_startable, run=options.run_directory),
     )
     layout = make_layout(settings.current(), options)
-    tighten(settings.path, settings.current(), options.directories, layout.run)
+    protect_secrets(settings.path, settings.current(), options.directories, layout.run)
     board, deaths = HeartbeatBoard(), WorkerDeaths()
     services = _make_services(settings, layout, options, board, deaths, alarms)
     tls = ServerTls(settings.current, alarms, options.client_crl)
     admission = _make_admission(settings, layout, options, alarms)
-    Server(
+    AgentServer(
         settings.current,
         tls,
         create_app(services),

@@ -57,7 +57,7 @@ _MOST_STRINGS, _LONGEST_STRING, _LONGEST_REASON = 20, 200, 2000
 _ID = re.compile(rb'\{"id":([0-9]{1,18}),')
 
 
-class Record:
+class ChangeRecord:
     """The data of a change while it is made."""
 
     def __init__(self, subject: str) -> None:
@@ -103,10 +103,10 @@ class Journal:
     @contextlib.contextmanager
     def change(
         self, part: Part, subject: str, by: Caller, operation: Operation
-    ) -> Iterator[Record]:
-        """Record a change when the block that makes it ends, with or without an error. A change of
-        an object that does not exist (NotFound) is not recorded."""
-        record = Record(subject)
+    ) -> Iterator[ChangeRecord]:
+        """ChangeRecord a change when the block that makes it ends, with or without an error. A
+        change of an object that does not exist (NotFound) is not recorded."""
+        record = ChangeRecord(subject)
         began = self._clock()
         result, because = EntryResult.DONE, ""
         try:
@@ -155,8 +155,8 @@ class Journal:
         words: Sequence[str] = (),
         differences: Sequence[Difference] = (),
     ) -> None:
-        """Record an event that nobody has requested. Returns at once: a thread writes."""
-        record = Record(subject)
+        """ChangeRecord an event that nobody has requested. Returns at once: a thread writes."""
+        record = ChangeRecord(subject)
         record.words, record.differences = list(words), list(differences)
         entry = self._make_entry(part, AGENT, operation, EntryResult.HAPPENED, "", record, 0.0)
         with self._reporting:
@@ -168,7 +168,7 @@ class Journal:
                 self._reporter.start()
 
     def report_death(self, process: str, words: str) -> None:
-        """Record the end of a process that should run."""
+        """ChangeRecord the end of a process that should run."""
         self.report(Part.PROCESS, process, Operation.DEATH, [words])
 
     def entries(
@@ -212,7 +212,7 @@ class Journal:
         operation: Operation,
         result: EntryResult,
         because: str,
-        record: Record,
+        record: ChangeRecord,
         milliseconds: float,
     ) -> Entry:
         moment = self._now().astimezone(UTC).isoformat(timespec="milliseconds")

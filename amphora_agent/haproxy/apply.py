@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import chain
 
-from amphora_agent.events.journal import Record
+from amphora_agent.events.journal import ChangeRecord
 from amphora_agent.haproxy.process.activator import Outcome
 from amphora_agent.model.events import Difference
 from amphora_agent.model.loadbalancer.responses import ProcessPlan
@@ -78,7 +78,7 @@ class Application:
     def __init__(self, store: RevisionStore) -> None:
         self._store = store
 
-    def carry_out(self, change: Change, record: Record) -> list[ProcessPlan] | None:
+    def carry_out(self, change: Change, record: ChangeRecord) -> list[ProcessPlan] | None:
         """Carry out a change and record it; return what was done with processes. Return None if it
         is committed and nothing runs.
 
@@ -108,7 +108,7 @@ class Application:
         self,
         instance: InstanceLayout,
         generation: int | None,
-        record: Record,
+        record: ChangeRecord,
         change_to: Callable[[int], AbstractContextManager[Change]],
     ) -> str:
         """Go back to a generation, by default to the one before the present one; return what was

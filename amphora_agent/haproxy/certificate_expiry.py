@@ -167,7 +167,7 @@ def _expires(path: Path) -> float | None:
     with contextlib.suppress(pem.Unreadable):
         dates = [
             until.timestamp()
-            for block in pem.read(path.read_bytes()).blocks
+            for block in pem.parse_pem(path.read_bytes()).blocks
             if block.label in (pem.CERTIFICATE, pem.REVOCATIONS)
             and (until := pem.read_expiry(block)) is not None
         ]

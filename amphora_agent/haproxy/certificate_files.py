@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from amphora_agent.errors import InvalidRequest, NotFound
-from amphora_agent.events.journal import Record
+from amphora_agent.events.journal import ChangeRecord
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
 from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind, UnusableFile
@@ -29,7 +29,7 @@ from amphora_agent.supervisor.command import Completed
 logger = logging.getLogger(__name__)
 
 #: The lock of an instance, and the record of its change.
-Changing = Callable[[InstanceLayout, Caller, Operation], AbstractContextManager[Record]]
+Changing = Callable[[InstanceLayout, Caller, Operation], AbstractContextManager[ChangeRecord]]
 #: Lets haproxy check the committed configuration of an instance with another file in the place of
 #: one that it names.
 Trial = Callable[[InstanceLayout, Path, Path], Completed]

@@ -18,7 +18,7 @@ from pathlib import Path
 from amphora_agent import files
 from amphora_agent.errors import AgentError, InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.events.journal import Journal, Record
+from amphora_agent.events.journal import ChangeRecord, Journal
 from amphora_agent.haproxy import status
 from amphora_agent.haproxy.apply import Activate, Application, Change, describe_outcome
 from amphora_agent.haproxy.certificate_files import CertificateFiles
@@ -211,7 +211,7 @@ class Instances:
 
     @contextlib.contextmanager
     def _change_to(
-        self, instance: InstanceLayout, record: Record, generation: int
+        self, instance: InstanceLayout, record: ChangeRecord, generation: int
     ) -> Iterator[Change]:
         wanted = self.store.manifest(instance, generation)
         self.store.live.check(instance)
@@ -266,14 +266,14 @@ class Instances:
             return f"Configuration file is valid\nhaproxy daemon for {instance_id} started"
         return f"Listener {instance_id} reloaded"
 
-    def _take_over(self, instance_id: ObjectId, record: Record, give_way: GiveWay) -> None:
+    def _take_over(self, instance_id: ObjectId, record: ChangeRecord, give_way: GiveWay) -> None:
         """Have what was uploaded take the place of a rendered load balancer."""
         self.takeovers.tell_apart(self._layout.uploaded(instance_id))
         uploaded = self._layout.uploaded(instance_id)
         record.plan = "replace"
         self.application.carry_out(_TakeOver(self, uploaded, give_way), record)
 
-    def _activate(self, instance: InstanceLayout, record: Record) -> list[ProcessPlan]:
+    def _activate(self, instance: InstanceLayout, record: ChangeRecord) -> list[ProcessPlan]:
         """Make it run what is committed, and keep that as a generation."""
         run = partial(self.activation.activate, instance, self.acceptance.foreseen(instance))
         return self.application.carry_out(Activate(instance, run), record) or []
@@ -383,7 +383,7 @@ class Instances:
     @contextlib.contextmanager
     def changing(
         self, instance: InstanceLayout, by: Caller, operation: Operation
-    ) -> Iterator[Record]:
+    ) -> Iterator[ChangeRecord]:
         """The lock of an instance, with commands too, and the record of the change. A first upload
         that fails leaves no file behind."""
         with self._locked(instance):
@@ -501,7 +501,7 @@ class _Return(Change):
         instance: InstanceLayout,
         before: Manifest,
         wanted: Manifest,
-        record: Record,
+        record: ChangeRecord,
     ) -> None:
         super().__init__(instance)
         self._instances = instances

@@ -36,7 +36,7 @@ _LEAD = 0.1
 _AGENT = "agent"
 
 
-class Source(Protocol):
+class ReadingSource(Protocol):
     """Where readings come from. Methods that read files are apart from the one that asks
     haproxy."""
 
@@ -96,7 +96,7 @@ class Reader:
 
     def __init__(
         self,
-        source: Source,
+        source: ReadingSource,
         lvs: Callable[[], dict[str, InstanceReading]],
         find_facts: Callable[[], Facts],
         first: Facts,

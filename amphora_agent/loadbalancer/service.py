@@ -332,7 +332,7 @@ class Declared:
         balancer: ResolvedLoadBalancer,
         before: State | None,
         chosen: ProcessModel | None,
-        record: journal.Record,
+        record: journal.ChangeRecord,
         *,
         dry_run: bool,
     ) -> Result:
@@ -410,7 +410,7 @@ class Declared:
     @contextlib.contextmanager
     def _changing(
         self, lb_id: ObjectId, by: Caller, operation: Operation, *, kept: bool = True
-    ) -> Iterator[journal.Record]:
+    ) -> Iterator[journal.ChangeRecord]:
         instance = self._layout.rendered(lb_id)
         with self._instances.changing(instance, by, operation) as record:
             record.kept = kept
@@ -445,7 +445,9 @@ def _resolved(state: State) -> ResolvedLoadBalancer:
     return resolve(decode(state.model(), LoadBalancer))
 
 
-def _nothing(lb_id: ObjectId, state: State, record: journal.Record, *, dry_run: bool) -> Result:
+def _nothing(
+    lb_id: ObjectId, state: State, record: journal.ChangeRecord, *, dry_run: bool
+) -> Result:
     """The answer where all is as it is wanted."""
     record.plan = "nothing"
     record.generation = state.number

@@ -17,7 +17,7 @@ from amphora_agent.model.events import SECRET, Difference
 from amphora_agent.settings.reader import Settings, locate
 
 
-class Rule(enum.StrEnum):
+class PushRule(enum.StrEnum):
     """What a push may do with a key. The value is the word of `docs/policy.md`."""
 
     MAY_CHANGE = "may change"
@@ -262,36 +262,36 @@ class Row(NamedTuple):
     """A row of the table. `at_once`: the agent reads the key at each use, not only when it
     starts."""
 
-    rule: Rule
+    rule: PushRule
     check: _Check
     at_once: bool = False
 
 
-_FREE_AT_ONCE = Row(Rule.MAY_CHANGE, _accept, at_once=True)
-_FREE = Row(Rule.MAY_CHANGE, _accept)
+_FREE_AT_ONCE = Row(PushRule.MAY_CHANGE, _accept, at_once=True)
+_FREE = Row(PushRule.MAY_CHANGE, _accept)
 
 #: Every setting.
 TABLE: Mapping[str, Row] = {
     "debug": _FREE_AT_ONCE,
     "use_syslog": _FREE,
-    "syslog_log_facility": Row(Rule.MAY_CHANGE, _require_facility),
-    "base_path": Row(Rule.MUST_BE_PROVEN, _prove_directory),
-    "base_cert_dir": Row(Rule.MUST_BE_PROVEN, _prove_directory),
-    "bind_host": Row(Rule.MUST_BE_PROVEN, _prove_address),
-    "bind_port": Row(Rule.MUST_BE_PROVEN, _prove_address),
-    "haproxy_cmd": Row(Rule.MUST_BE_PROVEN, _prove_program),
+    "syslog_log_facility": Row(PushRule.MAY_CHANGE, _require_facility),
+    "base_path": Row(PushRule.MUST_BE_PROVEN, _prove_directory),
+    "base_cert_dir": Row(PushRule.MUST_BE_PROVEN, _prove_directory),
+    "bind_host": Row(PushRule.MUST_BE_PROVEN, _prove_address),
+    "bind_port": Row(PushRule.MUST_BE_PROVEN, _prove_address),
+    "haproxy_cmd": Row(PushRule.MUST_BE_PROVEN, _prove_program),
     "user_log_facility": _FREE,
     "administrative_log_facility": _FREE,
-    "controller_ip_port_list": Row(Rule.MAY_CHANGE, _require_controllers, at_once=True),
+    "controller_ip_port_list": Row(PushRule.MAY_CHANGE, _require_controllers, at_once=True),
     "heartbeat_interval": _FREE_AT_ONCE,
-    "heartbeat_key": Row(Rule.MAY_CHANGE, _require_key, at_once=True),
-    "agent_server_ca": Row(Rule.MUST_BE_PROVEN, _prove_authority, at_once=True),
-    "agent_server_cert": Row(Rule.MUST_BE_PROVEN, _prove_certificate, at_once=True),
-    "agent_server_network_dir": Row(Rule.MUST_BE_PROVEN, _prove_directory),
+    "heartbeat_key": Row(PushRule.MAY_CHANGE, _require_key, at_once=True),
+    "agent_server_ca": Row(PushRule.MUST_BE_PROVEN, _prove_authority, at_once=True),
+    "agent_server_cert": Row(PushRule.MUST_BE_PROVEN, _prove_certificate, at_once=True),
+    "agent_server_network_dir": Row(PushRule.MUST_BE_PROVEN, _prove_directory),
     "agent_request_read_timeout": _FREE_AT_ONCE,
-    "agent_tls_protocol": Row(Rule.MUST_BE_PROVEN, _prove_tls, at_once=True),
-    "amphora_id": Row(Rule.MUST_STAY, _stay),
-    "amphora_udp_driver": Row(Rule.MUST_BE_PROVEN, _require_driver),
+    "agent_tls_protocol": Row(PushRule.MUST_BE_PROVEN, _prove_tls, at_once=True),
+    "amphora_id": Row(PushRule.MUST_STAY, _stay),
+    "amphora_udp_driver": Row(PushRule.MUST_BE_PROVEN, _require_driver),
     "loadbalancer_topology": _FREE_AT_ONCE,
 }
 

@@ -153,7 +153,7 @@ class Settings:
         return self.loadbalancer_topology == "SINGLE"
 
 
-def parse(text: str, source: str) -> Settings:
+def parse_settings(text: str, source: str) -> Settings:
     """Read the INI `text`; `source` is its name for messages.
 
     Raises:
@@ -178,10 +178,10 @@ def parse(text: str, source: str) -> Settings:
     return Settings(**values)
 
 
-def decode(data: bytes, source: str) -> Settings:
+def decode_settings(data: bytes, source: str) -> Settings:
     """Read the bytes of a file. Raises as `parse`."""
     try:
-        return parse(data.decode(), source)
+        return parse_settings(data.decode(), source)
     except UnicodeDecodeError as error:
         raise SettingsError(source, f"byte {error.start + 1}: is not UTF-8") from None
 

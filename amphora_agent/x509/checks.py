@@ -16,7 +16,7 @@ class Unfit(Exception):
     """The certificate could not serve; the text says why."""
 
 
-def certificates(pem: bytes) -> list[x509.Certificate]:
+def load_certificates(pem: bytes) -> list[x509.Certificate]:
     """Return the certificates of a PEM, at least one.
 
     Raises:
@@ -28,7 +28,7 @@ def certificates(pem: bytes) -> list[x509.Certificate]:
         raise Unfit("there is no usable certificate in it") from None
 
 
-def private_key(pem: bytes) -> PrivateKeyTypes:
+def load_private_key(pem: bytes) -> PrivateKeyTypes:
     """Return the key of a PEM: PKCS#8, PKCS#1 or SEC 1 (EC), without a passphrase.
 
     Raises:

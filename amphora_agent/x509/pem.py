@@ -105,7 +105,7 @@ def _make_begin(label: str) -> bytes:
     return f"-----BEGIN {label}-----".encode()
 
 
-def read(data: bytes) -> Pem:
+def parse_pem(data: bytes) -> Pem:
     """Read a PEM file.
 
     Line ends may be of any kind, lines indented, and a block may begin in the line in which another

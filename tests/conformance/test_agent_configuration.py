@@ -67,7 +67,7 @@ def read_as_oslo(text: str) -> "dict[str, Any] | None":
 
 def read_as_agent(text: str) -> "dict[str, Any] | None":
     try:
-        found = reader.parse(text, "agent.conf")
+        found = reader.parse_settings(text, "agent.conf")
     except reader.SettingsError:
         return None
     names = (option.name for options in GROUPS.values() for option in options)
@@ -111,4 +111,4 @@ def test_the_heartbeat_key_is_the_one_that_the_controller_signs_with(key: str) -
         text = build(*arguments)
     finally:
         cfg.CONF.clear_override("heartbeat_key", group="health_manager")
-    assert reader.parse(text, "agent.conf").heartbeat_key == key
+    assert reader.parse_settings(text, "agent.conf").heartbeat_key == key

@@ -89,5 +89,5 @@ def test_a1_the_agent_knows_every_protocol_of_rules(enumerations: dict[str, list
 def test_a1_the_agent_knows_every_topology() -> None:
     text = "[amphora_agent]\namphora_id = a\n[controller_worker]\nloadbalancer_topology = {}\n"
     for topology in constants.SUPPORTED_LB_TOPOLOGIES:
-        found = reader.parse(text.format(topology), "agent.conf")
+        found = reader.parse_settings(text.format(topology), "agent.conf")
         assert found.loadbalancer_topology == topology

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.events.journal import Record
+from amphora_agent.events.journal import ChangeRecord
 from amphora_agent.haproxy.certificate_files import CertificateFiles
 from amphora_agent.haproxy.named_files import certificate_content, crt_list
 from amphora_agent.haproxy.policy.values import Bounds
@@ -78,9 +78,9 @@ def room(tmp_path: Path) -> Room:
     )  # fmt: skip
 
     @contextlib.contextmanager
-    def changing(*_: object) -> Iterator[Record]:
+    def changing(*_: object) -> Iterator[ChangeRecord]:
         # No other process changes these files, and nobody reads a journal.
-        yield Record(ID)
+        yield ChangeRecord(ID)
 
     def trial(*_: object) -> Completed:
         raise AssertionError("no configuration names a file")

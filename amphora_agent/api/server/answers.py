@@ -36,7 +36,7 @@ class Sink:
     send = sendall
 
 
-class Part:
+class AnswerPart:
     """A part of an answer that is still to be sent."""
 
     def __init__(self, data: bytes) -> None:
@@ -56,7 +56,7 @@ class Part:
         self._data.release()
 
 
-class _SharedPart(Part):
+class _SharedPart(AnswerPart):
     def __init__(self, answers: "Answers", data: bytes) -> None:
         super().__init__(data)
         self._answers = answers
@@ -67,7 +67,7 @@ class _SharedPart(Part):
         self._answers.release(self._whole)
 
 
-class _FilePart(Part):
+class _FilePart(AnswerPart):
     def __init__(self, room: Room, file: BinaryIO, size: int) -> None:
         super().__init__(b"")
         self._room = room
@@ -94,16 +94,16 @@ class Answers:
         self._shared: dict[int, tuple[bytes, int]] = {}
         self._memory = 0
 
-    def keep(self, pieces: Iterable[bytes]) -> deque[Part]:
+    def keep(self, pieces: Iterable[bytes]) -> deque[AnswerPart]:
         """Return the parts of an answer. Called by the thread that has made it, which may wait.
 
         Raises:
             Unavailable: there is no room for it.
         """
-        parts: deque[Part] = deque()
+        parts: deque[AnswerPart] = deque()
         try:
             for piece in pieces:
-                parts.append(self._keep_large(piece) if len(piece) >= LARGE else Part(piece))
+                parts.append(self._keep_large(piece) if len(piece) >= LARGE else AnswerPart(piece))
         except OSError as error:
             for part in parts:
                 part.close()
@@ -121,7 +121,7 @@ class Answers:
                 del self._shared[id(piece)]
                 self._memory -= len(data)
 
-    def _keep_large(self, piece: bytes) -> Part:
+    def _keep_large(self, piece: bytes) -> AnswerPart:
         with self._lock:
             for key, (data, users) in self._shared.items():
                 if len(data) == len(piece) and data == piece:
@@ -133,7 +133,7 @@ class Answers:
                 return _SharedPart(self, piece)
         return self._spool(piece)
 
-    def _spool(self, piece: bytes) -> Part:
+    def _spool(self, piece: bytes) -> AnswerPart:
         self._room.take_disk(len(piece))
         try:
             file = self._room.open_file()

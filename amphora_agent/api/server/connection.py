@@ -18,7 +18,7 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
 from amphora_agent.agent.reconfiguration import Peer
-from amphora_agent.api.server.answers import Part
+from amphora_agent.api.server.answers import AnswerPart
 from amphora_agent.api.server.uploads import Body, Room
 from amphora_agent.api.v1.http import limit_body
 from amphora_agent.model.events import Caller
@@ -110,7 +110,7 @@ class Connection:
         self.received = b""
         self.request: Any = None
         self.body = Body(room, 0, 0)
-        self._parts: deque[Part] = deque()
+        self._parts: deque[AnswerPart] = deque()
         self._interim = b""
         self._kept = False
         self._discarded = 0
@@ -165,7 +165,7 @@ class Connection:
         is_ours = self.phase is not Phase.REQUEST and not self.is_lent
         return is_ours and min(self.deadline, self.stalled_at) < now
 
-    def answer(self, parts: deque[Part], *, keep: bool) -> None:
+    def answer(self, parts: deque[AnswerPart], *, keep: bool) -> None:
         """Send an answer, and then keep the connection for a next request, or close it."""
         self._parts = parts
         self._kept = keep and not self.body.cut

@@ -14,7 +14,7 @@ from amphora_agent.settings.reader import Settings
 logger = logging.getLogger(__name__)
 
 
-class UnusableFile(AgentError):
+class UnusableTlsFile(AgentError):
     """The API cannot be served with the file at `path`; the text names it and says why."""
 
     def __init__(self, path: str, what: str, error: OSError) -> None:
@@ -41,7 +41,7 @@ class ServerTls:
         sessions of the old one.
 
         Raises:
-            UnusableFile
+            UnusableTlsFile
         """
         self._settings = settings
         self._alarms = alarms
@@ -57,7 +57,7 @@ class ServerTls:
             settings = self._settings()
             try:
                 self._context = make_context(settings)
-            except UnusableFile as error:
+            except UnusableTlsFile as error:
                 self._report(error, "the last good ones stay in use")
             else:
                 logger.info("the agent's TLS files were taken up again")
@@ -74,7 +74,7 @@ class ServerTls:
             )
         return context
 
-    def _report(self, error: UnusableFile, consequence: str) -> None:
+    def _report(self, error: UnusableTlsFile, consequence: str) -> None:
         self._alarms.set_alarm(AlarmKind.AGENT_TLS, error.path, f"{error}; {consequence}")
 
     def _clear(self, settings: Settings) -> None:
@@ -91,21 +91,21 @@ class ServerTls:
         )
 
 
-def make_first_context(settings: Settings) -> tuple[ssl.SSLContext, UnusableFile | None]:
+def make_first_context(settings: Settings) -> tuple[ssl.SSLContext, UnusableTlsFile | None]:
     """Make the context to start with: if the certificate cannot be used, with the one before it.
     Return also the error of the first one.
 
     Raises:
-        UnusableFile: there is none before it, or that is no better.
+        UnusableTlsFile: there is none before it, or that is no better.
     """
     try:
         return make_context(settings), None
-    except UnusableFile as error:
+    except UnusableTlsFile as error:
         if error.path != settings.agent_server_cert:
             raise
         try:
             return make_context(settings, certificate=_name_previous(settings)), error
-        except UnusableFile:
+        except UnusableTlsFile:
             raise error from None
 
 
@@ -118,7 +118,7 @@ def make_context(settings: Settings, certificate: str | None = None) -> ssl.SSLC
     controller's CA. `certificate` replaces the path in the settings.
 
     Raises:
-        UnusableFile: a file is missing, unusable, or key and certificate do not belong together.
+        UnusableTlsFile: a file is missing, unusable, or key and certificate do not belong together.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     newest_only = settings.agent_tls_protocol == "TLSv1.3"
@@ -132,10 +132,10 @@ def make_context(settings: Settings, certificate: str | None = None) -> ssl.SSLC
         # An encrypted key must not make OpenSSL ask at the terminal for its passphrase.
         context.load_cert_chain(certificate, password="")
     except OSError as error:
-        raise UnusableFile(certificate, "no usable certificate with its key", error) from error
+        raise UnusableTlsFile(certificate, "no usable certificate with its key", error) from error
     authority = settings.agent_server_ca
     try:
         context.load_verify_locations(authority)
     except OSError as error:
-        raise UnusableFile(authority, "no usable authority of the controllers", error) from error
+        raise UnusableTlsFile(authority, "no usable authority of the controllers", error) from error
     return context

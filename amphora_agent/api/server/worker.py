@@ -22,7 +22,7 @@ from gunicorn.http import wsgi
 from gunicorn.http.errors import ParseException
 from gunicorn.workers import base
 
-from amphora_agent.api.server.answers import Answers, Part, Sink
+from amphora_agent.api.server.answers import AnswerPart, Answers, Sink
 from amphora_agent.api.server.connection import Connection, HeaderTooLarge, Need, Phase
 from amphora_agent.api.server.threads import Threads
 from amphora_agent.api.server.uploads import Room
@@ -46,7 +46,7 @@ _MMAP_THRESHOLD, _GIVEN_BACK = -3, 128 << 10
 class _Answer(NamedTuple):
     """The parts of an answer, and whether the connection can be used again after it."""
 
-    parts: deque[Part]
+    parts: deque[AnswerPart]
     keep: bool
 
 
@@ -325,11 +325,11 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         return _Answer(parts, keep)
 
 
-def _make_answer(status: str, content: Mapping[str, object]) -> "deque[Part]":
+def _make_answer(status: str, content: Mapping[str, object]) -> "deque[AnswerPart]":
     """Make an answer without the application. `status` may be followed by headers."""
     text = json.dumps(content).encode()
     head = (
         f"HTTP/1.1 {status}\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
     )
-    return deque([Part(head.encode() + text)])
+    return deque([AnswerPart(head.encode() + text)])

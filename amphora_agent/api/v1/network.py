@@ -8,7 +8,7 @@ from flask.typing import ResponseReturnValue
 
 from amphora_agent.api.services import Services, caller
 from amphora_agent.api.v1.http import LARGEST_JSON, OK, body
-from amphora_agent.events.journal import Record
+from amphora_agent.events.journal import ChangeRecord
 from amphora_agent.model.events import Operation, Part, compare
 
 
@@ -17,7 +17,7 @@ def network(services: Services) -> Blueprint:
     plugging = services.network
 
     @contextmanager
-    def changing(subject: str, operation: Operation) -> Iterator[Record]:
+    def changing(subject: str, operation: Operation) -> Iterator[ChangeRecord]:
         with services.journal.change(Part.INTERFACE, subject, caller(), operation) as record:
             before = plugging.described()
             yield record

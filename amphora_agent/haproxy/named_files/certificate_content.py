@@ -97,7 +97,7 @@ def parse_pem_file(sent: bytes) -> Content:
         Unfit
     """
     try:
-        return _of_pem(pem.read(sent))
+        return _of_pem(pem.parse_pem(sent))
     except pem.Unreadable as reason:
         raise UnusableFile(str(reason)) from None
 

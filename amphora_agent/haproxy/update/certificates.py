@@ -137,7 +137,7 @@ class _Files:
         self, file: FileChange, before: bytes, after: bytes, *, certain: bool = True
     ) -> Iterator[Finding]:
         path = file.path
-        blocks = pem.read(after).blocks
+        blocks = pem.parse_pem(after).blocks
         if blocks == _blocks(before):
             return
         leaf = _leaf(blocks)
@@ -165,7 +165,7 @@ class _Files:
         )
 
     def _of_authorities(self, path: str, before: bytes, after: bytes) -> Iterator[Finding]:
-        blocks = pem.read(after).blocks
+        blocks = pem.parse_pem(after).blocks
         if blocks == _blocks(before):
             return
         if not blocks or any(block.label != pem.CERTIFICATE for block in blocks):
@@ -174,7 +174,7 @@ class _Files:
         yield self._replacement("ca-file", "CA", path, blocks, proof)
 
     def _of_revocations(self, path: str, before: bytes, after: bytes) -> Iterator[Finding]:
-        blocks = pem.read(after).blocks
+        blocks = pem.parse_pem(after).blocks
         if blocks == _blocks(before):
             return
         if not blocks or any(block.label != pem.REVOCATIONS for block in blocks):
@@ -290,7 +290,7 @@ def _leaf(blocks: Sequence[pem.Block]) -> pem.Block:
 
 def _blocks(text: bytes) -> tuple[pem.Block, ...] | None:
     try:
-        return pem.read(text).blocks
+        return pem.parse_pem(text).blocks
     except pem.Unreadable:
         return None
 

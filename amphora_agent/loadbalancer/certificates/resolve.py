@@ -206,7 +206,7 @@ def _digest(content: bytes) -> str:
 
 def _digest_of_pem(content: bytes) -> str:
     try:
-        blocks = pem.read(content).blocks
+        blocks = pem.parse_pem(content).blocks
     except pem.Unreadable:
         return _digest(content)
     return _digest(b"".join(f"{block.label}\n".encode() + block.content for block in blocks))

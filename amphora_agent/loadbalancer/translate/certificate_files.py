@@ -229,7 +229,7 @@ def _key_of(container: TlsContainer, source: _Source, before: Mapping[str, bytes
 def _first(text: str) -> pem.Block | None:
     """Return the certificate that counts, however it is written."""
     try:
-        return next(iter(pem.read(text.encode(errors="replace")).blocks), None)
+        return next(iter(pem.parse_pem(text.encode(errors="replace")).blocks), None)
     except pem.Unreadable:
         return None
 

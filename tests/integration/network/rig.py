@@ -23,7 +23,7 @@ from amphora_agent.network.plan.firewall_rules import listed
 from amphora_agent.network.port_service import Patience
 from amphora_agent.network.service import Network
 from amphora_agent.paths import Layout
-from amphora_agent.settings.reader import parse
+from amphora_agent.settings.reader import parse_settings
 from amphora_agent.wiring import Options, make_network
 from lab.network import Cable, Lab
 from lab.network import Namespace as LabNamespace
@@ -326,7 +326,7 @@ def rig(directory: Path) -> Iterator[Rig]:
 def layout_below(directory: Path, namespace: str) -> Layout:
     """Everything of an agent below one directory, but its namespace."""
     text = CONFIGURATION.format(base=directory / "octavia", network=directory / "interfaces")
-    settings = parse(text, "the rig's")
+    settings = parse_settings(text, "the rig's")
     return Layout.of(settings, run=directory / "run", namespace=namespace)
 
 

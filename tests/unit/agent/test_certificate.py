@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 
 from amphora_agent.agent import trust_check
 from amphora_agent.agent.certificate import AgentCertificate
-from amphora_agent.agent.trust_check import check_own
+from amphora_agent.agent.trust_check import require_own
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.x509.checks import Unfit
 from lab.pki import Authority
@@ -59,12 +59,12 @@ GOOD_ONES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", GOOD_ONES)
 def test_a_certificate_that_will_do_is_taken(name: str) -> None:
-    leaf = check_own(GOOD_ONES[name], AMPHORA, NOW)
+    leaf = require_own(GOOD_ONES[name], AMPHORA, NOW)
     assert isinstance(leaf, x509.Certificate)
 
 
 def test_the_leaf_is_the_first_certificate() -> None:
-    assert check_own(BELOW.pem, AMPHORA, NOW).serial_number == BELOW.serial
+    assert require_own(BELOW.pem, AMPHORA, NOW).serial_number == BELOW.serial
 
 
 BAD_ONES: dict[str, tuple[bytes, str]] = {
@@ -119,20 +119,20 @@ BAD_ONES: dict[str, tuple[bytes, str]] = {
 def test_a_certificate_that_would_lock_the_controller_out_is_refused(name: str) -> None:
     pem, reason = BAD_ONES[name]
     with pytest.raises(Unfit, match=reason):
-        check_own(pem, AMPHORA, NOW)
+        require_own(pem, AMPHORA, NOW)
 
 
 def test_an_expiry_between_now_and_then_counts_at_the_time_given() -> None:
-    check_own(GOOD.pem, AMPHORA, NOW + 89 * DAY)
+    require_own(GOOD.pem, AMPHORA, NOW + 89 * DAY)
     with pytest.raises(Unfit, match="is valid from"):
-        check_own(GOOD.pem, AMPHORA, NOW + 91 * DAY)
+        require_own(GOOD.pem, AMPHORA, NOW + 91 * DAY)
 
 
 def test_no_refusal_quotes_the_key() -> None:
     body = GOOD.key.splitlines()[1]
     for pem, _ in BAD_ONES.values():
         with pytest.raises(Unfit) as raised:
-            check_own(pem, AMPHORA, NOW)
+            require_own(pem, AMPHORA, NOW)
         assert body.decode() not in str(raised.value)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from amphora_agent.daemon.arbiter import AgentArbiter, HeartbeatWorker, Pulse, Server
+from amphora_agent.daemon.arbiter import AgentArbiter, AgentServer, HeartbeatWorker, Pulse
 from amphora_agent.metrics.shared import WorkerDeaths
 from amphora_agent.settings.reader import Settings
 
@@ -33,7 +33,7 @@ def arbiter(monkeypatch: pytest.MonkeyPatch) -> AgentArbiter:
     nothing: Any = None
     settings = Settings(amphora_id="a1")
     application = Flask(__name__)
-    server = Server(
+    server = AgentServer(
         lambda: settings,
         nothing,
         application,

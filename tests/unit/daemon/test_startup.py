@@ -33,7 +33,9 @@ def tighten(home: Path, *, allowed: Path, base_path: str = "/var/lib/octavia") -
         base_path=base_path,
         base_cert_dir=f"{base_path}/certs",
     )
-    run.tighten(home / "amphora-agent.conf", settings, [allowed], Path("/run/amphora-agent"))
+    run.protect_secrets(
+        home / "amphora-agent.conf", settings, [allowed], Path("/run/amphora-agent")
+    )
 
 
 def test_b7_what_was_delivered_too_open_is_the_agents_alone(home: Path) -> None:

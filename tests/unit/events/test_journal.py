@@ -22,7 +22,7 @@ from amphora_agent.errors import (
     PreconditionFailed,
 )
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.events.journal import Journal, Record
+from amphora_agent.events.journal import Journal, ChangeRecord
 from amphora_agent.model.events import (
     AGENT,
     AlarmKind,
@@ -60,7 +60,7 @@ def journal(directory: Path) -> Journal:
 
 def change(
     journal: Journal, by: Caller = CONTROLLER, operation: Operation = Operation.RELOAD
-) -> AbstractContextManager[Record]:
+) -> AbstractContextManager[ChangeRecord]:
     return journal.change(Part.INSTANCE, LB, by, operation)
 
 

@@ -18,7 +18,7 @@ from amphora_agent.settings.policy import (
     Decision,
     DirectoryIsUsable,
     ProgramIsHaproxy,
-    Rule,
+    PushRule,
     decide,
 )
 from amphora_agent.settings.reader import Settings, locate
@@ -62,7 +62,7 @@ FREE = {
 
 
 def test_what_may_change_is_what_the_controller_changes_and_what_is_harmless() -> None:
-    assert {name for name, row in TABLE.items() if row.rule is Rule.MAY_CHANGE} == FREE.keys()
+    assert {name for name, row in TABLE.items() if row.rule is PushRule.MAY_CHANGE} == FREE.keys()
     assert judge(**FREE) == Decision((), {})
 
 

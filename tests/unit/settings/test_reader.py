@@ -13,7 +13,7 @@ IDENTITY = "[amphora_agent]\namphora_id = amphora-1\n"
 
 
 def parse(text: str) -> Settings:
-    return reader.parse(text, SOURCE)
+    return reader.parse_settings(text, SOURCE)
 
 
 def with_key(section: str, key: str, value: str) -> str:

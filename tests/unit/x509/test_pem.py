@@ -30,7 +30,7 @@ def revocation_list(serials: list[int], made: datetime) -> bytes:
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
 def test_a_certificate_file(kind: KeyKind) -> None:
     issued = AUTHORITY.intermediate("i", key="ec").issue("a", key=kind)
-    blocks = pem.read(issued.pem).blocks
+    blocks = pem.parse_pem(issued.pem).blocks
     certificate = x509.load_pem_x509_certificate(issued.certificate)
     leaf = blocks[0]
     assert pem.read_serial(leaf.content) == issued.serial
@@ -50,7 +50,7 @@ def test_a_certificate_file(kind: KeyKind) -> None:
     ],
 )
 def test_a_revocation_list(serials: list[int], made: datetime, printed: str) -> None:
-    (block,) = pem.read(revocation_list(serials, made)).blocks
+    (block,) = pem.parse_pem(revocation_list(serials, made)).blocks
     assert block.label == pem.REVOCATIONS
     assert pem.read_expiry(block) == made + timedelta(days=1)
     assert pem.read_revocations(block.content) == pem.Revocations(printed, frozenset(serials))
@@ -74,7 +74,7 @@ def test_what_is_not_whole(change: object) -> None:
     changed = change(text)
     if changed != text:
         with pytest.raises(pem.Unreadable):
-            pem.read(changed.encode())
+            pem.parse_pem(changed.encode())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x30", b"\x30\x05", b"\x02\x01\x01", b"\x30\x84\xff"])
@@ -86,7 +86,7 @@ def test_what_is_no_certificate(content: bytes) -> None:
 
 
 def test_any_cut_certificate_is_unreadable_or_has_its_number() -> None:
-    (block,) = pem.read(AUTHORITY.certificate).blocks
+    (block,) = pem.parse_pem(AUTHORITY.certificate).blocks
     for length in range(len(block.content)):
         with pytest.raises(pem.Unreadable):
             pem.read_serial(block.content[:length])
