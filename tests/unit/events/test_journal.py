@@ -22,7 +22,7 @@ from amphora_agent.errors import (
     PreconditionFailed,
 )
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.events.journal import Journal, ChangeRecord
+from amphora_agent.events.journal import ChangeRecord, Journal
 from amphora_agent.model.events import (
     AGENT,
     AlarmKind,
