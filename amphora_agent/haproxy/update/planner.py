@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config import server_line, word_counts
+from amphora_agent.haproxy.config import word_counts
 from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs, find_defaults
 from amphora_agent.haproxy.config.parser import Directive, Section, SectionText, Texts
 from amphora_agent.haproxy.config.server_line import is_name
@@ -18,159 +18,27 @@ from amphora_agent.haproxy.update.runtime_change import (
     Change,
     Command,
     Finding,
+    Verification,
     require_reload,
     shorten_list,
     show_name,
+    show_section,
 )
 
-_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
-
-
-def compare_frontends(running: Section, wanted: Section) -> list[Finding]:
-    """What differs in `maxconn` and `disabled` of a frontend."""
-    listener = f"listener {show_name(wanted.name)}"
-    found = []
-    before, after = _only(running, "maxconn"), _only(wanted, "maxconn")
-    if before != after:
-        words = f"{listener}: connection limit {_shown(before)} -> {_shown(after)}"
-        if not _number(before) or not _number(after) or not server_line.is_name(wanted.name):
-            found.append(require_reload(words))
-        else:
-            change = Change(
-                words,
-                (Command(f"set maxconn frontend {wanted.name} {after[0]}"),),
-                (transaction.verify_frontend(wanted.name, "slim", after[0]),),
-            )
-            found.append(Finding(words, change))
-    was, will_be = _disabled(running), _disabled(wanted)
-    if was != will_be:
-        words = f"{listener}: {'disabled' if will_be else 'enabled'}"
-        if not server_line.is_name(wanted.name) or was is None or will_be is None:
-            found.append(require_reload(words))
-        elif not will_be:
-            # Only one that was disabled while haproxy ran can be enabled again.
-            found.append(require_reload(words, "it has no sockets"))
-        else:
-            change = Change(
-                words,
-                (Command(f"disable frontend {wanted.name}"),),
-                (transaction.verify_frontend(wanted.name, "status", "PAUSED"),),
-            )
-            found.append(Finding(words, change))
-    return found
-
-
-def compare_processes(running: Section, wanted: Section) -> list[Finding]:
-    """What differs in `maxconn` of the process: it can only become less."""
-    before, after = _only(running, "maxconn"), _only(wanted, "maxconn")
-    if before == after:
-        return []
-    words = f"connection limit of all listeners {_shown(before)} -> {_shown(after)}"
-    if not _number(before) or not _number(after):
-        return [require_reload(words)]
-    if int(after[0]) > int(before[0]):
-        return [require_reload(words, "haproxy makes room for connections only when it starts")]
-    command = Command(f"set maxconn global {after[0]}")
-    return [
-        Finding(
-            words, Change(words, (command,), (transaction.verify_information("Maxconn", after[0]),))
-        )
-    ]
-
-
-def compare_queues(running: Section, wanted: Section) -> list[Finding]:
-    """What differs in `fullconn` of a backend: it only matters to members with a `minconn`."""
-    before, after = _only(running, "fullconn"), _only(wanted, "fullconn")
-    if before == after:
-        return []
-    words = f"pool {show_name(wanted.name)}: fullconn {_shown(before)} -> {_shown(after)}"
-    matters = any("minconn" in line.words for line in wanted.directives)
-    if matters or (after and not _number(after)):
-        return [require_reload(words)]
-    return [Finding(f"{words} (without effect)")]
-
-
-def _only(section: Section, keyword: str) -> tuple[str, ...]:
-    """The arguments of this directive; of several, those of all."""
-    return tuple(word for line in section.all(keyword) for word in line.words[1:] or ("",))
-
-
-def _number(arguments: tuple[str, ...]) -> bool:
-    return len(arguments) == 1 and _NUMBER.fullmatch(arguments[0]) is not None
-
-
-def _shown(arguments: tuple[str, ...]) -> str:
-    return show_name(" ".join(arguments)) or "none"
-
-
-def _disabled(section: Section) -> bool | None:
-    """Whether a frontend is switched off; None when it is said more than once."""
-    lines = [line.words for line in section.directives if line.words[0] in ("disabled", "enabled")]
-    if len(lines) > 1:
-        return None
-    return lines == [("disabled",)]
-
-
-#: Each `.if` needs one, and it is the longer word, which is found faster.
-_CONDITION = re.compile(r"""^[ \t"']*\.endif""", re.MULTILINE)
-#: What speaks of a server elsewhere than in its own line: `use-server`, `track`, `srv_is_up(…)`.
-_REFERENCE = re.compile(r"(?:use-server|\btrack\b|srv_\w+\()[^\n]*")
-_SIGNS_OF_REFERENCES = ("use-server", "track", "srv_")
-
-
-class SectionContext:
-    """Of the sections of these texts."""
-
-    def __init__(self, texts: Texts) -> None:
-        self._texts = texts
-        self._defaults: dict[str, Section | None] = {}
-
-    @cached_property
-    def has_conditions(self) -> bool:
-        """Whether there is `.if`: then a line that is there need not count."""
-        return any(
-            word_counts.has_word(text, ".endif") and _CONDITION.search(text)
-            for text in self._texts.values()
-        )
-
-    def defaults_of(self, block: SectionText) -> Section | None:
-        """The `defaults` section in effect for a section."""
-        if block.file in self._defaults and self._has_one_defaults:
-            return self._defaults[block.file]
-        found = find_defaults(self._texts, block)
-        self._defaults[block.file] = found.section() if found else None
-        return self._defaults[block.file]
-
-    def refers_to(self, server: str) -> bool:
-        """Whether something speaks of a server of this name."""
-        return any(server in reference for reference in self._references)
-
-    @cached_property
-    def _has_one_defaults(self) -> bool:
-        """Whether all sections after it, and none before it, have the same."""
-        return sum(word_counts.count_word(text, "defaults") for text in self._texts.values()) == 1
-
-    @cached_property
-    def _references(self) -> list[str]:
-        return [
-            reference
-            for text in self._texts.values()
-            if any(word_counts.has_word(text, sign) for sign in _SIGNS_OF_REFERENCES)
-            for reference in _REFERENCE.findall(text)
-        ]
-
-
-#: The lines of a section of a kind that may differ without a reload.
-_UNDERSTOOD = {
+#: Keywords that may differ without a reload, by the kind of section.
+_CHANGEABLE = {
     "backend": frozenset({"server", "fullconn"}),
     "frontend": frozenset({"maxconn", "disabled", "enabled"}),
     "global": frozenset({"maxconn"}),
 }
-
-
-#: A line of words, and perhaps a comment. haproxy refuses a last line that has no end.
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+#: A line of plain words, and perhaps a comment. haproxy refuses a last line that has no end.
 _PLAIN = re.compile(r"[ !%&(-\[\]-~\t\r]*+(?:#[^\0]*)?\n\Z")
-
+#: Each `.if` needs an `.endif`, the longer word, which is found faster.
+_CONDITION = re.compile(r"""^[ \t"']*\.endif""", re.MULTILINE)
+#: What names a server outside its own line: `use-server`, `track`, `srv_is_up(…)`.
+_REFERENCE = re.compile(r"(?:use-server|\btrack\b|srv_\w+\()[^\n]*")
+_REFERENCE_WORDS = ("use-server", "track", "srv_")
 
 #: haproxy 2.6.12 and 3.0.11 keep references to a certificate that was replaced, from the CA and CRL
 #: files beside it, and die when such a file is replaced in its turn.
@@ -178,6 +46,8 @@ _AUTHORITIES_LATE = "a CA or CRL file changed, and certificates have changed whi
 
 
 class Step(enum.Enum):
+    """What is done to a haproxy, from least to most disturbing."""
+
     NOTHING = "nothing"
     RUNTIME = "runtime"
     RELOAD = "reload"
@@ -185,8 +55,8 @@ class Step(enum.Enum):
 
 
 class Plan(NamedTuple):
-    """One step; why it is no lesser one; what to change at run time, in this order; and all that
-    differs, in words."""
+    """A step, and in `reasons` why no lesser one is enough. `changes` are for the runtime API, in
+    order. `words` describe every difference."""
 
     step: Step
     reasons: tuple[str, ...] = ()
@@ -199,142 +69,239 @@ def make_plan(
     wanted: Texts,
     files: Sequence[FileChange],
     capabilities: Capabilities,
-    differs: ConfigDiff | None = None,
+    config_diff: ConfigDiff | None = None,
     *,
     certificates_changed: bool = False,
 ) -> Plan:
-    """How to make what runs agree with what is committed, disturbing the least.
+    """Plan how to make haproxy run what is committed, with the least disturbing step.
 
-    `running` are the texts that haproxy has loaded and been changed to, None when it does not run.
-    `files` are the certificate files that differ from what haproxy has loaded, `differs` is the
-    difference of the texts where it is known already; `certificates_changed`: the worker has been
-    given certificates while it ran. What is not fully understood takes a reload.
+    `running` are the texts that haproxy has loaded, as runtime changes have altered them; None when
+    haproxy does not run. `files` differ from what haproxy has loaded. `config_diff` is the
+    difference of the texts, if it is known already. `certificates_changed`: the worker has been
+    given certificates since it started. A difference that is not fully understood takes a reload.
     """
     if running is None:
         return Plan(Step.START, ("it does not run",), words=("start of haproxy",))
-    differs = compare_configs(running, wanted) if differs is None else differs
-    found = _findings(running, wanted, differs, files, capabilities)
-    reasons = shorten_list([finding.reason for finding in found if finding.reason])
-    changes = tuple(finding.change for finding in found if finding.change)
-    words = shorten_list([finding.words for finding in found])
+    config_diff = config_diff or compare_configs(running, wanted)
+    findings = certificates.compare_files(files, running)
+    findings += _compare_sections(wanted, config_diff, capabilities)
+    reasons = shorten_list([finding.reason for finding in findings if finding.reason])
+    changes = tuple(finding.change for finding in findings if finding.change)
+    words = shorten_list([finding.words for finding in findings])
     if reasons:
         return Plan(Step.RELOAD, reasons, (), words)
     certificates_changed |= certificates.exchanges_certificates(changes)
     if certificates_changed and certificates.exchanges_authorities(changes):
         return Plan(Step.RELOAD, (_AUTHORITIES_LATE,), (), words)
-    if changes:
-        return Plan(Step.RUNTIME, (), changes, words)
-    return Plan(Step.NOTHING, words=words)
+    return Plan(Step.RUNTIME if changes else Step.NOTHING, (), changes, words)
 
 
-def _findings(
-    running: Texts,
-    wanted: Texts,
-    differs: ConfigDiff,
-    files: Sequence[FileChange],
-    capabilities: Capabilities,
+class SectionContext:
+    """Context that a section needs from other sections of these texts."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._defaults: dict[str, Section | None] = {}
+
+    @cached_property
+    def has_conditions(self) -> bool:
+        """Whether a text has `.if`: then haproxy may skip lines."""
+        return any(
+            word_counts.has_word(text, ".endif") and _CONDITION.search(text)
+            for text in self._texts.values()
+        )
+
+    def find_defaults(self, block: SectionText) -> Section | None:
+        """Return the `defaults` section in effect for a section."""
+        if block.file not in self._defaults or not self._has_one_defaults:
+            defaults = find_defaults(self._texts, block)
+            self._defaults[block.file] = defaults.section() if defaults else None
+        return self._defaults[block.file]
+
+    def refers_to(self, server: str) -> bool:
+        """Whether a line other than its own names a server."""
+        return any(server in reference for reference in self._references)
+
+    @cached_property
+    def _has_one_defaults(self) -> bool:
+        """Whether all sections after it, and none before it, have the same `defaults`."""
+        return sum(word_counts.count_word(text, "defaults") for text in self._texts.values()) == 1
+
+    @cached_property
+    def _references(self) -> list[str]:
+        return [
+            reference
+            for text in self._texts.values()
+            if any(word_counts.has_word(text, word) for word in _REFERENCE_WORDS)
+            for reference in _REFERENCE.findall(text)
+        ]
+
+
+def _compare_sections(
+    wanted: Texts, config_diff: ConfigDiff, capabilities: Capabilities
 ) -> list[Finding]:
-    found = certificates.compare_files(files, running)
-    if differs.reordered:
-        return [*found, require_reload("sections follow one another otherwise")]
-    surroundings = SectionContext(wanted)
-    earlier = {str(n): block.text for n, (block, _) in enumerate(differs.changed)}
-    if differs and (surroundings.has_conditions or SectionContext(earlier).has_conditions):
-        found.append(require_reload("configuration changed", "it has conditions"))
-    found += (require_reload(f"{_noun(block)} added") for block in differs.added if _counts(block))
-    found += (
-        require_reload(f"{_noun(block)} removed") for block in differs.removed if _counts(block)
-    )
-    for before, after in differs.changed:
-        found += _of_block(before, after, surroundings, capabilities)
-    return found
+    if config_diff.reordered:
+        return [require_reload("sections follow one another otherwise")]
+    context = SectionContext(wanted)
+    earlier = {str(n): block.text for n, (block, _) in enumerate(config_diff.changed)}
+    findings = []
+    if context.has_conditions or SectionContext(earlier).has_conditions:
+        findings.append(require_reload("configuration changed", "it has conditions"))
+    for what, blocks in (("added", config_diff.added), ("removed", config_diff.removed)):
+        # Lines before the first section may be nothing but comments.
+        findings += [
+            require_reload(f"{show_section(block)} {what}")
+            for block in blocks
+            if block.kind or block.section().directives
+        ]
+    for before, after in config_diff.changed:
+        findings += _compare_section(before, after, context, capabilities)
+    return findings
 
 
-def _of_block(
-    before: SectionText,
-    after: SectionText,
-    surroundings: SectionContext,
-    capabilities: Capabilities,
+def _compare_section(
+    before: SectionText, after: SectionText, context: SectionContext, capabilities: Capabilities
 ) -> list[Finding]:
     running, wanted = before.section(), after.section()
-    understood = _UNDERSTOOD.get(after.kind, frozenset())
-    found = [*_unknown(after, _others(running, understood), _others(wanted, understood))]
+    findings = _compare_other_lines(after, running, wanted)
     match after.kind:
         case "global":
-            found += compare_processes(running, wanted)
+            findings += _compare_global(running, wanted)
         case "frontend":
-            found += compare_frontends(running, wanted)
+            findings += _compare_frontend(running, wanted)
         case "backend":
-            found += compare_queues(running, wanted)
-            found += _of_members(after, running, wanted, surroundings, capabilities)
+            findings += _compare_fullconn(running, wanted)
+            findings += _compare_servers(after, running, wanted, context, capabilities)
         case _:
-            pass  # nothing of another section is understood
-    unusual = _unusual(before, after)
-    if unusual and not any(finding.reason for finding in found):
-        words = f"{_noun(after)}: line {unusual.line} changed"
-        found.append(require_reload(words, "it is not plainly written"))
-    return found
+            pass  # nothing of another section can change at run time
+    if not any(finding.reason for finding in findings):
+        # What haproxy makes of quotes and escapes in a new line, only haproxy can tell.
+        known = {line.written for line in before.lines()}
+        for line in after.lines():
+            if line.written not in known and not _PLAIN.match(line.written):
+                words = f"{show_section(after)}: line {line.line} changed"
+                return [*findings, require_reload(words, "it is not plainly written")]
+    return findings
 
 
-def _of_members(
-    block: SectionText,
-    running: Section,
-    wanted: Section,
-    surroundings: SectionContext,
-    capabilities: Capabilities,
-) -> list[Finding]:
-    if _words(running.all("server")) == _words(wanted.all("server")):
-        return []
-    if not is_name(wanted.name):
-        return [require_reload(f"{_noun(block)}: members changed", "its name is not plain")]
-    defaults = surroundings.defaults_of(block)
-    return servers.compare_servers(running, wanted, defaults, surroundings.refers_to, capabilities)
-
-
-def _unknown(
-    block: SectionText, running: Sequence[Directive], wanted: Sequence[Directive]
-) -> list[Finding]:
-    """A finding for each kind of line that differs and cannot be changed at run time."""
-    before, after = _words(running), _words(wanted)
+def _compare_other_lines(block: SectionText, running: Section, wanted: Section) -> list[Finding]:
+    """Return a finding for each keyword that differs and cannot change at run time."""
+    wanted_lines = _find_other_lines(wanted)
+    before = [line.words for line in _find_other_lines(running)]
+    after = [line.words for line in wanted_lines]
     if before == after:
         return []
-    less, more = Counter(before), Counter(after)
-    keywords = [words[0] for words in [*(less - more), *(more - less)]]
-    if not keywords:
-        return [require_reload(f"{_noun(block)}: lines follow one another otherwise")]
-    at = {line.words[0]: line.line for line in reversed(wanted) if line.words not in less}
+    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    if not gone and not new:
+        return [require_reload(f"{show_section(block)}: lines follow one another otherwise")]
+    known = set(before)
+    line_numbers = {
+        line.words[0]: line.line for line in reversed(wanted_lines) if line.words not in known
+    }
     return [
         require_reload(
-            f"{_noun(block)}: {show_name(keyword)} changed"
-            + (f", line {at[keyword]}" if keyword in at else "")
+            f"{show_section(block)}: {show_name(keyword)} changed"
+            + (f", line {line_numbers[keyword]}" if keyword in line_numbers else "")
         )
-        for keyword in dict.fromkeys(keywords)
+        for keyword in dict.fromkeys(words[0] for words in (*gone, *new))
     ]
 
 
-def _unusual(before: SectionText, after: SectionText) -> Directive | None:
-    """A line that is new in a section and has quotes, escapes or what is no plain text before a
-    comment: what haproxy makes of it, and whether it likes it, is haproxy's to say."""
-    known = {line.written for line in before.lines()}
-    new = (line for line in after.lines() if line.written not in known)
-    return next((line for line in new if not _PLAIN.match(line.written)), None)
-
-
-def _others(section: Section, understood: frozenset[str]) -> list[Directive]:
-    """The header, and the lines that must stay as they are."""
+def _find_other_lines(section: Section) -> list[Directive]:
+    """Return the header, and the lines that must stay as they are."""
+    changeable = _CHANGEABLE.get(section.kind, frozenset())
     header = [section.header] if section.header else []
-    return header + [line for line in section.directives if line.words[0] not in understood]
+    return header + [line for line in section.directives if line.words[0] not in changeable]
 
 
-def _words(lines: Iterable[Directive]) -> list[tuple[str, ...]]:
+def _compare_global(running: Section, wanted: Section) -> list[Finding]:
+    """Compare `maxconn` of the process, which haproxy can only lower."""
+    before, after = _find_arguments(running, "maxconn"), _find_arguments(wanted, "maxconn")
+    if before == after:
+        return []
+    words = f"connection limit of all listeners {_show(before)} -> {_show(after)}"
+    if not _is_number(before) or not _is_number(after):
+        return [require_reload(words)]
+    if int(after[0]) > int(before[0]):
+        return [require_reload(words, "haproxy makes room for connections only when it starts")]
+    proof = transaction.verify_information("Maxconn", after[0])
+    return [_change(words, f"set maxconn global {after[0]}", proof)]
+
+
+def _compare_frontend(running: Section, wanted: Section) -> list[Finding]:
+    """Compare `maxconn` and `disabled`."""
+    name, findings = wanted.name, []
+    before, after = _find_arguments(running, "maxconn"), _find_arguments(wanted, "maxconn")
+    if before != after:
+        words = f"listener {show_name(name)}: connection limit {_show(before)} -> {_show(after)}"
+        if _is_number(before) and _is_number(after) and is_name(name):
+            proof = transaction.verify_frontend(name, "slim", after[0])
+            findings.append(_change(words, f"set maxconn frontend {name} {after[0]}", proof))
+        else:
+            findings.append(require_reload(words))
+    was_disabled, is_disabled = _find_disabled(running), _find_disabled(wanted)
+    if was_disabled != is_disabled:
+        words = f"listener {show_name(name)}: {'disabled' if is_disabled else 'enabled'}"
+        if not is_name(name) or was_disabled is None or is_disabled is None:
+            findings.append(require_reload(words))
+        elif is_disabled:
+            proof = transaction.verify_frontend(name, "status", "PAUSED")
+            findings.append(_change(words, f"disable frontend {name}", proof))
+        else:
+            # haproxy can only enable a frontend that was disabled while it ran.
+            findings.append(require_reload(words, "it has no sockets"))
+    return findings
+
+
+def _compare_fullconn(running: Section, wanted: Section) -> list[Finding]:
+    """Compare `fullconn` of a backend, which matters only to servers with a `minconn`."""
+    before, after = _find_arguments(running, "fullconn"), _find_arguments(wanted, "fullconn")
+    if before == after:
+        return []
+    words = f"pool {show_name(wanted.name)}: fullconn {_show(before)} -> {_show(after)}"
+    matters = any("minconn" in line.words for line in wanted.directives)
+    if matters or (after and not _is_number(after)):
+        return [require_reload(words)]
+    return [Finding(f"{words} (without effect)")]
+
+
+def _compare_servers(
+    block: SectionText,
+    running: Section,
+    wanted: Section,
+    context: SectionContext,
+    capabilities: Capabilities,
+) -> list[Finding]:
+    if _list_words(running.all("server")) == _list_words(wanted.all("server")):
+        return []
+    if not is_name(wanted.name):
+        return [require_reload(f"{show_section(block)}: members changed", "its name is not plain")]
+    defaults = context.find_defaults(block)
+    return servers.compare_servers(running, wanted, defaults, context.refers_to, capabilities)
+
+
+def _change(words: str, command: str, proof: Verification) -> Finding:
+    return Finding(words, Change(words, (Command(command),), (proof,)))
+
+
+def _find_arguments(section: Section, keyword: str) -> tuple[str, ...]:
+    """Return the arguments of a directive; if there are several, those of all."""
+    return tuple(word for line in section.all(keyword) for word in line.words[1:] or ("",))
+
+
+def _is_number(arguments: tuple[str, ...]) -> bool:
+    return len(arguments) == 1 and _NUMBER.fullmatch(arguments[0]) is not None
+
+
+def _show(arguments: tuple[str, ...]) -> str:
+    return show_name(" ".join(arguments)) or "none"
+
+
+def _find_disabled(section: Section) -> bool | None:
+    """Return whether a frontend is disabled; None when several lines say so."""
+    lines = [line.words for line in section.directives if line.words[0] in ("disabled", "enabled")]
+    return None if len(lines) > 1 else lines == [("disabled",)]
+
+
+def _list_words(lines: Iterable[Directive]) -> list[tuple[str, ...]]:
     return [line.words for line in lines]
-
-
-def _counts(block: SectionText) -> bool:
-    """Whether there is anything in a block but comments."""
-    return bool(block.kind or block.section().directives)
-
-
-def _noun(block: SectionText) -> str:
-    nouns = {"frontend": "listener", "backend": "pool", "": "what is before all sections"}
-    return f"{nouns.get(block.kind, block.kind)} {show_name(block.name)}".strip()

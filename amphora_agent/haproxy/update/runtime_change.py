@@ -1,14 +1,18 @@
-"""A change of a running haproxy as a value: what to say, how to see that it holds, its words."""
+"""A change of a running haproxy as a value: the commands, how to verify them, a description."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from amphora_agent.haproxy.config.parser import SectionText
+
 #: Characters of a name, and sentences of a list.
 _NAME, _SENTENCES = 100, 50
+#: Octavia's names of haproxy's sections.
+_NOUNS = {"frontend": "listener", "backend": "pool", "": "what is before all sections"}
 
 
 def show_name(text: str) -> str:
-    """A name from a configuration as a word of a sentence."""
+    """Return a name from a configuration as a printable word of a sentence."""
     printable = "".join(
         character
         if character.isascii() and character.isprintable()
@@ -18,8 +22,13 @@ def show_name(text: str) -> str:
     return printable if len(printable) <= _NAME else printable[: _NAME - 1] + "…"
 
 
+def show_section(block: SectionText) -> str:
+    """Return what Octavia calls a section, with its name."""
+    return f"{_NOUNS.get(block.kind, block.kind)} {show_name(block.name)}".strip()
+
+
 def shorten_list(sentences: Sequence[str]) -> tuple[str, ...]:
-    """The sentences, or the first of them and how many more there are."""
+    """Return the sentences, or the first fifty and how many more there are."""
     if len(sentences) <= _SENTENCES:
         return tuple(sentences)
     return *sentences[:_SENTENCES], f"and {len(sentences) - _SENTENCES} more"
@@ -28,12 +37,13 @@ def shorten_list(sentences: Sequence[str]) -> tuple[str, ...]:
 class Command(NamedTuple):
     """One command for a worker.
 
-    `text` is one line; `payload` (several lines, none of them blank, the last one with its end)
+    `text` is one line. `payload` (several lines, none of them blank, the last one with its end)
     follows it after `<<`, and one blank line ends it: haproxy 2.6 takes another for a command.
-    `success` are the replies, as regular expressions for the whole of it without the blanks around
-    it, that mean it was done. `moot` are those that mean that there is nothing to change: the rest
-    of the change, and its proof, are left out. Any other reply is a refusal.
-    `server` is the server, as `<backend>/<server>`, that the command is about.
+    Replies are compared without the blanks around them. A reply that matches one of `success`
+    (regular expressions) means that the command was carried out. One that matches `moot` means that
+    there is nothing to change: the rest of the change, and its proof, are left out. Any other reply
+    is a refusal.
+    `server` is the server, as `<backend>/<server>`, that the command changes.
     """
 
     text: str
@@ -46,21 +56,21 @@ class Command(NamedTuple):
 def server_command(
     verb: str, server: str, arguments: str = "", success: tuple[str, ...] = ("",)
 ) -> Command:
-    """Return the command `<verb> <server> <arguments>`, which is about a server."""
+    """Return the command `<verb> <server> <arguments>`, which changes a server."""
     return Command(f"{verb} {server} {arguments}".rstrip(), success=success, server=server)
 
 
 class Verification(NamedTuple):
-    """A command that only reads; `wrong` says of its reply what is not as it should be, or None."""
+    """A command that only reads. `wrong` returns what is wrong with its reply, or None."""
 
     text: str
     wrong: Callable[[str], str | None]
 
 
 class Change(NamedTuple):
-    """What changes, in words without secrets; how; and how to see that it did.
+    """A change: a description without secrets, commands, and how to verify that they had effect.
 
-    `undo` ends what a refused command may have left open.
+    `undo` closes what a refused command may have left open.
     """
 
     words: str
@@ -70,8 +80,8 @@ class Change(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What differs, in words; and what it takes: a change, or a reload for a reason, or neither
-    when it has no effect."""
+    """A difference, in words, and what it takes: a change, or a reload for a reason. It has neither
+    when the difference has no effect."""
 
     words: str
     change: Change | None = None
@@ -79,5 +89,5 @@ class Finding(NamedTuple):
 
 
 def require_reload(words: str, because: str = "") -> Finding:
-    """What only a reload can bring about; `because` is added to the words when it is not plain."""
+    """Return a difference that takes a reload. `because` says why, unless that is plain."""
     return Finding(words, reason=f"{words}: {because}" if because else words)

@@ -1,15 +1,16 @@
-"""What it takes to get from the members of a running pool to those that are wanted.
+"""Compare the servers of a running backend with the wanted ones, and plan the commands.
 
-A member that is new, or is back from maintenance, or has another address, gets nothing before its
-first passed check. haproxy takes a member for healthy until it has failed. So it gets no weight
-until haproxy has been told that it is stopping: that chooses it no more, and its checks, from the
-first that passes, bring it up. Between any two of these commands haproxy may go on for any time.
+A server that is new, or back from maintenance, or has another address, gets no request before its
+first passed check. haproxy takes a server for healthy until it has failed. So the server has no
+weight until haproxy has been told that it is "stopping". In this state haproxy does not choose it,
+and the first check that passes brings it up. Between any two commands haproxy may go on for any
+time.
 
-But a client that a cookie or a table leads to a member that is stopping still gets there: in such
-pools it is down instead, and as many checks must pass as after any failure.
+But a client that a cookie or a table leads to a server in state "stopping" still gets there. In
+such backends the server is "down" instead, and as many checks must pass as after any failure.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from amphora_agent.haproxy.config import server_line
@@ -27,21 +28,22 @@ from amphora_agent.haproxy.update.runtime_change import (
     show_name,
 )
 
-#: Algorithms that only look at the members that there are, in whatever order.
+#: Algorithms that look at the current servers only, in whatever order.
 _UNORDERED = ("roundrobin", "leastconn", "random")
-#: Those that spread by a hash: over a fixed map unless it is consistent.
+#: Algorithms that use a hash. The map of servers is fixed unless the hash is consistent.
 _HASHING = ("source", "uri", "url_param", "hdr", "rdp-cookie", "hash")
 
-#: What a version before 2.8 must be told for a member to reuse connections.
+#: What a version before 2.8 must be told for a server to reuse connections.
 _POOLED = "pool-purge-delay 5s pool-max-conn -1"
 
 _REGISTERED = (r"New server registered\.",)
+_DELETED = (r"Server deleted\.",)
 _MOVED = (r"(?:IP|port) changed from .*|no need to change .*|nothing changed",)
 _ANYTHING = (r"(?s:.*)",)
 
 
-class _Pool(NamedTuple):
-    """A backend, and what of its kind and its surroundings decides."""
+class _Backend(NamedTuple):
+    """A backend, and which settings of it, or in effect for it, decide what can change."""
 
     name: str
     words: str
@@ -54,46 +56,22 @@ class _Pool(NamedTuple):
     capabilities: Capabilities
     refers_to: Callable[[str], bool]
 
+    def set_server(self, name: str, arguments: str, success: tuple[str, ...] = ("",)) -> Command:
+        return server_command("set server", f"{self.name}/{name}", arguments, success)
 
-def compare_servers(
-    running: Section,
-    wanted: Section,
-    defaults: Section | None,
-    refers_to: Callable[[str], bool],
-    capabilities: Capabilities,
-) -> list[Finding]:
-    """What differs in the `server` lines of a backend whose other lines are the same.
+    def delete_server(self, name: str, success: tuple[str, ...] = _ANYTHING) -> Command:
+        """Delete a server that is in maintenance. haproxy refuses while something uses it."""
+        return server_command("del server", f"{self.name}/{name}", success=success)
 
-    `defaults` is the section in effect for it, `refers_to` says whether something else in the
-    configuration speaks of a server. At most one finding has a change: all commands, and one
-    question for all of them.
-    """
-    pool = _pool([s for s in (defaults, wanted) if s is not None], refers_to, capabilities)
-    before, after = _lines(running), _lines(wanted)
-    if before is None or after is None:
-        return [require_reload(f"{pool.words}: members changed", "a member is there twice")]
-    found = [*_of_order(pool, before, after)]
-    known = [_parsed(line) for line in before.values()]
-    others = frozenset(option for each in known if each for option in each.unproven)
-    steps: list[_Step] = []
-    for name, line in after.items():
-        if name not in before:
-            steps.append(_added(pool, name, line, others))
-    for name, line in after.items():
-        if name in before and before[name].words != line.words:
-            steps += _changed(pool, name, before[name], line, after)
-    for name in before:
-        if name not in after:
-            steps.append(_removed(pool, name))
-    found += (Finding(f"{pool.words}: {s.words}", reason=_reason(pool, s)) for s in steps)
-    if steps and not any(each.reason for each in found):
-        found = [Finding(_joined(pool, steps), _change(pool, steps))]
-    return found
+    def parse(self, line: Directive) -> ServerLine:
+        if self.default_server:
+            raise Doubtful("default-server is in effect")
+        return server_line.parse_server(line.words)
 
 
 class _Step(NamedTuple):
-    """What is to be done for one member: `expected` is how it must be then; with `because`,
-    nothing of it can be done without a reload."""
+    """What is done for one server. `expected` is the server afterwards, None for a removed one.
+    `because` says why it takes a reload."""
 
     words: str
     name: str
@@ -103,184 +81,204 @@ class _Step(NamedTuple):
     because: str = ""
 
 
-def _change(pool: _Pool, steps: Sequence[_Step]) -> Change:
-    proof = [transaction.verify_servers(pool.name, {step.name: step.expected for step in steps})]
+def compare_servers(
+    running: Section,
+    wanted: Section,
+    defaults: Section | None,
+    refers_to: Callable[[str], bool],
+    capabilities: Capabilities,
+) -> list[Finding]:
+    """Return what differs in the `server` lines of a backend.
+
+    `defaults` is the section in effect for it. `refers_to` says whether another line of the
+    configuration names a server. At most one finding has a change: with all commands, and one
+    question that verifies all of them.
+    """
+    sections = [section for section in (defaults, wanted) if section is not None]
+    backend = _describe_backend(sections, refers_to, capabilities)
+    before, after = _index_servers(running), _index_servers(wanted)
+    if before is None or after is None:
+        return [require_reload(f"{backend.words}: members changed", "a member is there twice")]
+    findings = [*_compare_order(backend, before, after)]
+    parsed = [server for line in before.values() if (server := _try_parse(line))]
+    proven = frozenset(option for server in parsed for option in server.unproven)
+    steps = [
+        _add_server(backend, name, line, proven)
+        for name, line in after.items()
+        if name not in before
+    ]
+    for name, line in after.items():
+        if name in before and before[name].words != line.words:
+            steps += _change_server(backend, name, before[name], line, after)
+    steps += [_remove_server(backend, name) for name in before if name not in after]
+    for step in steps:
+        words = f"{backend.words}: {step.words}"
+        reason = f"{words}: {step.because}" if step.because else ""
+        findings.append(Finding(words, reason=reason))
+    if steps and not any(finding.reason for finding in findings):
+        change = _join_steps(backend, steps)
+        return [Finding(change.words, change)]
+    return findings
+
+
+def _join_steps(backend: _Backend, steps: Sequence[_Step]) -> Change:
+    expected = {step.name: step.expected for step in steps}
+    proof = [transaction.verify_servers(backend.name, expected)]
     roles = {s.name: s.expected.backup for s in steps if s.expected and s.role_changed}
     if roles:
-        proof.append(transaction.verify_roles(pool.name, roles))
-    return Change(
-        words=_joined(pool, steps),
-        commands=tuple(command for step in steps for command in step.commands),
-        proof=tuple(proof),
-    )
+        proof.append(transaction.verify_roles(backend.name, roles))
+    words = "; ".join(shorten_list([step.words for step in steps]))
+    commands = tuple(command for step in steps for command in step.commands)
+    return Change(f"{backend.words}: {words}", commands, tuple(proof))
 
 
-def _joined(pool: _Pool, steps: Sequence[_Step]) -> str:
-    return f"{pool.words}: " + "; ".join(shorten_list([step.words for step in steps]))
-
-
-def _reason(pool: _Pool, step: _Step) -> str:
-    return f"{pool.words}: {step.words}: {step.because}" if step.because else ""
-
-
-def _added(pool: _Pool, name: str, line: Directive, others: frozenset[tuple[str, str]]) -> _Step:
+def _add_server(
+    backend: _Backend, name: str, line: Directive, proven: frozenset[tuple[str, str]]
+) -> _Step:
+    """`proven` are options that the running haproxy has taken for another server."""
     words = f"member {show_name(name)} added"
     try:
-        wanted = _understood(pool, line)
+        wanted = backend.parse(line)
     except Doubtful as doubt:
         return _Step(words, name, because=str(doubt))
-    words += f" ({wanted.endpoint}, weight {wanted.weight}{_marks(wanted)})"
-    because = _no_addition(pool, wanted)
-    if not because and (unproven := wanted.unproven - others):
+    marks = (", backup" if wanted.backup else "") + (", disabled" if wanted.disabled else "")
+    words += f" ({wanted.endpoint}, weight {wanted.weight}{marks})"
+    because = _explain_no_addition(backend, wanted)
+    if not because and (unproven := wanted.unproven - proven):
         because = f"no member of it has {', '.join(sorted(key for key, _ in unproven))} like this"
-    return _Step(words, name, _addition(pool, wanted), wanted, because=because)
+    return _Step(words, name, _plan_addition(backend, wanted), wanted, because=because)
 
 
-def _no_addition(pool: _Pool, wanted: ServerLine) -> str:
-    """Why a member cannot be added while haproxy runs; empty when it can."""
-    if not pool.capabilities.add_servers:
+def _explain_no_addition(backend: _Backend, wanted: ServerLine) -> str:
+    """Return why a server cannot be added while haproxy runs; empty when it can."""
+    if not backend.capabilities.add_servers:
         return "this version cannot add members"
-    if pool.static:
+    if backend.static:
         return "its algorithm has a fixed set of members"
-    if pool.external_check and wanted.check:
+    if backend.external_check and wanted.check:
         return "it is checked by a program"
-    if wanted.cookie and not pool.capabilities.add_cookies:
+    if wanted.cookie and not backend.capabilities.add_cookies:
         return "this version cannot add members with a cookie"
-    if pool.sorts_backups and wanted.backup:
+    if backend.sorts_backups and wanted.backup:
         return "the first backup counts"
     return ""
 
 
-def _addition(pool: _Pool, wanted: ServerLine) -> tuple[Command, ...]:
-    at = f"{pool.name}/{wanted.name}"
+def _plan_addition(backend: _Backend, wanted: ServerLine) -> tuple[Command, ...]:
+    path = f"{backend.name}/{wanted.name}"
     arguments = wanted.arguments
-    if not pool.capabilities.pools_connections:
+    if not backend.capabilities.pools_connections:
         arguments = f"{arguments} {_POOLED}".lstrip()
     commands = []
-    if pool.capabilities.delete_servers:
-        # One of this name may have been removed and not be gone, because it was in use.
-        commands.append(delete_server(pool.name, wanted.name))
+    if backend.capabilities.delete_servers:
+        # A removed server of this name may still exist, because it was in use.
+        commands.append(backend.delete_server(wanted.name))
     first_weight = 0 if wanted.check and not wanted.disabled else wanted.weight
     mark = " disabled" if wanted.disabled else ""
     line = f"{wanted.endpoint} weight {first_weight} {arguments}".rstrip() + mark
-    commands.append(server_command("add server", at, line, success=_REGISTERED))
+    commands.append(server_command("add server", path, line, _REGISTERED))
     if wanted.check:
-        commands.append(server_command("enable health", at))
+        commands.append(server_command("enable health", path))
     if not wanted.disabled:
-        commands.append(server_command("enable server", at))
+        commands.append(server_command("enable server", path))
         if wanted.check:
-            commands.append(_unproven(pool, wanted))
+            # From "stopping" the first check that passes brings a server up; from "down" as many
+            # as `rise`. Persistence still leads clients to a server that is "stopping".
+            rises_at_once = dict(wanted.options).get("rise") == "1"
+            state = "down" if backend.persistent and rises_at_once else "stopping"
+            commands.append(backend.set_server(wanted.name, f"health {state}"))
             if wanted.weight:
-                commands.append(server_command("set server", at, f"weight {wanted.weight}"))
+                commands.append(backend.set_server(wanted.name, f"weight {wanted.weight}"))
     return tuple(commands)
 
 
-def _unproven(pool: _Pool, wanted: ServerLine) -> Command:
-    """Take a member that has not passed a check out of what haproxy chooses from.
-
-    From "stopping" the first check that passes brings it up; from "down" as many as `rise`. Who
-    persistence leads to a member gets there while it is "stopping".
-    """
-    once = dict(wanted.options).get("rise") == "1"
-    state = "down" if pool.persistent and once else "stopping"
-    return server_command("set server", f"{pool.name}/{wanted.name}", f"health {state}")
-
-
-def _removed(pool: _Pool, name: str) -> _Step:
+def _remove_server(backend: _Backend, name: str) -> _Step:
     words = f"member {show_name(name)} removed"
     if not server_line.is_name(name):
         return _Step(words, name, because="its name is not plain")
-    if pool.refers_to(name):
+    if backend.refers_to(name):
         return _Step(words, name, because="something else speaks of it")
-    commands = [server_command("set server", f"{pool.name}/{name}", "state maint")]
-    if pool.capabilities.delete_servers:
-        # While something uses it, it stays as it is: nothing new comes to it.
-        commands.append(delete_server(pool.name, name))
+    commands = [backend.set_server(name, "state maint")]
+    if backend.capabilities.delete_servers:
+        # While something uses it, it stays in maintenance and gets no new connection.
+        commands.append(backend.delete_server(name))
     return _Step(words, name, tuple(commands))
 
 
-def delete_server(backend: str, name: str) -> Command:
-    """Forget a member that is in maintenance, if nothing uses it any more."""
-    return server_command("del server", f"{backend}/{name}", success=_ANYTHING)
-
-
-def _changed(
-    pool: _Pool, name: str, before: Directive, after: Directive, lines: dict[str, Directive]
+def _change_server(
+    backend: _Backend, name: str, before: Directive, after: Directive, lines: dict[str, Directive]
 ) -> Iterator[_Step]:
-    """The step for a member that is written otherwise; none when it means the same."""
+    """Yield the step for a server whose line differs; none when both lines mean the same."""
     try:
-        running, wanted = _understood(pool, before), _understood(pool, after)
+        running, wanted = backend.parse(before), backend.parse(after)
     except Doubtful as doubt:
         yield _Step(f"member {show_name(name)} changed", name, because=str(doubt))
         return
     if running == wanted:
         return
-    words = f"member {show_name(name)}: {', '.join(_differences(running, wanted))}"
-    if _fixed(running) != _fixed(wanted):
+    words = f"member {show_name(name)}: {', '.join(_describe_differences(running, wanted))}"
+    if (running.check, running.cookie, running.options) != (
+        wanted.check,
+        wanted.cookie,
+        wanted.options,
+    ):
         yield _Step(words, name, because="haproxy reads it only when it starts")
     elif running.backup != wanted.backup:
-        because = _no_other_role(pool, wanted, lines)
-        yield _Step(words, name, _replacement(pool, wanted), wanted, True, because)
-    elif running.weight != wanted.weight and pool.static:
+        because = _explain_no_replacement(backend, wanted, lines)
+        yield _Step(words, name, _plan_replacement(backend, wanted), wanted, True, because)
+    elif running.weight != wanted.weight and backend.static:
         yield _Step(words, name, because="its algorithm has fixed weights")
     else:
-        yield _Step(words, name, _adjustment(pool, running, wanted), wanted)
+        yield _Step(words, name, _plan_adjustment(backend, running, wanted), wanted)
 
 
-def _fixed(member: ServerLine) -> tuple[object, ...]:
-    """What of a member cannot change while haproxy runs."""
-    return member.check, member.cookie, member.options
-
-
-def _adjustment(pool: _Pool, running: ServerLine, wanted: ServerLine) -> tuple[Command, ...]:
-    at = f"{pool.name}/{wanted.name}"
+def _plan_adjustment(
+    backend: _Backend, running: ServerLine, wanted: ServerLine
+) -> tuple[Command, ...]:
     moved = (running.address, running.port) != (wanted.address, wanted.port)
-    stays_enabled = not running.disabled and not wanted.disabled
-    commands: list[Command] = []
-    if wanted.disabled and not running.disabled:
-        commands.append(server_command("set server", at, "state maint"))
-    # The next check comes after an interval, and no command brings it forward. A member that comes
+    # The next check comes after an interval, and no command brings it forward. A server that comes
     # out of maintenance serves until then, and one failure takes it out.
-    renewed = moved and stays_enabled and wanted.check
-    if renewed:
-        commands.append(server_command("set server", at, "state maint"))
+    renewed = moved and wanted.check and not running.disabled and not wanted.disabled
+    changes: list[tuple[str, tuple[str, ...]]] = []
+    if renewed or (wanted.disabled and not running.disabled):
+        changes.append(("state maint", ("",)))
     if moved:
-        move = f"addr {wanted.address} port {wanted.port}"
-        commands.append(server_command("set server", at, move, success=_MOVED))
+        changes.append((f"addr {wanted.address} port {wanted.port}", _MOVED))
     if running.weight != wanted.weight:
-        commands.append(server_command("set server", at, f"weight {wanted.weight}"))
+        changes.append((f"weight {wanted.weight}", ("",)))
     if renewed or (running.disabled and not wanted.disabled):
-        commands.append(server_command("set server", at, "state ready"))
-    return tuple(commands)
+        changes.append(("state ready", ("",)))
+    return tuple(backend.set_server(wanted.name, *change) for change in changes)
 
 
-def _no_other_role(pool: _Pool, wanted: ServerLine, lines: dict[str, Directive]) -> str:
-    """Why a member cannot become a backup, or cease to be one, while haproxy runs.
+def _explain_no_replacement(
+    backend: _Backend, wanted: ServerLine, lines: dict[str, Directive]
+) -> str:
+    """Return why a server cannot become a backup, or active, while haproxy runs.
 
-    It has to go and come back, and is not there in the meantime: others must be.
+    The server is deleted and added again; meanwhile another usable server must exist.
     """
-    if not pool.capabilities.delete_servers:
+    if not backend.capabilities.delete_servers:
         return "this version cannot delete members"
-    if because := _no_addition(pool, wanted):
+    if because := _explain_no_addition(backend, wanted):
         return because
-    if pool.sorts_backups:
+    if backend.sorts_backups:
         return "the first backup counts"
-    if pool.refers_to(wanted.name):
+    if backend.refers_to(wanted.name):
         return "something else speaks of it"
-    others = (_parsed(line) for name, line in lines.items() if name != wanted.name)
+    others = (_try_parse(line) for name, line in lines.items() if name != wanted.name)
     if not any(o and o.weight and not o.disabled and not o.backup for o in others):
         return "no other member could serve in the meantime"
     return ""
 
 
-def _replacement(pool: _Pool, wanted: ServerLine) -> tuple[Command, ...]:
-    at = f"{pool.name}/{wanted.name}"
-    maintenance = server_command("set server", at, "state maint")
-    gone, *rest = _addition(pool, wanted)
-    return maintenance, gone._replace(success=(r"Server deleted\.",)), *rest
+def _plan_replacement(backend: _Backend, wanted: ServerLine) -> tuple[Command, ...]:
+    maintenance = backend.set_server(wanted.name, "state maint")
+    _, *addition = _plan_addition(backend, wanted)
+    return maintenance, backend.delete_server(wanted.name, _DELETED), *addition
 
 
-def _differences(running: ServerLine, wanted: ServerLine) -> Iterator[str]:
+def _describe_differences(running: ServerLine, wanted: ServerLine) -> Iterator[str]:
     if running.endpoint != wanted.endpoint:
         yield f"{running.endpoint} -> {wanted.endpoint}"
     if running.weight != wanted.weight:
@@ -289,79 +287,60 @@ def _differences(running: ServerLine, wanted: ServerLine) -> Iterator[str]:
         yield "disabled" if wanted.disabled else "enabled"
     if running.backup != wanted.backup:
         yield "becomes a backup" if wanted.backup else "is no backup any more"
-    before, after = dict(running.options), dict(wanted.options)
-    keywords = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    keywords = {keyword for keyword, _ in {*running.options} ^ {*wanted.options}}
     keywords |= {"check"} if running.check != wanted.check else set()
     keywords |= {"cookie"} if running.cookie != wanted.cookie else set()
     if keywords:
         yield f"{', '.join(sorted(keywords))} changed"
 
 
-def _marks(wanted: ServerLine) -> str:
-    return (", backup" if wanted.backup else "") + (", disabled" if wanted.disabled else "")
-
-
-def _of_order(
-    pool: _Pool, before: dict[str, Directive], after: dict[str, Directive]
+def _compare_order(
+    backend: _Backend, before: dict[str, Directive], after: dict[str, Directive]
 ) -> Iterator[Finding]:
     if [name for name in before if name in after] == [name for name in after if name in before]:
         return
-    words = f"{pool.words}: members follow one another otherwise"
-    backups = any("backup" in line.words for line in after.values())
-    if pool.unordered and not (pool.sorts_backups and backups):
+    words = f"{backend.words}: members follow one another otherwise"
+    has_backups = any("backup" in line.words for line in after.values())
+    if backend.unordered and not (backend.sorts_backups and has_backups):
         yield Finding(words)
     else:
         yield require_reload(words, "their order counts")
 
 
-def _lines(section: Section) -> dict[str, Directive] | None:
-    """The `server` lines by name; None when one of them has none of its own."""
+def _index_servers(section: Section) -> dict[str, Directive] | None:
+    """Return the `server` lines by name; None when one has no name or that of another."""
     lines = list(section.all("server"))
     by_name = {line.words[1]: line for line in lines if len(line.words) > 1}
     return by_name if len(by_name) == len(lines) else None
 
 
-def _understood(pool: _Pool, line: Directive) -> ServerLine:
-    if pool.default_server:
-        raise Doubtful("default-server is in effect")
-    return server_line.parse_server(line.words)
-
-
-def _parsed(line: Directive) -> ServerLine | None:
+def _try_parse(line: Directive) -> ServerLine | None:
     try:
         return server_line.parse_server(line.words)
     except Doubtful:
         return None
 
 
-def _pool(
+def _describe_backend(
     sections: Sequence[Section], refers_to: Callable[[str], bool], capabilities: Capabilities
-) -> _Pool:
-    """Of a backend: the last section; what is in effect for it are those before."""
+) -> _Backend:
+    """Describe the last section; those before it are in effect for it."""
     name = sections[-1].name
     lines = [line.words for section in sections for line in section.directives]
-    balance = _last(lines, "balance") or ("roundrobin",)
-    algorithm = balance[0].partition("(")[0]
-    consistent = (_last(lines, "hash-type") or ("map-based",))[0] == "consistent"
-    allbackups = [w[0] != "no" for w in lines if "allbackups" in w]
-    return _Pool(
+    # Of several lines with a keyword the last one counts.
+    arguments = {words[0]: words[1:] for words in lines}
+    algorithm = (arguments.get("balance") or ("roundrobin",))[0].partition("(")[0]
+    consistent = (arguments.get("hash-type") or ("map-based",))[0] == "consistent"
+    allbackups = [words[0] != "no" for words in lines if "allbackups" in words]
+    return _Backend(
         name=name,
         words=f"pool {show_name(name)}",
         unordered=algorithm in _UNORDERED,
         static=algorithm not in _UNORDERED and not (algorithm in _HASHING and consistent),
-        default_server=any(words[0] == "default-server" for words in lines),
+        default_server="default-server" in arguments,
         external_check=any(word.startswith("external-check") for w in lines for word in w[:3]),
         sorts_backups=not (allbackups and allbackups[-1]),
-        persistent=any(words[0] in ("cookie", "stick") for words in lines),
+        persistent="cookie" in arguments or "stick" in arguments,
         capabilities=capabilities,
         refers_to=refers_to,
     )
-
-
-def _last(lines: Iterable[tuple[str, ...]], keyword: str) -> tuple[str, ...]:
-    """The arguments of the last such line, which is the one that counts."""
-    found: tuple[str, ...] = ()
-    for words in lines:
-        if words[0] == keyword:
-            found = words[1:]
-    return found

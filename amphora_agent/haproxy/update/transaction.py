@@ -1,6 +1,6 @@
-"""Carrying out changes on a worker: each command judged by its reply, then all read back.
+"""Carry out changes on a worker: judge each command by its reply, then verify all of them.
 
-What is refused or does not hold is not mended here: only a reload gets there then.
+A change that haproxy refuses, or that does not hold, stays as it is: only a reload helps then.
 """
 
 import contextlib
@@ -17,123 +17,224 @@ from amphora_agent.haproxy.update.runtime_change import Change, Command, Verific
 _MAINTENANCE, _ANY_MAINTENANCE = 0x01, 0x01 | 0x02 | 0x20
 #: And draining, by command or by a tracked server.
 _DRAINING = 0x08 | 0x10
-#: Bit of the check's state: it is to be done.
+#: Bit of the check's state: checks are enabled.
 _CHECK_ENABLED = 0x04
+
+#: Sends a command and its payload to the worker, and returns the reply. Raises OperationFailed when
+#: there is no answer.
+Ask = Callable[[str, str], str]
+
+
+class ChangeRefused(OperationFailed):
+    """haproxy refused a change, or it does not hold. What was done before stays done."""
+
+
+class _Moot(Exception):
+    """There is nothing left to change."""
+
+
+def carry_out(changes: Iterable[Change], ask: Ask, left_over: Iterable[str] = ()) -> set[str]:
+    """Carry the changes out, one after another, then verify all of them.
+
+    Return the servers, as `<backend>/<server>`, that haproxy could not delete yet. Those of earlier
+    changes, `left_over`, are tried again first.
+
+    Raises:
+        ChangeRefused: a change was not carried out or does not hold. It leaves no transaction open,
+            unless the worker has stopped to answer.
+    """
+    still_there = {
+        server for server in left_over if not _is_gone(_send(f"del server {server}", "", ask))
+    }
+    done: list[Change] = []
+    for change in changes:
+        try:
+            for command in change.commands:
+                reply = _carry_out_command(command, ask)
+                if command.text.startswith("del server ") and not _is_gone(reply):
+                    still_there.add(command.server)
+                if command.text.startswith("add server "):
+                    still_there.discard(command.server)
+        except _Moot:
+            continue
+        except ChangeRefused as refusal:
+            # A worker that does not answer is replaced, with its transactions.
+            with contextlib.suppress(ChangeRefused):
+                for command in change.undo:
+                    _send(command.text, command.payload, ask)
+            raise ChangeRefused(change.words, str(refusal)) from refusal
+        done.append(change)
+    _verify(done, ask)
+    return still_there
+
+
+def list_servers(changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return the servers, as `<backend>/<server>`, that changes touch."""
+    touched = (command.server for change in changes for command in change.commands)
+    return tuple(dict.fromkeys(server for server in touched if server))
+
+
+def _is_gone(reply: str) -> bool:
+    return reply.startswith(("Server deleted", "No such server"))
+
+
+def _carry_out_command(command: Command, ask: Ask) -> str:
+    reply = _send(command.text, command.payload, ask)
+    if _matches(reply, command.moot):
+        raise _Moot
+    if not _matches(reply, command.success):
+        raise ChangeRefused(
+            f"haproxy refused {command.text!r}", _shorten(reply) or "an empty reply"
+        )
+    return reply
+
+
+def _matches(reply: str, patterns: Sequence[str]) -> bool:
+    return any(re.fullmatch(pattern, reply, re.DOTALL) for pattern in patterns)
+
+
+def _verify(changes: Sequence[Change], ask: Ask) -> None:
+    """Verify changes; a question that several of them have is asked once."""
+    replies: dict[str, str] = {}
+    for change in changes:
+        for question in change.proof:
+            if question.text not in replies:
+                replies[question.text] = _send(question.text, "", ask)
+            if wrong := question.wrong(replies[question.text]):
+                raise ChangeRefused(change.words, f"it does not hold: {_shorten(wrong)}")
+
+
+def _send(text: str, payload: str, ask: Ask) -> str:
+    try:
+        return ask(text, payload).strip()
+    except ValueError as error:
+        raise ChangeRefused("cannot be said to haproxy", str(error)) from error
+    except OperationFailed as error:
+        raise ChangeRefused(f"no answer to {text!r}", str(error)) from error
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+# How to verify that a change holds
 
 
 def verify_servers(backend: str, expected: Mapping[str, ServerLine | None]) -> Verification:
-    """The members of a backend are as these; None is for one that must be gone, or get nothing."""
-    return Verification(
-        f"show servers state {backend}",
-        lambda reply: _first(
-            _wrong_member(name, server, rows.get((backend, name)))
-            for rows in [statistics.read_servers_state(reply).rows]
+    """Check that servers match `expected`; None means removed or in maintenance."""
+
+    def find_fault(reply: str) -> str | None:
+        rows = statistics.read_servers_state(reply).rows
+        faults = (
+            _find_server_fault(name, server, rows.get((backend, name)))
             for name, server in expected.items()
-        ),
-    )
+        )
+        return next((fault for fault in faults if fault), None)
+
+    return Verification(f"show servers state {backend}", find_fault)
 
 
 def verify_roles(backend: str, expected: Mapping[str, bool]) -> Verification:
-    """The members of a backend are for backup, or not."""
+    """Check that servers are backups (True) or active (False)."""
 
-    def wrong(reply: str) -> str | None:
-        rows = {row["svname"]: row for row in _statistics(reply, "bck")}
-        return _first(
-            f"{name} is {'active' if backup else 'a backup'}"
-            for name, backup in expected.items()
-            if rows.get(name, {}).get("bck") != str(int(backup))
-        )
+    def find_fault(reply: str) -> str | None:
+        roles = {row["svname"]: row.get("bck") for row in _read_statistics(reply, "bck")}
+        for name, backup in expected.items():
+            if roles.get(name) != str(int(backup)):
+                return f"{name} is {'active' if backup else 'a backup'}"
+        return None
 
-    return Verification(f"show stat {backend} 4 -1", wrong)
+    return Verification(f"show stat {backend} 4 -1", find_fault)
 
 
-def verify_frontend(name: str, column: str, *expected: str) -> Verification:
-    """A column of the statistics of a frontend is one of these."""
+def verify_frontend(name: str, column: str, expected: str) -> Verification:
+    """Check a column of a frontend's statistics."""
 
-    def wrong(reply: str) -> str | None:
-        for row in _statistics(reply, column):
+    def find_fault(reply: str) -> str | None:
+        for row in _read_statistics(reply, column):
             if row["pxname"] == name and row["svname"] == "FRONTEND":
-                found = row.get(column, "")
-                return None if found in expected else f"{column} of {name} is {found!r}"
+                value = row.get(column, "")
+                return None if value == expected else f"{column} of {name} is {value!r}"
         return f"{name} is not there"
 
-    return Verification(f"show stat {name} 1 -1", wrong)
+    return Verification(f"show stat {name} 1 -1", find_fault)
 
 
 def verify_information(key: str, expected: str) -> Verification:
-    """A line of `show info` is this."""
+    """Check a line of `show info`."""
 
-    def wrong(reply: str) -> str | None:
+    def find_fault(reply: str) -> str | None:
         try:
-            found = statistics.read_information(reply).get(key)
+            value = statistics.read_information(reply).get(key)
         except OperationFailed:
-            found = None
-        return None if found == expected else f"{key} is {found!r}"
+            value = None
+        return None if value == expected else f"{key} is {value!r}"
 
-    return Verification("show info", wrong)
+    return Verification("show info", find_fault)
 
 
 def verify_certificate(path: str, serial: int, fingerprint: str) -> Verification:
-    """The certificate that a file stands for; its SHA-1 in hexadecimal."""
+    """Check the certificate of a file. `fingerprint` is its SHA-1 in hexadecimal."""
 
-    def wrong(reply: str) -> str | None:
-        shown = _fields(reply)
-        if shown.get("Status") == "Empty" or "Serial" not in shown:
+    def find_fault(reply: str) -> str | None:
+        lines = (line.partition(":") for line in reply.splitlines())
+        fields = {key: value.strip() for key, separator, value in lines if separator}
+        if fields.get("Status") == "Empty" or "Serial" not in fields:
             return f"{path} is not there"
-        if int(shown["Serial"], 16) != serial:
-            return f"{path} has the serial number {shown['Serial']}"
-        if shown.get("SHA1 FingerPrint", "").lower() != fingerprint.lower():
+        if int(fields["Serial"], 16) != serial:
+            return f"{path} has the serial number {fields['Serial']}"
+        if fields.get("SHA1 FingerPrint", "").lower() != fingerprint.lower():
             return f"{path} is another certificate with the same serial number"
         return None
 
-    return Verification(f"show ssl cert {path}", wrong)
+    return Verification(f"show ssl cert {path}", find_fault)
 
 
 def verify_ca_file(path: str, fingerprints: Iterable[str]) -> Verification:
-    """The certificates that a CA file stands for, by their SHA-1 in hexadecimal."""
+    """Check the certificates of a CA file, by their SHA-1 in hexadecimal."""
     expected = {fingerprint.lower() for fingerprint in fingerprints}
 
-    def wrong(reply: str) -> str | None:
-        found = re.findall(r"^SHA1 FingerPrint: (\w+)$", reply, re.MULTILINE)
-        if {fingerprint.lower() for fingerprint in found} != expected:
-            return f"{path} has other certificates"
-        return None
+    def find_fault(reply: str) -> str | None:
+        shown = re.findall(r"^SHA1 FingerPrint: (\w+)$", reply, re.MULTILINE)
+        same = {fingerprint.lower() for fingerprint in shown} == expected
+        return None if same else f"{path} has other certificates"
 
-    return Verification(f"show ssl ca-file {path}", wrong)
+    return Verification(f"show ssl ca-file {path}", find_fault)
 
 
 def verify_crl_file(path: str, expected: Iterable[tuple[str, frozenset[int]]]) -> Verification:
-    """The revocation lists that a file stands for: when each was made, as OpenSSL prints it, and
-    the serial numbers in it."""
+    """Check the revocation lists of a file: when each was made, as OpenSSL prints it, and its
+    serial numbers."""
     lists = sorted((made, sorted(serials)) for made, serials in expected)
 
-    def wrong(reply: str) -> str | None:
-        found = []
+    def find_fault(reply: str) -> str | None:
+        shown = []
         for part in reply.split("Certificate Revocation List #")[1:]:
             made = re.search(r"Last Update: (.*)", part)
-            numbers = re.findall(r"Serial Number: ([0-9A-Fa-f]+)", part)
-            found.append((" ".join(made[1].split()) if made else "", _numbers(numbers)))
-        return None if sorted(found) == lists else f"{path} has other revocations"
+            serials = re.findall(r"Serial Number: ([0-9A-Fa-f]+)", part)
+            numbers = sorted(int(serial, 16) for serial in serials)
+            shown.append((" ".join(made[1].split()) if made else "", numbers))
+        return None if sorted(shown) == lists else f"{path} has other revocations"
 
-    return Verification(f"show ssl crl-file {path}", wrong)
+    return Verification(f"show ssl crl-file {path}", find_fault)
 
 
 def verify_crt_list(path: str, expected: Iterable[str]) -> Verification:
-    """The entries of a crt-list, in whatever order."""
+    """Check the entries of a crt-list, in whatever order."""
     entries = sorted(expected)
 
-    def wrong(reply: str) -> str | None:
-        found = sorted(
+    def find_fault(reply: str) -> str | None:
+        shown = sorted(
             line.split()[0].rpartition(":")[0]
             for line in reply.splitlines()
             if line.strip() and not line.startswith("#")
         )
-        return None if found == entries else f"{path} has other entries"
+        return None if shown == entries else f"{path} has other entries"
 
-    return Verification(f"show ssl crt-list -n {path}", wrong)
+    return Verification(f"show ssl crt-list -n {path}", find_fault)
 
 
-def _wrong_member(name: str, server: ServerLine | None, line: str | None) -> str | None:
+def _find_server_fault(name: str, server: ServerLine | None, line: str | None) -> str | None:
     row = statistics.read_server_row(line) if line else None
     if server is None:
         if row is not None and not row.administrative & _MAINTENANCE:
@@ -141,7 +242,7 @@ def _wrong_member(name: str, server: ServerLine | None, line: str | None) -> str
         return None
     if row is None:
         return f"{name} is not there"
-    if not _same_address(row.address, server.address):
+    if not _is_same_address(row.address, server.address):
         return f"{name} is at {row.address}"
     if row.port != server.port:
         return f"{name} has port {row.port}"
@@ -156,131 +257,16 @@ def _wrong_member(name: str, server: ServerLine | None, line: str | None) -> str
     return None
 
 
-def _same_address(one: str, other: str) -> bool:
+def _is_same_address(one: str, other: str) -> bool:
     try:
         return ipaddress.ip_address(one) == ipaddress.ip_address(other)
     except ValueError:
         return False
 
 
-def _statistics(reply: str, column: str) -> list[dict[str, str]]:
+def _read_statistics(reply: str, column: str) -> list[dict[str, str]]:
     """Return the rows of a reply to `show stat`; none when it is something else."""
     try:
         return [*statistics.read_statistics(reply, (column,)).by_column()]
     except OperationFailed:
         return []
-
-
-def _fields(reply: str) -> dict[str, str]:
-    return {
-        key: value.strip()
-        for key, separator, value in (line.partition(":") for line in reply.splitlines())
-        if separator
-    }
-
-
-def _numbers(hexadecimal: Iterable[str]) -> list[int]:
-    return sorted(int(number, 16) for number in hexadecimal)
-
-
-def _first(findings: Iterable[str | None]) -> str | None:
-    return next((finding for finding in findings if finding is not None), None)
-
-
-#: Asks the worker: a command, its payload; raises OperationFailed when there is no answer.
-Ask = Callable[[str, str], str]
-
-
-class ChangeRefused(OperationFailed):
-    """haproxy did not do it, or it does not hold. What was done before that stays done."""
-
-
-class _Moot(Exception):
-    """There is nothing left to change."""
-
-
-def carry_out(changes: Iterable[Change], ask: Ask, left_over: Iterable[str] = ()) -> set[str]:
-    """Carry the changes out, one after another, then see that all of them hold. Returns the
-    servers, as `<backend>/<server>`, that were to go and that haproxy could not delete yet; those
-    of earlier changes, `left_over`, are tried again first.
-
-    Raises:
-        Refused: one was not done or does not hold. No transaction of it is left open, unless the
-            worker does not answer any more.
-    """
-    still_there = {server for server in left_over if not _is_gone(_delete(server, ask))}
-    done: list[Change] = []
-    for change in changes:
-        try:
-            for command in change.commands:
-                reply = _carry_out(command, ask)
-                if command.text.startswith("del server ") and not _is_gone(reply):
-                    still_there.add(command.server)
-                if command.text.startswith("add server "):
-                    still_there.discard(command.server)
-        except _Moot:
-            continue
-        except ChangeRefused as refusal:
-            _undo(change.undo, ask)
-            raise ChangeRefused(change.words, str(refusal)) from refusal
-        done.append(change)
-    _prove(done, ask)
-    return still_there
-
-
-def list_servers(changes: Iterable[Change]) -> tuple[str, ...]:
-    """Return the servers, as `<backend>/<server>`, that changes touch."""
-    touched = (command.server for change in changes for command in change.commands)
-    return tuple(dict.fromkeys(server for server in touched if server))
-
-
-def _delete(server: str, ask: Ask) -> str:
-    return _say(f"del server {server}", "", ask)
-
-
-def _is_gone(reply: str) -> bool:
-    return reply.startswith(("Server deleted", "No such server"))
-
-
-def _carry_out(command: Command, ask: Ask) -> str:
-    reply = _say(command.text, command.payload, ask)
-    if _is_one_of(reply, command.moot):
-        raise _Moot
-    if not _is_one_of(reply, command.success):
-        raise ChangeRefused(f"haproxy refused {command.text!r}", _short(reply) or "an empty reply")
-    return reply
-
-
-def _is_one_of(reply: str, patterns: Sequence[str]) -> bool:
-    return any(re.fullmatch(pattern, reply, re.DOTALL) for pattern in patterns)
-
-
-def _undo(commands: Sequence[Command], ask: Ask) -> None:
-    # Whoever does not answer any more is to be replaced, transactions and all.
-    with contextlib.suppress(ChangeRefused):
-        for command in commands:
-            _say(command.text, command.payload, ask)
-
-
-def _prove(changes: Sequence[Change], ask: Ask) -> None:
-    """Ask each question once, whoever has it."""
-    replies: dict[str, str] = {}
-    for change in changes:
-        for inquiry in change.proof:
-            if inquiry.text not in replies:
-                replies[inquiry.text] = _say(inquiry.text, "", ask)
-            if wrong := inquiry.wrong(replies[inquiry.text]):
-                raise ChangeRefused(change.words, f"it does not hold: {_short(wrong)}")
-
-
-def _say(text: str, payload: str, ask: Ask) -> str:
-    try:
-        return ask(text, payload).strip()
-    except ValueError as error:
-        raise ChangeRefused("cannot be said to haproxy", str(error)) from error
-    except OperationFailed as error:
-        raise ChangeRefused(f"no answer to {text!r}", str(error)) from error
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 300 else f"{text[:300]}…"
