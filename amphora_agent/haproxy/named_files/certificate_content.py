@@ -1,11 +1,11 @@
-"""What a certificate file may hold, and the one form in which it is kept.
+"""Parse a certificate file, and render it in the one form in which it is kept.
 
-Controllers join what tenants gave them, and haproxy refuses to start over one blank too many. So
-a file is taken apart and written anew: blocks one after another, or the entries of a crt-list.
-Behind them stands a comment with the MD5 of what was sent, by which the controller knows the file.
-It is in the file so that it comes and goes with what it is the MD5 of, also in a rollback.
+Controllers join what tenants gave them, and haproxy refuses to start over one blank too many. So a
+file is parsed and written again: its blocks, or the entries of a crt-list, and a comment with the
+MD5 of what was sent, by which the controller knows the file. The MD5 is in the file so that a
+rollback restores both.
 
-Pure: whether OpenSSL can use the blocks is found out in `openssl`.
+Pure: `validate/openssl.py` checks that OpenSSL can use the blocks.
 """
 
 import enum
@@ -20,14 +20,14 @@ from amphora_agent.haproxy.policy.values import RefusedError
 from amphora_agent.x509 import pem
 from amphora_agent.x509.pem import Block
 
-_T = TypeVar("_T")
+_Item = TypeVar("_Item")
 
 _KEYS = frozenset({"PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "DSA PRIVATE KEY"})
 _PARAMETERS = "DH PARAMETERS"
-#: They are in the key, too.
+#: The key has them, too.
 _NEEDLESS = "EC PARAMETERS"
 _KNOWN = _KEYS | {pem.CERTIFICATE, pem.REVOCATIONS, _PARAMETERS, _NEEDLESS}
-#: Each of them is tried with the key.
+#: Certificates beside a key; each of them is tried with it.
 _MOST_BESIDE_A_KEY = 100
 
 _SENT = b"#amphora-agent: md5 of what was sent: "
@@ -35,7 +35,7 @@ _SENT_LINE = re.compile(re.escape(_SENT) + rb"([0-9a-f]{32})\n\Z")
 
 
 class FileKind(enum.Enum):
-    """What a file is: the value is its name in messages."""
+    """The kind of a file; the value is its name in messages."""
 
     CERTIFICATE = "a certificate with its key"
     AUTHORITIES = "certificates without a key"
@@ -45,7 +45,7 @@ class FileKind(enum.Enum):
 
 
 class Content(NamedTuple):
-    """The parts of a file; of `certificates` beside a key the first one is served."""
+    """The parts of a file. Beside a key, haproxy serves the first of `certificates`."""
 
     key: Block | None = None
     certificates: tuple[Block, ...] = ()
@@ -65,7 +65,7 @@ class Content(NamedTuple):
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """All blocks in the order in which they are written."""
+        """All blocks, in the order in which they are written."""
         leaf, chain = self.certificates[:1], self.certificates[1:]
         key = (self.key,) if self.key else ()
         return (*leaf, *key, *chain, *self.revocations, *self.parameters)
@@ -78,32 +78,32 @@ class Content(NamedTuple):
 
 
 class UnusableFile(Exception):
-    """The file cannot be used; the text says why."""
+    """A file that haproxy cannot use; the text says why."""
 
 
 def parse_file(sent: bytes, check_entry: Callable[[CrtListEntry], None]) -> Content:
-    """Take a file apart. `check_entry` raises RefusedError for an entry that may not be.
+    """Parse a PEM file or a crt-list. `check_entry` raises RefusedError for a refused entry.
 
     Raises:
-        Unfit: it is neither PEM nor a crt-list, or has what no such file may have.
+        UnusableFile: it is neither, or has a part that no such file may have.
     """
-    return parse_pem_file(sent) if pem.is_pem(sent) else _of_list(sent, check_entry)
+    return parse_pem_file(sent) if pem.is_pem(sent) else _parse_list(sent, check_entry)
 
 
 def parse_pem_file(sent: bytes) -> Content:
-    """Take a PEM file apart.
+    """Parse a PEM file.
 
     Raises:
-        Unfit
+        UnusableFile
     """
     try:
-        return _of_pem(pem.parse_pem(sent))
+        return _sort_blocks(pem.parse_pem(sent))
     except pem.Unreadable as reason:
         raise UnusableFile(str(reason)) from None
 
 
 def render_kept_file(content: Content, sent: bytes) -> bytes:
-    """The bytes to keep of a file that was sent as `sent`."""
+    """Return the bytes to keep of a file that was sent as `sent`."""
     text = content.text
     if text == sent:
         return text
@@ -111,61 +111,61 @@ def render_kept_file(content: Content, sent: bytes) -> bytes:
 
 
 def is_kept_form(data: bytes) -> bool:
-    """Return whether a file was written anew for haproxy."""
+    """Whether a file has a comment with the MD5 of what was sent."""
     return _SENT_LINE.search(data) is not None
 
 
 def read_sent_md5(data: bytes) -> str:
-    """The hex MD5 of what was sent for a file that is kept so."""
-    found = _SENT_LINE.search(data)
-    return found[1].decode() if found else hashlib.md5(data, usedforsecurity=False).hexdigest()
+    """Return the hexadecimal MD5 of what was sent for a file as it is kept."""
+    comment = _SENT_LINE.search(data)
+    return comment[1].decode() if comment else hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def holds_key(data: bytes) -> bool:
-    """Whether a file that is kept has a private key."""
+    """Whether a file as it is kept has a private key."""
     return b" PRIVATE KEY-----" in data or b"-----BEGIN PRIVATE KEY-----" in data
 
 
 def find_entry_violations(
     data: bytes, check_entry: Callable[[CrtListEntry], None]
 ) -> list[tuple[int, str]]:
-    """The lines of a crt-list that may not be, with reasons; fifty at most."""
+    """Return the refused lines of a crt-list, with reasons; fifty at most."""
     if pem.is_pem(data):
         return [(1, "it is PEM, and no crt-list")]
-    found = []
+    violations = []
     for number, entry in crt_list.parse_lines(data):
         try:
             if isinstance(entry, RefusedError):
                 raise entry
             check_entry(entry)
         except RefusedError as error:
-            found.append((number, str(error)))
-            if len(found) == 50:
+            violations.append((number, str(error)))
+            if len(violations) == 50:
                 break
-    return found
+    return violations
 
 
-def _of_list(sent: bytes, check_entry: Callable[[CrtListEntry], None]) -> Content:
+def _parse_list(sent: bytes, check_entry: Callable[[CrtListEntry], None]) -> Content:
     if b"\0" in sent:
         raise UnusableFile("it has a NUL byte")
-    if found := find_entry_violations(sent, check_entry):
-        raise UnusableFile("\n".join(f"line {number}: {reason}" for number, reason in found))
-    entries = _once(crt_list.read_entries(sent))
+    if violations := find_entry_violations(sent, check_entry):
+        raise UnusableFile("\n".join(f"line {number}: {reason}" for number, reason in violations))
+    entries = _drop_repeated(crt_list.read_entries(sent))
     if not entries:
         raise UnusableFile("there is neither a PEM block nor the path of a certificate in it")
     return Content(entries=entries)
 
 
-def _of_pem(file: pem.Pem) -> Content:
+def _sort_blocks(file: pem.Pem) -> Content:
     if paths := [number for number, line in file.around if line.startswith(b"/")]:
         raise UnusableFile(f"line {paths[0]}: a path among PEM blocks: a file is PEM or a crt-list")
     for block in file.blocks:
         if block.label not in _KNOWN:
             raise UnusableFile(f"{block.label.lower()} has no use in it")
-    keys = _once(block for block in file.blocks if block.label in _KEYS)
-    certificates = _labelled(file, pem.CERTIFICATE)
-    revocations = _labelled(file, pem.REVOCATIONS)
-    parameters = _labelled(file, _PARAMETERS)
+    keys = _drop_repeated(block for block in file.blocks if block.label in _KEYS)
+    certificates = _find_blocks(file, pem.CERTIFICATE)
+    revocations = _find_blocks(file, pem.REVOCATIONS)
+    parameters = _find_blocks(file, _PARAMETERS)
     if not (keys or certificates or revocations or parameters):
         raise UnusableFile("there is nothing in it that haproxy could use")
     if len(keys) > 1:
@@ -183,9 +183,9 @@ def _of_pem(file: pem.Pem) -> Content:
     return Content(keys[0] if keys else None, certificates, revocations, parameters)
 
 
-def _labelled(file: pem.Pem, label: str) -> tuple[Block, ...]:
-    return _once(block for block in file.blocks if block.label == label)
+def _find_blocks(file: pem.Pem, label: str) -> tuple[Block, ...]:
+    return _drop_repeated(block for block in file.blocks if block.label == label)
 
 
-def _once(found: Iterable[_T]) -> tuple[_T, ...]:
-    return tuple(dict.fromkeys(found))
+def _drop_repeated(items: Iterable[_Item]) -> tuple[_Item, ...]:
+    return tuple(dict.fromkeys(items))

@@ -1,6 +1,7 @@
-"""crt-lists: the certificates that a `bind` line serves (haproxy's manual, `crt-list`).
+"""Parse and check crt-lists: the certificates that a `bind` line serves (haproxy's manual,
+`crt-list`).
 
-They name files, so what may be in one is a table, as for configurations. Pure.
+They name files, so a table says what may be in one, as for configurations. Pure.
 """
 
 import re
@@ -11,13 +12,13 @@ from amphora_agent.haproxy.policy.table import ArgumentKind
 from amphora_agent.haproxy.policy.values import Bounds, RefusedError, refuse_word, show_word
 from amphora_agent.x509 import pem
 
-#: haproxy reads 64 KiB a line and 2,048 words at most; nobody needs as many.
+#: Characters and words of a line. haproxy reads 64 KiB and 2,048 words at most.
 _LONGEST, _MOST_WORDS = 32768, 1024
 #: `isspace` in C: bytes beyond ASCII belong to words.
 _WORD = re.compile(r"[\[\]]|[^ \t\n\v\f\r\[\]]+")
 
-#: Options that haproxy 2.6 knows in a crt-list, and what each may be. Whether a value makes sense
-#: must be certain here: haproxy does not start with a wrong one.
+#: Options that haproxy 2.6 knows in a crt-list, and their values. A value must be certain to make
+#: sense: haproxy does not start with a wrong one.
 _FLAGS = frozenset({"allow-0rtt", "no-ca-names"})
 _FILES = frozenset({"ca-file", "ca-verify-file", "crl-file"})
 _SUITE = "TLS_(AES_128_GCM_SHA256|AES_256_GCM_SHA384|CHACHA20_POLY1305_SHA256)"
@@ -34,7 +35,7 @@ _VALUES = {
     "ssl-max-ver": r"TLSv1\.[23]",
     "verify": "none|optional|required",
 }
-#: Names of servers: one, or all below one; `!` takes one out.
+#: Names of servers: one, or all below one; `!` excludes one.
 _FILTER = re.compile(r"!?(\*|(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]{0,254})")
 
 
@@ -47,7 +48,7 @@ class CrtListEntry(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is only a path, as in all lists that Octavia writes."""
+        """Whether the line has only a path, as in all lists that Octavia writes."""
         return not self.options and not self.filters
 
     @property
@@ -63,23 +64,23 @@ class CrtListEntry(NamedTuple):
 
 
 def read_entries(data: bytes) -> tuple[CrtListEntry, ...]:
-    """The entries of a list that has been accepted."""
+    """Return the entries of an accepted list."""
     return tuple(entry for _, entry in parse_lines(data) if isinstance(entry, CrtListEntry))
 
 
 def parse_lines(data: bytes) -> Iterator[tuple[int, CrtListEntry | RefusedError]]:
-    """The entries of any list with their lines, or why a line is none."""
+    """Yield the number of each line with its entry, or with the reason why it is none."""
     for number, line in pem.split_lines(data):
         if line and not line.startswith(b"#"):
             try:
-                yield number, _entry(line.decode(errors="surrogateescape"))
+                yield number, _parse_line(line.decode(errors="surrogateescape"))
             except RefusedError as error:
                 yield number, error
 
 
 def check_entry(entry: CrtListEntry, bounds: Bounds) -> None:
-    """See that an entry names nothing but files of an instance with these bounds, and that each
-    haproxy loads it.
+    """Check that an entry names only files of an instance with these bounds, and that every
+    version of haproxy loads it.
 
     Raises:
         RefusedError
@@ -90,7 +91,7 @@ def check_entry(entry: CrtListEntry, bounds: Bounds) -> None:
     try:
         bounds.check_file("crt-list", entry.path, ArgumentKind.CERTIFICATE)
     except RefusedError:
-        # It is not repeated: who sends a damaged key finds no part of it in an answer or a log.
+        # No message repeats the path: it may be a part of a damaged key.
         raise RefusedError(f"crt-list: the path is not below {bounds.certificates}") from None
     given: dict[str, str] = {}
     words = iter(entry.options)
@@ -118,8 +119,8 @@ def _check_option(option: str, value: str, bounds: Bounds) -> None:
         raise RefusedError(f"crt-list ... {option} {show_word(value)} is not allowed")
 
 
-def _entry(line: str) -> CrtListEntry:
-    """An entry of a line that is not blank.
+def _parse_line(line: str) -> CrtListEntry:
+    """Parse a line that is not blank.
 
     Raises:
         RefusedError

@@ -1,4 +1,4 @@
-"""Files that a configuration names, and what haproxy loads them as."""
+"""Find the files that a configuration names, and what haproxy loads them as."""
 
 import enum
 import re
@@ -9,7 +9,7 @@ from amphora_agent.haproxy.config.parser import Texts, split_words
 
 
 class Role(enum.Enum):
-    """As what a file is loaded. OTHER is what cannot be replaced while haproxy runs."""
+    """What a file is loaded as. OTHER cannot be replaced while haproxy runs."""
 
     CERTIFICATE = "certificate"
     CRT_LIST = "crt-list"
@@ -24,30 +24,31 @@ _ROLES = {
     "ca-file": Role.AUTHORITIES,
     "crl-file": Role.REVOCATIONS,
 }
-#: Lines where these keywords mean what they seem to.
+#: Directives in which these keywords have their usual meaning.
 _LINES = frozenset({"bind", "server"})
-#: What makes words others than what is written, and what a line has that names a file.
+#: Characters that change how words are read, and parts of the keywords before a file's name.
 _QUOTES, _QUOTE = "\\'\"", re.compile(r"[\\'\"]")
-_SIGNS = ("crt", "-file")
+_PARTS = ("crt", "-file")
 _BASE = re.compile(r"\b(?:ca|crt)-base\b")
 _BUFFER_SIZE = re.compile(r"^[ \t]*tune\.bufsize[ \t]+(\S+)", re.MULTILINE)
 _DEFAULT_BUFFER_SIZE = 16384
 
 
 def find_roles(texts: Texts, path: str, quoted: Iterable[str] | None = None) -> frozenset[Role]:
-    """As what these texts name a file. `quoted` are their `quoted_lines`, if they are at hand."""
+    """Return what a file is loaded as. `quoted` are the `find_quoted_lines` of the texts, if at
+    hand."""
     lines = [line for text in texts.values() for line in _lines_with(text, path)]
     lines += find_quoted_lines(texts) if quoted is None else quoted
-    return frozenset(role for line in lines for role in _roles_in(line, path))
+    return frozenset(role for line in lines for role in _find_roles_in_line(line, path))
 
 
 def find_quoted_lines(texts: Texts) -> tuple[str, ...]:
-    """The lines that may name a file for TLS otherwise than by its path as it is."""
+    """Return the lines that may name a file for TLS in quotes or with escapes."""
     return tuple(line for text in texts.values() for line in _quoted_lines(text))
 
 
 def names_directory(texts: Texts, directory: str) -> bool:
-    """Whether these texts name a directory: then all that is in it is loaded."""
+    """Whether these texts name a directory: then haproxy loads all of it."""
     end_of_word = re.compile(re.escape(directory) + r"/?(?=[\s#'\"]|\Z)")
     return any(
         {directory, directory + "/"}.intersection(split_words(_line_at(text, found.start())))
@@ -57,38 +58,38 @@ def names_directory(texts: Texts, directory: str) -> bool:
 
 
 def has_bases(texts: Texts) -> bool:
-    """Whether files may be named relative to `ca-base` or `crt-base`: then no path can be looked
+    """Whether `ca-base` or `crt-base` may stand before names of files: then no path can be searched
     for."""
     return any("-base" in text and _BASE.search(text) for text in texts.values())
 
 
 def read_buffer_size(texts: Texts) -> int:
-    """How large a buffer is: what is said at once to a running haproxy must fit into one. 0 when
-    it cannot be told."""
-    found = [
+    """Return the bytes of a buffer of haproxy: a command to it must fit into one. 0 if the size is
+    unknown."""
+    sizes = [
         size
         for text in texts.values()
         if "tune.bufsize" in text
         for size in _BUFFER_SIZE.findall(text)
     ]
-    if not found:
+    if not sizes:
         return _DEFAULT_BUFFER_SIZE
-    return int(found[-1]) if re.fullmatch(r"[0-9]{1,9}", found[-1]) else 0
+    return int(sizes[-1]) if re.fullmatch(r"[0-9]{1,9}", sizes[-1]) else 0
 
 
 def find_crt_lists(texts: Texts) -> frozenset[str]:
-    """The crt-lists that these texts name."""
-    found = set()
+    """Return the crt-lists that these texts name."""
+    paths = set()
     for text in texts.values():
         lines = (*_lines_with(text, "crt-list"), *_quoted_lines(text))
         for words in map(split_words, lines):
-            found |= {word for before, word in pairwise(words) if before == "crt-list"}
-    return frozenset(found)
+            paths |= {word for before, word in pairwise(words) if before == "crt-list"}
+    return frozenset(paths)
 
 
 def find_files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Role]]:
-    """The files of a directory that these texts name for TLS, and as what."""
-    found: dict[str, set[Role]] = {}
+    """Return the files of a directory that these texts name for TLS, and their roles."""
+    files: dict[str, set[Role]] = {}
     roles = {**_ROLES, "ca-verify-file": Role.AUTHORITIES}
     named = re.compile(rf"({'|'.join(roles)})[ \t]+({re.escape(directory)}/[^\s#'\"\\]+)")
     for text in texts.values():
@@ -97,12 +98,12 @@ def find_files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Rol
             pairs += pairwise(split_words(line))
         for keyword, path in pairs:
             if keyword in roles and path.startswith(f"{directory}/"):
-                found.setdefault(path, set()).add(roles[keyword])
-    return {path: frozenset(some) for path, some in found.items()}
+                files.setdefault(path, set()).add(roles[keyword])
+    return {path: frozenset(found) for path, found in files.items()}
 
 
 def _lines_with(text: str, part: str) -> Iterator[str]:
-    """The lines that contain something."""
+    """Yield the lines that contain `part`."""
     at = text.find(part)
     while at >= 0:
         line = _line_at(text, at)
@@ -111,20 +112,20 @@ def _lines_with(text: str, part: str) -> Iterator[str]:
 
 
 def _quoted_lines(text: str) -> Iterator[str]:
-    """The lines about files whose words may not be as they are written."""
+    """Yield the lines about files with quotes or escapes."""
     plain = text
     for quote in _QUOTES:
         plain = plain.replace(quote, "")
     if plain is text:
         return
-    numbers = {*_numbers_of_lines_with(text, "\\x")}
-    for sign in _SIGNS:
-        numbers.update(_numbers_of_lines_with(plain, sign))
+    numbers = {*_number_lines_with(text, "\\x")}
+    for part in _PARTS:
+        numbers.update(_number_lines_with(plain, part))
     lines = text.split("\n")
     yield from (lines[number] for number in sorted(numbers) if _QUOTE.search(lines[number]))
 
 
-def _numbers_of_lines_with(text: str, part: str) -> Iterator[int]:
+def _number_lines_with(text: str, part: str) -> Iterator[int]:
     number = counted = 0
     at = text.find(part)
     while at >= 0:
@@ -140,7 +141,7 @@ def _line_at(text: str, position: int) -> str:
     return text[text.rfind("\n", 0, position) + 1 : end if end >= 0 else len(text)]
 
 
-def _roles_in(line: str, path: str) -> set[Role]:
+def _find_roles_in_line(line: str, path: str) -> set[Role]:
     words = split_words(line)
     if path not in words:
         # Part of a longer word, a comment, or written in an unusual way.

@@ -1,7 +1,7 @@
-"""The table of docs/policy.md: what a configuration may contain, and why not what it may not.
+"""The table of docs/policy.md: what a configuration may contain, and why other words are refused.
 
-Keywords are those of haproxy 2.6 to 3.0 and what controllers of older releases render. What is
-not here is refused; `REFUSED` only has better words for some of it.
+Keywords are those of haproxy 2.6 to 3.0, and those that older controllers render. What is not here
+is refused; `REFUSED` has better reasons for some words.
 """
 
 import enum
@@ -12,7 +12,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 class ArgumentKind(enum.Enum):
-    """What an argument is, where that matters."""
+    """The kind of an argument, where it matters."""
 
     ANY = "any word"
     NONE = "no argument"
@@ -25,7 +25,7 @@ class ArgumentKind(enum.Enum):
 
 # Sections
 
-#: haproxy's proxies have one set of keywords: which fits which proxy is haproxy's to say.
+#: All proxies have one set of keywords here; haproxy checks which fits which proxy.
 PROXIES = frozenset({"backend", "defaults", "frontend", "listen"})
 
 GLOBAL = _words("""
@@ -45,8 +45,8 @@ GLOBAL = _words("""
     user warn-blocked-traffic-after zero-warning
 """)
 
-#: Settings of `global` that take a number, each with the greatest that is let through: haproxy
-#: allocates what it is told to.
+#: Settings of `global` with a number, each with the greatest allowed value: haproxy allocates what
+#: it is told to.
 TUNE = {
     **dict.fromkeys(
         _words("""
@@ -112,8 +112,7 @@ SECTIONS = {
     **dict.fromkeys(PROXIES, PROXY),
 }  # fmt: skip
 
-#: What `no` and `default` can stand before (haproxy complains of anything else, and carries it
-#: out).
+#: Keywords that may follow `no` and `default` (haproxy warns about others, and obeys).
 NEGATED = _words("busy-polling insecure-fork-wanted log numa-cpu-mapping option")
 
 
@@ -134,7 +133,7 @@ OPTIONS = _words("""
     tcp-smart-connect tcpka tcplog
 """)
 
-#: Actions, without what stands in parentheses.
+#: Actions, without their parentheses.
 ACTIONS = _words("""
     accept add-acl add-header allow auth cache-store cache-use capture close del-acl del-header
     del-map deny disable-l7-retry do-resolve early-hint expect-netscaler-cip expect-proxy
@@ -146,9 +145,9 @@ ACTIONS = _words("""
     set-src set-src-port set-status set-timeout set-tos set-uri set-var set-var-fmt silent-drop
     strict-mode switch-mode tarpit unset-var use-service wait-for-body wait-for-handshake
 """) | {f"track-sc{number}" for number in range(10)}
-#: Those with the name of a file in parentheses.
+#: Actions with the name of a file in parentheses.
 FILE_ACTIONS = _words("add-acl del-acl del-map set-map")
-#: What stands before the action of a rule for TCP.
+#: Words before the action of a TCP rule.
 MOMENTS = _words("connection content session")
 SERVICES = frozenset({"prometheus-exporter"})
 
@@ -162,7 +161,7 @@ STATISTICS = _words("""
     show-node uri
 """)
 
-#: Words after which the name of a file comes, in rules that answer a client.
+#: Words before the name of a file, in rules that answer a client.
 ANSWERS = _words("errorfile file lf-file")
 
 
@@ -225,29 +224,29 @@ SERVER = {
     "ca-file": ArgumentKind.AUTHORITY,
 }
 
-#: What `ca-file` may name of the system's; everybody may read it.
+#: The system's trust stores, which `ca-file` may name; everybody may read them.
 TRUST_STORES = frozenset(
     {"@system-ca", "/etc/ssl/certs", "/etc/ssl/certs/", "/etc/ssl/certs/ca-certificates.crt"}
 )
 
-#: Where syslog listens in an amphora.
+#: Sockets of syslog in an amphora.
 LOG_SOCKETS = frozenset({"/dev/log", "/run/rsyslog/octavia/log", "/var/run/rsyslog/octavia/log"})
 
-#: Who haproxy's workers run as; the agent adds it to texts that name nobody.
+#: The user that haproxy's workers run as; the agent adds it to texts that name none.
 USER = "nobody"
 SOCKET_MODES = _words("0600 600 0660 660 0666 666")
-#: Megabytes of memory that all processes of an instance share.
+#: Megabytes for the cache, shared by all processes of an instance.
 CACHE = 1024
-#: Groups that own nothing; `None` is what controllers of old releases write for "as you think".
+#: Groups that own no files; old controllers write `None` to leave it to the agent.
 GROUPS = _words("daemon haproxy nobody nogroup octavia proxy www-data None")
 
-#: The controller's texts have this one whatever base_path is.
+#: The path in the controller's texts, whatever base_path is.
 PING_WRAPPER = "/var/lib/octavia/ping-wrapper.sh"
 
-#: How files with answers for clients end. Certificates end otherwise, and what the agent keeps.
+#: Names of files with answers for clients end so; those of certificates and of the agent do not.
 ANSWER_FILES = (".htm", ".html", ".http", ".txt")
 
-#: Flags between the expression of an ACL and its patterns, and how many words each takes.
+#: Flags of an ACL before its patterns, and how many words each takes.
 ACL_FLAGS = {"-i": 0, "-n": 0, "-M": 0, "-m": 1, "-u": 1, "-f": 1}
 
 
@@ -321,7 +320,7 @@ FETCHES = frozenset(
     urlp_len urlp_reg urlp_sub urlp_val uuid var wait_end
 """)
 
-#: Those that look into a file.
+#: Converters that read a file.
 _MAPS = frozenset({"map", "map_regm"}) | {
     f"map_{how}{what}"
     for how in _words("beg dir dom end int ip reg str sub")

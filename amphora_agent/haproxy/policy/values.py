@@ -1,49 +1,49 @@
-"""Single words of a configuration, and why one may not be there."""
+"""Check single words of a configuration: addresses, files, numbers."""
 
 import ipaddress
 import re
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from amphora_agent.haproxy.policy import table as table
+from amphora_agent.haproxy.policy import table
 from amphora_agent.haproxy.policy.table import ArgumentKind
 from amphora_agent.model.addressing import split_endpoint, without_brackets
 
-#: How much of a word a reason repeats.
+#: Characters of a word that a reason repeats.
 _SHOWN = 160
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
-#: What no line has, besides a carriage return at its end: haproxy takes some of these for the end
-#: of the line or the file, some for a blank.
+#: Characters that no line may have, but for a carriage return at its end: haproxy takes some of
+#: them for the end of the line or the file, some for a blank.
 _CONTROLS = re.compile(r"[\0-\x08\x0b-\x1f\x7f]")
 _CONTROLS_OR_NEWLINE = re.compile(r"[\0-\x08\n-\x1f\x7f]")
 
 _HOST = r"(?:[0-9A-Za-z._*:+-]|\[[0-9A-Fa-f:.]*\])*"
-#: What haproxy takes for an address of a network, and for no file, descriptor or namespace.
+#: Words that haproxy takes for a network address, and not for a file, descriptor or namespace.
 STREAMS = re.compile(rf"(?:(?:ipv[46]|tcp[46]?)@)?{_HOST}")
 DATAGRAMS = re.compile(rf"(?:(?:ipv[46]|tcp[46]?|udp[46]?)@)?{_HOST}")
 
 
 class RefusedError(Exception):
-    """The reason, in words. All that begins with `check` may raise it."""
+    """A word is refused; the text is the reason. Each function named `check` may raise it."""
 
 
 def refuse_word(word: str, why: str = "") -> RefusedError:
-    """`why` is by default what the table says, or that it does not have the word."""
+    """Return the refusal of a word. By default the table says why."""
     why = why or table.REFUSED.get(word, "the policy does not know it")
     return RefusedError(f"{show_word(word)} is not allowed: {why}")
 
 
 def show_word(word: str) -> str:
-    """A word as a reason repeats it: printable, and not for ever."""
+    """Return a word as a reason repeats it: printable, of limited length."""
     plain = word.isascii() and word.isprintable() and word
     shown = word if plain else ascii(word[: _SHOWN + 1])
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
 
 
 def check_controls(written: str) -> None:
-    """The control characters of a line as it is written."""
+    """Check that a line as written has no control characters."""
     if not (written.isascii() and written.isprintable()):
         control = _CONTROLS.search(written.removesuffix("\r"))
         if control:
@@ -51,7 +51,7 @@ def check_controls(written: str) -> None:
 
 
 def check_plain(keyword: str, arguments: Iterable[str]) -> None:
-    """Arguments that may not have control characters, however they are written."""
+    """Check that arguments have no control characters, however they are written."""
     for word in arguments:
         if not word.isprintable() and (control := _CONTROLS_OR_NEWLINE.search(word)):
             raise RefusedError(
@@ -77,7 +77,7 @@ def check_at_most(keyword: str, word: str, most: int) -> None:
 
 
 def check_log(word: str) -> None:
-    """Where logs go to over the network."""
+    """Check a network address for logs."""
     check_address("log", word, DATAGRAMS)
     host = word.rpartition("@")[2]
     for literal in (without_brackets(host), split_endpoint(host)[0]):
@@ -90,21 +90,21 @@ def check_log(word: str) -> None:
 
 
 def check_address(keyword: str, word: str, form: re.Pattern[str]) -> None:
-    """`form` is STREAMS or DATAGRAMS."""
+    """Check a network address. `form` is STREAMS or DATAGRAMS."""
     if not form.fullmatch(word):
         raise refuse_word(f"{keyword} {word}", "it is no address of a network")
 
 
-#: Functions take quotes out of their arguments.
+#: Functions remove these from their arguments.
 QUOTING = re.compile(r"[\"'\\]")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a configuration of one instance may name; absolute paths.
+    """Absolute paths that a configuration of one instance may name.
 
-    `base` is the agent's base_path, `directory` and `certificates` are the instance's own.
-    `agent_port` is where the agent's API listens. What begins with `check` raises RefusedError.
+    `base` is the agent's base_path; `directory` and `certificates` are the instance's own.
+    `agent_port` is where the agent's API listens. Each method named `check` raises RefusedError.
     """
 
     base: str
@@ -118,7 +118,7 @@ class Bounds:
     agent_port: int
 
     def check_bind(self, word: str) -> None:
-        """The addresses of a `bind` line, with commas between them."""
+        """Check the addresses of a `bind` line, separated by commas."""
         for address in word.split(","):
             check_address("bind", address, STREAMS)
             host, ports = split_endpoint(address.rpartition("@")[2])
@@ -126,7 +126,7 @@ class Bounds:
                 raise refuse_word(f"bind {address}", "the agent's own API is there")
 
     def check_file(self, option: str, word: str, kind: ArgumentKind) -> None:
-        """A file that haproxy reads for TLS, of one of the three kinds."""
+        """Check a file that haproxy reads for TLS, of one of the three kinds."""
         if _is_below(word, self.certificates):
             return
         if kind is ArgumentKind.CERTIFICATES and word.removesuffix("/") == self.certificates:
@@ -136,14 +136,14 @@ class Bounds:
         raise refuse_word(f"{option} {word}", f"it is not below {self.certificates}")
 
     def check_answer_file(self, option: str, path: str) -> None:
-        """A file of which a client gets the content."""
+        """Check a file whose content a client gets."""
         # Keys are below that directory, too, and have other names.
         if not (_is_below(path, self.base) and path.endswith(table.ANSWER_FILES)):
             endings = ", ".join(table.ANSWER_FILES)
             raise refuse_word(f"{option} {path}", f"it is no file {endings} below {self.base}")
 
     def check_own_file(self, option: str, path: str) -> None:
-        """A file that haproxy looks things up in."""
+        """Check a file in which haproxy looks up values."""
         if not _is_below(path, self.directory):
             raise refuse_word(f"{option} {path}", f"it is not below {self.directory}")
 
@@ -157,7 +157,7 @@ def _has_port(ports: str, port: int) -> bool:
 
 
 def _is_everywhere(host: str) -> bool:
-    """Whether it is any address, or might be. An address of a VIP is in a namespace of its own."""
+    """Whether a host covers the agent's addresses. VIPs are in a network namespace of their own."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -168,8 +168,8 @@ def _is_everywhere(host: str) -> bool:
 
 
 def _is_below(path: str, directory: str) -> bool:
-    """Whether it is a file below the directory, written in the one plain way: functions take
-    quotes out of their arguments."""
+    """Whether a path is below a directory, and plainly written: functions remove quotes from their
+    arguments."""
     inside = path.removeprefix(f"{directory}/")
     return (
         inside != path

@@ -1,7 +1,7 @@
-"""Whether OpenSSL, and so haproxy, can use what is in a certificate file.
+"""Check that OpenSSL, and so haproxy, can use a certificate file.
 
-The library is loaded for TLS anyway. It reads files only: these exist in memory, so that a key
-that is refused reaches no disk.
+The library is loaded for TLS anyway. It reads only files: these exist in memory, so that a refused
+key reaches no disk.
 """
 
 import contextlib
@@ -12,18 +12,18 @@ from collections.abc import Iterator, Sequence
 from amphora_agent.haproxy.named_files.certificate_content import Content, UnusableFile
 from amphora_agent.x509.pem import Block
 
-#: The key is that of another certificate, or of one of another kind.
+#: Reasons that mean: the key is that of another certificate.
 _FOREIGN = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 
 def require_usable(content: Content) -> Content:
-    """Return content whose first certificate is that of its key.
+    """Return the content with the certificate of its key first.
 
     Raises:
-        Unfit: OpenSSL refuses it; strength is judged by the policy of this system.
+        UnusableFile: OpenSSL refuses it; the system's policy judges its strength.
     """
     if content.key is not None:
-        content = _leaf_first(content, content.key)
+        content = _put_leaf_first(content, content.key)
     elif others := (*content.certificates, *content.revocations):
         with _refusing("a part of it cannot be read"), _file(others) as path:
             _context().load_verify_locations(path)
@@ -33,30 +33,30 @@ def require_usable(content: Content) -> Content:
     return content
 
 
-def _leaf_first(content: Content, key: Block) -> Content:
-    """Raises Unfit."""
-    reason = _refusal(content.blocks)
+def _put_leaf_first(content: Content, key: Block) -> Content:
+    """Find the certificate of the key. Raises UnusableFile."""
+    reason = _find_reason(content.blocks)
     if reason in _FOREIGN:
         for leaf in content.certificates[1:]:
-            if _refusal((leaf, key)) not in _FOREIGN:
-                others = [each for each in content.certificates if each != leaf]
+            if _find_reason((leaf, key)) not in _FOREIGN:
+                others = [other for other in content.certificates if other != leaf]
                 content = content._replace(certificates=(leaf, *others))
-                reason = _refusal(content.blocks)
+                reason = _find_reason(content.blocks)
                 break
         else:
             raise UnusableFile("the private key is not that of the certificate")
     if reason is not None:
-        raise UnusableFile(f"the certificate cannot be used: {_words(reason)}")
+        raise UnusableFile(f"the certificate cannot be used: {_show_reason(reason)}")
     return content
 
 
-def _refusal(blocks: Sequence[Block]) -> str | None:
-    """Why OpenSSL does not take a certificate with its key and chain, in its words."""
+def _find_reason(blocks: Sequence[Block]) -> str | None:
+    """Return OpenSSL's reason to refuse a certificate with its key and chain, or None."""
     try:
         with _file(blocks) as path:
             _context().load_cert_chain(path, password=_no_passphrase)
     except ssl.SSLError as error:
-        return _reason(error)
+        return error.reason or ""
     return None
 
 
@@ -65,12 +65,12 @@ def _refusing(why: str) -> Iterator[None]:
     try:
         yield
     except ssl.SSLError as error:
-        raise UnusableFile(f"{why}: {_words(_reason(error))}") from None
+        raise UnusableFile(f"{why}: {_show_reason(error.reason or '')}") from None
 
 
 @contextlib.contextmanager
 def _file(blocks: Sequence[Block]) -> Iterator[str]:
-    """The path of a file with these blocks, which is in memory only."""
+    """Give the path of a file in memory with these blocks."""
     descriptor = os.memfd_create("certificate", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:
@@ -85,16 +85,12 @@ def _context() -> ssl.SSLContext:
 
 
 def _no_passphrase() -> str:
-    """Instead of a question at the terminal."""
+    """Answer the question that OpenSSL would ask at the terminal."""
     return ""
 
 
-def _reason(error: ssl.SSLError) -> str:
-    return error.reason or ""
-
-
-def _words(reason: str) -> str:
-    """OpenSSL's reason as words; it has none for what it cannot read at all."""
+def _show_reason(reason: str) -> str:
+    """Return OpenSSL's reason in words; it has none for what it cannot read at all."""
     return {"": "unreadable", "PEM_LIB": "unreadable"}.get(reason) or (
         reason.replace("_", " ").lower()
     )
