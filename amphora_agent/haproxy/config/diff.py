@@ -1,7 +1,7 @@
-"""The difference between two configurations, section by section.
+"""Compare two configurations, section by section.
 
-Two texts of a large load balancer agree nearly everywhere. What they have in common at the
-beginning and at the end is found by comparing memory, and cut off; only the rest is looked at.
+Two texts of a large load balancer agree nearly everywhere. Their common beginning and end are found
+by comparing memory, and only the rest is examined.
 """
 
 import re
@@ -19,25 +19,25 @@ from amphora_agent.haproxy.config.parser import (
 )
 from amphora_agent.haproxy.config.word_counts import measure_head, measure_tail
 
-#: How much is searched for a header at once, backwards.
+#: Characters that are searched for a header at once, backwards.
 _WINDOW = 1 << 12
-#: For so many sections the text is searched for their names; for more, all headers are read.
+#: Up to so many names of sections are searched for; for more, all headers are read.
 _FEW = 8
-#: A word that cannot be written otherwise but with quotes or `\x`.
+#: A word that can only be written as it is, or with quotes or `\x`.
 _SIMPLE = re.compile(r"[-.:\w]+", re.ASCII)
 _HEXADECIMAL = re.compile(r"\\x")
 _DISGUISES = ('"', "'", "\\x")
 
-#: What a section is known by: kind and name.
+#: Identifies a section of a file: kind and name.
 _Key = tuple[str, str]
 
 
 class ConfigDiff(NamedTuple):
-    """What has to change for the running configuration to be the wanted one.
+    """The sections that differ between two configurations.
 
-    A section is the same one when file, kind and name are the same; what stands before the first
-    section of a file is one without kind. `reordered` means that nothing can be said of parts:
-    files or sections that stay follow one another otherwise, or one that differs is there twice.
+    Sections correspond when file, kind and name are the same; the lines before the first section of
+    a file are one without kind. `reordered` means that sections cannot be compared one by one:
+    files or sections that stay have another order, or one that differs exists twice.
     """
 
     changed: tuple[tuple[SectionText, SectionText], ...] = ()
@@ -47,9 +47,9 @@ class ConfigDiff(NamedTuple):
 
 
 def compare_configs(running: Texts, wanted: Texts) -> ConfigDiff:
-    """Compare two configurations; `Difference()` when nothing differs."""
+    """Return what differs between two configurations; `ConfigDiff()` when nothing does."""
     files = [
-        _of_file(file, running.get(file, ""), wanted.get(file, ""))
+        _compare_file(file, running.get(file, ""), wanted.get(file, ""))
         for file in dict.fromkeys([*running, *wanted])
     ]
     return ConfigDiff(
@@ -62,44 +62,44 @@ def compare_configs(running: Texts, wanted: Texts) -> ConfigDiff:
 
 
 def find_defaults(texts: Texts, block: SectionText) -> SectionText | None:
-    """The `defaults` section in effect for a section of these texts; None when there is none."""
+    """Return the `defaults` section in effect for a section; None when there is none."""
     header = block.section().header
     if header is None or block.kind not in ("backend", "defaults", "frontend", "listen"):
         return None
     rest = header.words[2 if block.name else 1 :]
-    wanted = rest[1] if len(rest) > 1 and rest[0] == "from" else None
-    if wanted is None and block.kind == "defaults":
+    named = rest[1] if len(rest) > 1 and rest[0] == "from" else None
+    if named is None and block.kind == "defaults":
         return None
-    found = None
+    defaults = None
     for file, text in texts.items():
         start, line = 0, 1
-        for each in _headers_with("defaults", text, 0, len(text)):
-            line += text.count("\n", start, each.start)
-            start = each.start
+        for candidate in _find_headers_with("defaults", text, 0, len(text)):
+            line += text.count("\n", start, candidate.start)
+            start = candidate.start
             if file == block.file and line >= block.line:
                 break
-            if each.kind == "defaults" and wanted in (None, each.name):
-                found = next(split_file(file, text, start, line=line))
+            if candidate.kind == "defaults" and named in (None, candidate.name):
+                defaults = next(split_file(file, text, start, line=line))
         if file == block.file:
             break
-    return found
+    return defaults
 
 
-def _of_file(file: str, running: str, wanted: str) -> ConfigDiff:
+def _compare_file(file: str, running: str, wanted: str) -> ConfigDiff:
     if running == wanted:
         return ConfigDiff()
-    start = _last_header(running, measure_head(running, wanted))
-    tail = _first_header(running, measure_tail(running, wanted, start))
+    start = _find_head(running, measure_head(running, wanted))
+    tail = _find_tail(running, measure_tail(running, wanted, start))
     line = 1 + running.count("\n", 0, start)
     end = len(running) - tail
-    before = _by_key(split_file(file, running, start, end, line))
-    after = _by_key(split_file(file, wanted, start, len(wanted) - tail, line))
+    before = _group(split_file(file, running, start, end, line))
+    after = _group(split_file(file, wanted, start, len(wanted) - tail, line))
 
     differing = [key for key in {**before, **after} if _texts(before, key) != _texts(after, key)]
     twice = {
         key for key in differing if len(before.get(key, ())) > 1 or len(after.get(key, ())) > 1
     }
-    twice |= _outside(running, start, end, set(differing) - twice)
+    twice |= _find_outside(running, start, end, set(differing) - twice)
     parts = [key for key in differing if key not in twice]
     return ConfigDiff(
         changed=tuple(
@@ -107,66 +107,66 @@ def _of_file(file: str, running: str, wanted: str) -> ConfigDiff:
         ),
         added=tuple(after[key][0] for key in parts if key not in before),
         removed=tuple(before[key][0] for key in parts if key not in after),
-        reordered=bool(twice) or _order(before, after) != _order(after, before),
+        reordered=bool(twice) or _list_order(before, after) != _list_order(after, before),
     )
 
 
-def _last_header(text: str, head: int) -> int:
-    """Where the last section begins whose header's line is in the head; 0 for none."""
+def _find_head(text: str, head: int) -> int:
+    """Return where the last section begins whose header is in the common head; 0 for none."""
     end = text.rfind("\n", 0, head) + 1
     while end > 0:
         start = text.rfind("\n", 0, max(0, end - _WINDOW)) + 1
-        if found := list(find_headers(text, start, end)):
-            return found[-1].start
+        if headers := list(find_headers(text, start, end)):
+            return headers[-1].start
         end = start
     return 0
 
 
-def _first_header(text: str, tail: int) -> int:
-    """How much of a text's tail is sections, from the first whose header's line is all in it."""
+def _find_tail(text: str, tail: int) -> int:
+    """Return the length of the common tail, from the first header in it."""
     start = text.find("\n", len(text) - tail) + 1
-    found = next(find_headers(text, start), None) if start else None
-    return len(text) - found.start if found else 0
+    header = next(find_headers(text, start), None) if start else None
+    return len(text) - header.start if header else 0
 
 
-def _by_key(blocks: Iterator[SectionText]) -> dict[_Key, list[SectionText]]:
-    found: dict[_Key, list[SectionText]] = {}
+def _group(blocks: Iterator[SectionText]) -> dict[_Key, list[SectionText]]:
+    by_key: dict[_Key, list[SectionText]] = {}
     for block in blocks:
-        found.setdefault((block.kind, block.name), []).append(block)
-    return found
+        by_key.setdefault((block.kind, block.name), []).append(block)
+    return by_key
 
 
 def _texts(blocks: dict[_Key, list[SectionText]], key: _Key) -> list[str]:
     return [block.text for block in blocks.get(key, ())]
 
 
-def _order(
+def _list_order(
     blocks: dict[_Key, list[SectionText]], others: dict[_Key, list[SectionText]]
 ) -> list[_Key]:
-    """The sections that the others have, too, as they follow one another."""
+    """Return the sections that the others have, too, in their order."""
     kept = sorted((block.line, key) for key in blocks if key in others for block in blocks[key])
     return [key for _, key in kept]
 
 
-def _outside(text: str, start: int, end: int, keys: Collection[_Key]) -> set[_Key]:
-    """Which sections are (also) in a text's head or tail."""
+def _find_outside(text: str, start: int, end: int, keys: Collection[_Key]) -> set[_Key]:
+    """Return which sections are also in the common head or tail."""
     found: set[_Key] = set()
     for part in ((0, start), (end, len(text))):
         if len(keys) > _FEW:
             found.update((header.kind, header.name) for header in find_headers(text, *part))
             continue
         for kind, name in keys:
-            # What stands before the first section is there once.
+            # There is one part before the first section.
             if kind and any(
                 (header.kind, header.name) == (kind, name)
-                for header in _headers_with(name or kind, text, *part)
+                for header in _find_headers_with(name or kind, text, *part)
             ):
                 found.add((kind, name))
     return found.intersection(keys)
 
 
-def _headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header]:
-    """The headers that may have this word, for a part of a text that begins where a line does."""
+def _find_headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header]:
+    """Yield the headers that may have this word. The part of the text begins where a line does."""
     if not _SIMPLE.fullmatch(word) or _may_disguise(text, start, end):
         yield from find_headers(text, start, end)
         return
@@ -181,7 +181,7 @@ def _headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header
 
 
 def _may_disguise(text: str, start: int, end: int) -> bool:
-    """Whether there may be words in it that are not written as what they are."""
+    """Whether words in it may be written with quotes or escapes."""
     counts = word_counts.get_counts(text)
     if counts and not any(word_counts.has_word(text, sign) for sign in _DISGUISES):
         return False

@@ -1,9 +1,9 @@
-"""As little of a configuration as proves a change of it.
+"""Build the smallest configuration that validates a change.
 
-Of a configuration that haproxy has accepted before, only some frontends and backends differ now.
-What is wrong with it can only be in these, or between them and the sections that name them or that
-they name. So haproxy is shown those, and all sections of other kinds. The rest becomes blank lines:
-what haproxy says has the right line numbers.
+haproxy has accepted a configuration before, and only some frontends and backends differ now. A
+fault can only be in these, or between them and the sections that name them or that they name. So
+haproxy checks those, and all sections of other kinds. The rest becomes blank lines, so that line
+numbers in messages are right.
 """
 
 import re
@@ -17,77 +17,77 @@ from amphora_agent.haproxy.config.parser import SectionText, Texts, split_sectio
 #: Kinds of sections that can be left out.
 _PROXIES = frozenset({"backend", "frontend"})
 
-#: What joins sections of which neither names the other, or decides which lines count, wherever it
-#: stands: identifiers that must differ, settings that must agree, names in files of their own,
-#: warnings that count as errors, conditionals, numbers for names, names in disguise. Each pattern
-#: begins with itself, because that is found fast.
+#: What connects sections of which neither names the other, or makes haproxy skip lines: identifiers
+#: that must differ, settings that must agree, names in other files, warnings that count as errors,
+#: conditionals, numbers for names, names in quotes. Each pattern begins with its literal, which is
+#: found fast.
 _FAR_REACHING_WORDS = ("guid", "ocsp", "spoe", "zero-warning", "\\x")
 _CONDITION = re.compile(r"\.if(?![-.\w])", re.ASCII)
 _FAR_REACHING = tuple(
-    re.compile(sign, re.ASCII)
-    for sign in (
+    re.compile(pattern, re.ASCII)
+    for pattern in (
         r"#\d",
         r"'(?<=[-.:\w]')['\"]*[-.:\w]",
         r"\"(?<=[-.:\w]\")['\"]*[-.:\w]",
     )
 )
-#: What a name is made of, and so where it ends.
+#: The characters of a name.
 _NAME = re.compile(r"[-.:\w]+", re.ASCII)
-#: For more sections than these their names are not looked for.
+#: The names of more sections are not searched for.
 _MANY = 100
 
-#: What a section is told apart by: its file and line.
+#: Identifies a section: its file and line.
 _Place = tuple[str, int]
 
 
 def build_minimal_config(wanted: Texts, change: ConfigDiff) -> Texts | None:
-    """What haproxy must be shown of `wanted` to know whether all of it is right, provided that it
-    was before the `change`; None when that is everything."""
+    """Return the part of `wanted` that haproxy must check, provided that the configuration before
+    the `change` was valid; None when that is all of it."""
     after = (*(block for _, block in change.changed), *change.added)
     touched = (*after, *change.removed)
     if (
         change.reordered
         or len(touched) > _MANY
         or any(block.kind not in _PROXIES for block in touched)
-        or any(map(_is_joined, wanted.values()))
-        # A number that haproxy gives to one section alone.
+        or any(map(_is_connected, wanted.values()))
+        # No two sections may have one number.
         or any(block.section().first("id") for block in after)
     ):
         return None
     everything = split_sections(wanted)
-    # haproxy also asks for something that listens, which may be in what is left out.
+    # haproxy needs a listening socket, and the others may be in what is left out.
     if not any(b.section().first("stats", "socket") for b in everything if b.kind == "global"):
         return None
     by_file: dict[str, list[SectionText]] = {file: [] for file in wanted}
     for block in everything:
         by_file[block.file].append(block)
-    naming = tuple(_naming(by_file, wanted, {block.name for block in touched}))
+    naming = tuple(_find_naming(by_file, wanted, {block.name for block in touched}))
     if any(block.kind == "defaults" for block in naming):
-        return None  # what is left out inherits it
+        return None  # sections that are left out inherit it
     others = [block for block in everything if block.kind not in _PROXIES]
-    kept = _with_named((*others, *after, *naming), everything)
+    kept = _add_named((*others, *after, *naming), everything)
     return {
         file: "".join(
-            block.text if _place(block) in kept else "\n" * block.text.count("\n")
+            block.text if _locate(block) in kept else "\n" * block.text.count("\n")
             for block in inside
         )
         for file, inside in by_file.items()
     }
 
 
-def _is_joined(text: str) -> bool:
-    """Whether a text may have what joins any of its sections."""
+def _is_connected(text: str) -> bool:
+    """Whether a text may have what connects any of its sections."""
     return (
         any(word_counts.has_word(text, word) for word in _FAR_REACHING_WORDS)
         or (word_counts.has_word(text, ".if") and _CONDITION.search(text) is not None)
-        or any(sign.search(text) for sign in _FAR_REACHING)
+        or any(pattern.search(text) for pattern in _FAR_REACHING)
     )
 
 
-def _naming(
+def _find_naming(
     by_file: Mapping[str, list[SectionText]], wanted: Texts, names: Collection[str]
 ) -> Iterator[SectionText]:
-    """The sections that have one of the names in them, be it only in a comment."""
+    """Yield the sections that have one of the names in them, be it only in a comment."""
     for file, text in wanted.items():
         inside = by_file[file]
         starts, start = [], 0
@@ -101,22 +101,22 @@ def _naming(
                 yield inside[bisect_right(starts, found.start()) - 1]
 
 
-def _with_named(some: Iterable[SectionText], everything: Iterable[SectionText]) -> set[_Place]:
-    """Where these sections are, and the proxies that they name, and those that these name."""
+def _add_named(sections: Iterable[SectionText], everything: Iterable[SectionText]) -> set[_Place]:
+    """Return where these sections are, and the proxies that they name, directly or not."""
     by_name: dict[str, list[SectionText]] = {}
     for block in everything:
         if block.kind in _PROXIES:
             by_name.setdefault(block.name, []).append(block)
     kept: set[_Place] = set()
-    pending = list(some)
+    pending = list(sections)
     while pending:
         block = pending.pop()
-        if _place(block) not in kept:
-            kept.add(_place(block))
+        if _locate(block) not in kept:
+            kept.add(_locate(block))
             for word in set(_NAME.findall(block.text)):
                 pending += by_name.get(word, ())
     return kept
 
 
-def _place(block: SectionText) -> _Place:
+def _locate(block: SectionText) -> _Place:
     return block.file, block.line

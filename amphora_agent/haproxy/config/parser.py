@@ -1,13 +1,12 @@
-"""haproxy's configuration language: text to sections of directives and back, nothing lost.
+"""Parse haproxy's configuration language: text to sections of directives, nothing lost.
 
 Words are split as haproxy splits them (configuration manual, 2.2 "Quoting and escaping", and
 `parse_line` in its tools.c): blanks separate, `"…"` and `'…'` join, a backslash before certain
 characters escapes outside single quotes and stands for itself before others, an unquoted `#`
-begins a comment, also inside a word. Environment variables are left as written: nothing here
-expands.
+begins a comment, also inside a word. Environment variables stay as written.
 
-A line ends at a newline and nowhere else. None is continued: haproxy takes a backslash at the end
-for itself, and refuses a quote that is open there. Nor does a section go on in the next file.
+A line ends at a newline and nowhere else. No line is continued: haproxy keeps a backslash at the
+end, and refuses an open quote there. A section ends with its file.
 """
 
 import re
@@ -20,7 +19,7 @@ Texts = Mapping[str, str]
 
 
 def join_texts(texts: Texts) -> str:
-    """All texts as one."""
+    """Return all texts as one."""
     return "".join(texts.values())
 
 
@@ -48,7 +47,7 @@ _WORD = re.compile(
       | \#.*""",
     re.VERBOSE | re.DOTALL,
 )
-#: What a word is made of: quoted text, an escape, or any other character.
+#: A piece of a word: quoted text, an escape, or other characters.
 _PIECE = re.compile(
     r"""'(?P<single>[^']*+)(?:'|\Z)
       | "(?P<double>(?:[^"\\]++ | \\["\\]?+)*+)(?:"|\Z)
@@ -61,8 +60,8 @@ _ESCAPED = {"n": "\n", "r": "\r", "t": "\t"}
 #: In double quotes, escapes (no group) or an environment variable's dollar sign.
 _DOLLAR = re.compile(r"\\.|(\$)", re.DOTALL)
 
-#: Where a line may begin a section: it begins with a section's keyword, or with a word that has a
-#: quote or an escape. Begins with the newline before, because that is found fast.
+#: A line that may begin a section: its first word is a section's keyword, or has a quote or an
+#: escape. The pattern begins with the newline before, which is found fast.
 _KEYWORD = "|".join(sorted(SECTIONS))
 _CANDIDATE = re.compile(
     rf"""\n[ \t\v\f\r]*+
@@ -80,13 +79,13 @@ class Directive(NamedTuple):
 
     @property
     def expands(self) -> bool:
-        """Whether haproxy replaces something in it by an environment variable."""
+        """Whether haproxy puts an environment variable into it."""
         return _expands(self.written)
 
 
 class Section(NamedTuple):
-    """A section; `kind` is its keyword, `name` what follows ("" for none). What stands before a
-    file's first header is a section of no kind, without `header`."""
+    """A section: `kind` is its keyword, `name` the next word ("" for none). The lines before the
+    first header of a file are a section without kind and `header`."""
 
     line: int
     kind: str
@@ -116,8 +115,7 @@ class Config(NamedTuple):
 class SectionText(NamedTuple):
     """A section as written, from its header up to the next: with comments, blanks, conditionals.
 
-    The blocks of a file, joined, are its text. What stands before the first header is a block of
-    no kind.
+    Those of a file, joined, are its text. The lines before the first header are one without kind.
     """
 
     file: str
@@ -127,15 +125,15 @@ class SectionText(NamedTuple):
     text: str
 
     def lines(self) -> tuple[Directive, ...]:
-        """All lines, also those without words; what is written in them, joined, is the text."""
-        return tuple(_lines(self.text, self.line))
+        """Return all lines, also those without words; joined, they are the text."""
+        return tuple(_split_lines(self.text, self.line))
 
     def section(self) -> Section:
-        """What haproxy reads in it."""
-        found = tuple(line for line in self.lines() if line.words and line.words[0])
+        """Return the section as haproxy reads it."""
+        lines = tuple(line for line in self.lines() if line.words and line.words[0])
         if not self.kind:
-            return Section(self.line, "", "", found)
-        return Section(self.line, self.kind, self.name, found[1:], found[0])
+            return Section(self.line, "", "", lines)
+        return Section(self.line, self.kind, self.name, lines[1:], lines[0])
 
 
 class Header(NamedTuple):
@@ -147,7 +145,7 @@ class Header(NamedTuple):
 
 
 def split_sections(texts: Texts) -> tuple[SectionText, ...]:
-    """All sections of a configuration, in order. Costs little: only headers are looked at.
+    """Return all sections of a configuration, in order. Only headers are parsed, which is fast.
 
     A header between `.if` and `.endif` counts, whatever the condition.
     """
@@ -157,8 +155,8 @@ def split_sections(texts: Texts) -> tuple[SectionText, ...]:
 def split_file(
     file: str, text: str, start: int = 0, end: int | None = None, line: int = 1
 ) -> Iterator[SectionText]:
-    """The blocks of a part of one file, that begins and ends where blocks do; `line` is that of
-    its start."""
+    """Yield the sections of one file, or of a part of it that begins and ends where sections do.
+    `line` is the number of its first line."""
     end = len(text) if end is None else end
     before = Header(start, "", "")
     for header in find_headers(text, start, end):
@@ -173,7 +171,7 @@ def split_file(
 
 
 def find_headers(text: str, start: int = 0, end: int | None = None) -> Iterator[Header]:
-    """The headers of a part of a text; `start` is where a line begins."""
+    """Yield the headers of a part of a text; a line begins at `start`."""
     end = len(text) if end is None else end
     if header := read_header(text, start, end):
         yield header
@@ -183,26 +181,26 @@ def find_headers(text: str, start: int = 0, end: int | None = None) -> Iterator[
 
 
 def read_header(text: str, start: int, end: int | None = None) -> Header | None:
-    """The header that the line from `start` on is, if it is one."""
+    """Return the header in the line that begins at `start`, if it is one."""
     end = len(text) if end is None else end
     stop = text.find("\n", start, end)
     words = split_words(text[start : stop if stop >= 0 else end])
     if not words or words[0] not in SECTIONS:
         return None
-    return Header(start, words[0], _name(words))
+    return Header(start, words[0], _find_name(words))
 
 
-def _name(header: tuple[str, ...]) -> str:
+def _find_name(header: tuple[str, ...]) -> str:
     if len(header) < 2 or header[:2] == ("defaults", "from"):
         return ""
     return header[1]
 
 
 def parse_config(text: str, keywords: Collection[str] | None = None) -> Config:
-    """Parse a configuration. Never fails: what is wrong with the text is haproxy's to say.
+    """Parse a configuration. It never fails: haproxy tells what is wrong with a text.
 
-    With `keywords`, sections have only the directives that begin with one of these words; that
-    takes a third of the time and memory. Large configurations are read for every change.
+    With `keywords`, sections have only the directives that begin with one of these words, which
+    takes a third of the time and memory. Large configurations are parsed for every change.
     """
     sections: list[Section] = []
     header: Directive | None = None
@@ -210,10 +208,12 @@ def parse_config(text: str, keywords: Collection[str] | None = None) -> Config:
 
     def close() -> None:
         if header is not None:
-            name = _name(header.words)
+            name = _find_name(header.words)
             sections.append(Section(header.line, header.words[0], name, tuple(body), header))
 
-    lines = _lines(text, 1) if keywords is None else _lines_of(text, SECTIONS.union(keywords))
+    lines = (
+        _split_lines(text, 1) if keywords is None else _find_lines(text, SECTIONS.union(keywords))
+    )
     for directive in lines:
         if not directive.words or not directive.words[0]:
             continue
@@ -226,13 +226,13 @@ def parse_config(text: str, keywords: Collection[str] | None = None) -> Config:
     return Config(tuple(sections))
 
 
-def _lines(text: str, line: int) -> Iterator[Directive]:
+def _split_lines(text: str, line: int) -> Iterator[Directive]:
     for number, written in enumerate(_LINE.findall(text), line):
         yield Directive(number, split_words(written), written)
 
 
-def _lines_of(text: str, keywords: Collection[str]) -> Iterator[Directive]:
-    """The lines that begin with one of the keywords."""
+def _find_lines(text: str, keywords: Collection[str]) -> Iterator[Directive]:
+    """Yield the lines that begin with one of the keywords."""
     unwanted: set[str] = set()
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
@@ -240,7 +240,7 @@ def _lines_of(text: str, keywords: Collection[str]) -> Iterator[Directive]:
         first = line.split(None, 1)
         if not first or first[0] in unwanted:
             continue
-        if first[0] not in keywords and _is_what_it_seems(first[0]):
+        if first[0] not in keywords and _is_plain(first[0]):
             unwanted.add(first[0])
             continue
         words = split_words(line)
@@ -248,53 +248,53 @@ def _lines_of(text: str, keywords: Collection[str]) -> Iterator[Directive]:
             yield Directive(number, words, line if number == len(lines) else line + "\n")
 
 
-def _is_what_it_seems(word: str) -> bool:
-    """Whether a word is the same to `split`: it has no quote, escape, comment or control."""
+def _is_plain(word: str) -> bool:
+    """Whether a word has no quote, escape, comment or control character."""
     return word.replace("-", "").isalnum()
 
 
 def split_words(line: str) -> tuple[str, ...]:
-    """The words of one line, without quotes and escapes; none for a blank or a comment."""
+    """Return the words of one line, without quotes and escapes; none for a blank or a comment."""
     if _PLAIN.fullmatch(line):
         return tuple(line.split())
-    return tuple(_value(found[0]) for found in _words(line))
+    return tuple(_unquote(found[0]) for found in _find_words(line))
 
 
-def _words(line: str) -> Iterator[re.Match[str]]:
-    """The words of one line as written."""
+def _find_words(line: str) -> Iterator[re.Match[str]]:
+    """Yield the words of one line as written."""
     # A line ends at its newline, and to a C program at a NUL before it.
     line = line.partition("\n")[0].partition("\0")[0]
     return (found for found in _WORD.finditer(line) if found[1])
 
 
-def _value(word: str) -> str:
-    """What a word as written stands for."""
+def _unquote(word: str) -> str:
+    """Return the value of a word as written."""
     if "\\" not in word and '"' not in word and "'" not in word:
         return word
-    value = "".join(map(_piece, _PIECE.finditer(word)))
+    value = "".join(map(_unquote_piece, _PIECE.finditer(word)))
     if not value.isascii() and "\\x" in word:
-        value = _decoded(value)
+        value = _join_bytes(value)
     # To a C program a word ends at a NUL, which `\x00` can put into it.
     return value.partition("\0")[0]
 
 
-def _piece(found: re.Match[str]) -> str:
+def _unquote_piece(found: re.Match[str]) -> str:
     if found["single"] is not None:
         return found["single"]
     if found["double"] is not None:
-        return _QUOTED_ESCAPE.sub(_unescaped, found["double"])
-    return _ESCAPE.sub(_unescaped, found["bare"])
+        return _QUOTED_ESCAPE.sub(_unescape, found["double"])
+    return _ESCAPE.sub(_unescape, found["bare"])
 
 
-def _unescaped(found: re.Match[str]) -> str:
+def _unescape(found: re.Match[str]) -> str:
     if found[1]:
         return _ESCAPED.get(found[1], found[1])
     byte = int(found[2], 16)
     return chr(byte if byte < 0x80 else 0xDC00 + byte)
 
 
-def _decoded(value: str) -> str:
-    """With bytes that are UTF-8 together as the character that they are."""
+def _join_bytes(value: str) -> str:
+    """Replace bytes that are a character in UTF-8 by that character."""
     try:
         return value.encode(errors="surrogateescape").decode(errors="surrogateescape")
     except UnicodeEncodeError:
@@ -306,7 +306,7 @@ def _expands(line: str) -> bool:
         return False
     return any(
         found[1]
-        for word in _words(line)
+        for word in _find_words(line)
         for piece in _PIECE.finditer(word[0])
         for found in _DOLLAR.finditer(piece["double"] or "")
     )

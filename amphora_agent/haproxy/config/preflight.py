@@ -1,8 +1,8 @@
-"""What haproxy's own check does not try: whether a start finds descriptors and memory enough.
+"""Calculate the file descriptors and memory that a start needs, which `haproxy -c` does not check.
 
-What is said of descriptors is certain, so that nothing is refused that would start: needs are lower
-bounds, limits upper ones. Measured with 2.6, 2.8 and 3.0, which agree. What is said of memory is an
-estimate from what each of these versions takes for an object (decision 0028): a little too high.
+Needs of descriptors are lower bounds, so that nothing is refused that would start. Measured with
+2.6, 2.8 and 3.0, which agree. Needs of memory are estimates, a little too high, from what each of
+these versions takes for an object (decision 0028).
 """
 
 import re
@@ -11,30 +11,30 @@ from typing import NamedTuple
 from amphora_agent.haproxy.config import parser, word_counts
 from amphora_agent.haproxy.config.parser import Config, Section, Texts
 
-#: Bytes of one block of the TLS session cache: 200 and what keeps it. All are there from the start,
-#: of each worker anew, wherever a bind line has `ssl`.
+#: Bytes of one block of the TLS session cache: 200 and its overhead. Each worker allocates all of
+#: them when it starts, if a bind line has `ssl`.
 _CACHE_BLOCK = 248
 
-#: Blocks of that cache where the text does not say how many.
+#: Blocks of that cache by default.
 _CACHE_BLOCKS = 20_000
 
 
 class MemoryNeed(NamedTuple):
-    """Bytes of memory: most of what a start or reload takes before the worker serves, and what the
+    """Bytes of memory: the most that a start or reload takes before the worker serves, and what the
     worker keeps then."""
 
     start: int
     serving: int
 
     def most(self) -> int:
-        """What there must be for a start, and for a reload later, when two workers are there."""
+        """Return what a start needs, and later a reload with two workers."""
         return self.start + self.serving
 
 
 class _Costs(NamedTuple):
-    """What a version of haproxy takes, each as (at the start, serving), in KiB: by itself; for a
-    frontend or backend; for a server, one that is checked, has TLS, is checked by TLS, and for each
-    thread beyond two; for an address with TLS, beside the session cache."""
+    """KiB that a version of haproxy takes, each as (at the start, serving): by itself; for a
+    frontend or backend; for a server, and more if it is checked, has TLS, is checked by TLS, and
+    for each thread beyond two; for an address with TLS, without the session cache."""
 
     own: tuple[float, float]
     proxy: tuple[float, float]
@@ -46,8 +46,8 @@ class _Costs(NamedTuple):
     tls_bind: tuple[float, float]
 
 
-#: By the first version that has them. Measured as the memory of a control group, with texts of both
-#: APIs. Checks count at their most: all under way at once.
+#: Costs by the first version with them. Measured as the memory of a control group, with texts of
+#: both APIs, while all checks are under way at once.
 _COSTS = {
     (3, 0): _Costs((10_700, 5_800), (14.2, 11.6), (4.5, 4.5), (4.4, 1.6), (17, 17), (31, 45),
                    (0.1, 0.1), (41, 36)),
@@ -56,50 +56,51 @@ _COSTS = {
     (0, 0): _Costs((6_700, 3_900), (17.5, 13.0), (6.0, 6.0), (3.4, 1.5), (14, 14), (30, 30),
                    (0.9, 0.9), (41, 34)),
 }  # fmt: skip
-#: Of what was measured, for what a text has beside these objects.
+#: A factor for what a text has beside these objects.
 _MARGIN = 1.05
 
 _OBJECT = re.compile(r"(?m)^[ \t]*(frontend|backend|listen|server|bind|default-server)[ \t](.*)$")
 _CHECKED, _TLS = re.compile(r"(?:^|\s)check(?:\s|$)"), re.compile(r"(?:^|\s)ssl(?:\s|$)")
+_SERVER_KINDS = (("checked", _CHECKED), ("tls", _TLS))
 _THREADS = re.compile(r"(?m)^[ \t]*nbthread[ \t]+(\d{1,4})")
 
-#: What must be parsed to know what a start needs.
+#: Keywords that must be parsed.
 _KEYWORDS = frozenset(
     {
         "bind", "fd-hard-limit", "fullconn", "maxconn", "maxpipes", "no", "option", "server",
         "strict-limits", "tune.ssl.cachesize", "ulimit-n",
     }
 )  # fmt: skip
-#: Of these in `global` depends otherwise what happens when descriptors are short.
+#: Keywords of `global` that change what haproxy does when descriptors are short.
 _OTHERWISE = ("fd-hard-limit", "strict-limits", "ulimit-n")
 _SPLICING = ("splice-auto", "splice-request", "splice-response")
 
 _MAXCONN = re.compile(r"maxconn[ \t]+(\d{1,10})")
-#: What has one of these takes a socket.
+#: Words of lines that take a socket.
 _SOCKETS = ("bind ", "check")
 _NUMBER = re.compile(r"\d{1,10}")
 
 
-#: Descriptors of haproxy's own that nobody counts here: of its threads, peers and stats sockets.
+#: Descriptors of haproxy's own that are not counted: for threads, peers and stats sockets.
 _OTHERS = 256
-#: Descriptors that a worker should have room for, whatever its text needs: at a reload it inherits
-#: the listening sockets of its predecessor, which may have had thousands of listeners more.
+#: Descriptors that a worker should have beside the need of its text: at a reload it inherits the
+#: listening sockets of its predecessor, which may have had thousands of listeners more.
 _ROOM = 12_000
 
 
 class DescriptorNeed(NamedTuple):
-    """What a start needs at least, and for how many connections."""
+    """The descriptors that a start needs at least, and for how many connections."""
 
     least: int
     connections: int
 
 
 class Limits(NamedTuple):
-    """What the agent adds to `global` for a start that succeeds; None adds nothing.
+    """Settings that the agent adds to `global` so that a start succeeds; None adds nothing.
 
-    `maxconn` replaces that of the text, since `wanted` connections need more descriptors than there
-    are. `maxpipes` makes room for descriptors: haproxy reserves two for each pipe, and
-    makes a pipe only when it splices.
+    `maxconn` replaces that of the text, if `wanted` connections need more descriptors than there
+    are. `maxpipes` reserves descriptors: haproxy reserves two for each pipe, and makes a pipe only
+    when it splices.
     """
 
     maxconn: int | None = None
@@ -108,27 +109,27 @@ class Limits(NamedTuple):
 
 
 def choose_limits(content: str, limit: int, asked: int | None) -> Limits:
-    """Return what a configuration needs beside its own limits, where a process may have `limit`
-    descriptors. `asked` is its connection limit where that was taken out."""
+    """Return the settings that a configuration needs if a process may have `limit` descriptors.
+    `asked` is its connection limit if that was taken out."""
     if asked is None:
         short = find_shortage({"": content}, limit)
         if short is None:
-            return Limits(maxpipes=_pipes_for_room(content, limit))
+            return Limits(maxpipes=_choose_count_pipes(content, limit))
         asked = short.connections
-    fits = _most_connections(content, limit)
+    fits = _find_most_connections(content, limit)
     return Limits(maxconn=min(asked, fits), wanted=asked) if fits else Limits()
 
 
-def _most_connections(content: str, limit: int) -> int:
+def _find_most_connections(content: str, limit: int) -> int:
     """Return how many connections `limit` descriptors allow; 0 when not even one.
 
-    The number has two digits that count, so that a member more or less leaves it as it is.
+    The number is rounded to two digits, so that a server more or less does not change it.
     """
     low, high = 0, limit // 2
     parsed = parser.parse_config(content, _KEYWORDS)
     while low < high:
         middle = (low + high + 1) // 2
-        if _least(parsed, middle) + _OTHERS <= limit:
+        if _count_descriptors(parsed, middle) + _OTHERS <= limit:
             low = middle
         else:
             high = middle - 1
@@ -137,24 +138,24 @@ def _most_connections(content: str, limit: int) -> int:
 
 
 def choose_spare_pipes(connections: int, sockets: int, limit: int) -> int | None:
-    """Return `maxpipes` with which a worker for so many connections has room for `_ROOM` inherited
-    descriptors, or for as many as there are; None where it has room anyway.
+    """Return `maxpipes` that leaves `_ROOM` descriptors to inherit, or as many as there are; None
+    if there is room anyway.
 
     haproxy cannot change the number at run time. So it is the same for every small number of
-    connections, and shrinks by halves: a connection or a member more leaves it as it is.
+    connections, and shrinks by halves: one more connection or server does not change it.
     """
     room = _ROOM
     while room and 2 * connections + room + sockets + _OTHERS > limit:
         room //= 2
-    # Where connections are spliced, haproxy itself takes a pipe for every fourth.
+    # With splicing, haproxy itself takes a pipe for every fourth connection.
     return room // 2 if room // 2 > connections // 4 else None
 
 
-def _pipes_for_room(content: str, limit: int) -> int | None:
-    first = next((each for each in parser.split_file("", content) if each.kind == "global"), None)
+def _choose_count_pipes(content: str, limit: int) -> int | None:
+    first = next((b for b in parser.split_file("", content) if b.kind == "global"), None)
     parsed = parser.parse_config(first.text if first else "", _KEYWORDS | {"maxpipes"})
-    connections = _number(parsed, "maxconn")
-    decided = any(_in_global(parsed, keyword) for keyword in (*_OTHERWISE, "maxpipes"))
+    connections = _find_number(parsed, "maxconn")
+    decided = any(_find_in_global(parsed, keyword) for keyword in (*_OTHERWISE, "maxpipes"))
     if not connections or decided:
         return None
     sockets = sum(word_counts.count_word(content, word) for word in _SOCKETS)
@@ -162,15 +163,14 @@ def _pipes_for_room(content: str, limit: int) -> int | None:
 
 
 def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
-    """What a start needs, when that is more than `limit` for certain.
+    """Return what a start needs, if that is certainly more than `limit`.
 
-    haproxy wants two for each connection; a quarter of the connections may have a pipe of two
-    more where they are spliced; one for each listening address and each health check.
+    haproxy needs two descriptors for each connection; two more for the pipe of every fourth
+    connection if they are spliced; one for each listening address and each health check.
     """
-    said: set[str] = set().union(*map(_MAXCONN.findall, texts.values()))
-    connections = max(map(int, said), default=0)
-    # More than there can be, and then enough but for some dozens of haproxy's own, which nobody
-    # counts here: what must be parsed costs most.
+    numbers: set[str] = set().union(*map(_MAXCONN.findall, texts.values()))
+    connections = max(map(int, numbers), default=0)
+    # Two upper bounds first: parsing takes longest.
     most = connections * 5 // 2
     if most + sum(map(len, texts.values())) // len("bind :") <= limit:
         return None
@@ -180,27 +180,27 @@ def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
     ):
         return None
     parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
-    wanted = _number(parsed, "maxconn")
-    if not wanted or any(_in_global(parsed, keyword) for keyword in _OTHERWISE):
+    wanted = _find_number(parsed, "maxconn")
+    if not wanted or any(_find_in_global(parsed, keyword) for keyword in _OTHERWISE):
         return None
-    least = _least(parsed, wanted)
+    least = _count_descriptors(parsed, wanted)
     return DescriptorNeed(least, wanted) if least > limit else None
 
 
-def _least(parsed: Config, connections: int) -> int:
-    return 2 * connections + 2 * _pipes(parsed, connections) + _sockets(parsed)
+def _count_descriptors(parsed: Config, connections: int) -> int:
+    return 2 * connections + 2 * _count_pipes(parsed, connections) + _count_sockets(parsed)
 
 
 def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
-    """What a haproxy of this version takes with these texts, beside a TLS session cache whose size
-    they say. It begins with so many `threads` unless a text says otherwise."""
+    """Return what a haproxy of this version takes with these texts, without a TLS session cache
+    whose size they say. It has so many `threads` unless a text says otherwise."""
     counts: dict[str, int] = {}
     for content in texts.values():
-        for name in map(_kind_of, _OBJECT.finditer(content)):
+        for name in map(_classify, _OBJECT.finditer(content)):
             counts[name] = counts.get(name, 0) + 1
-    said = [int(number) for each in texts.values() for number in _THREADS.findall(each)]
-    more_threads = max(0, (said[-1] if said else threads) - 2)
-    costs = _costs_of(version)
+    nbthreads = [int(number) for text in texts.values() for number in _THREADS.findall(text)]
+    more_threads = max(0, (nbthreads[-1] if nbthreads else threads) - 2)
+    costs = _find_costs(version)
     checked = counts.get("checked", 0) + counts.get("checked tls", 0)
     tls = counts.get("tls", 0) + counts.get("checked tls", 0)
     servers = counts.get("plain", 0) + checked + counts.get("tls", 0)
@@ -222,40 +222,36 @@ def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
     return MemoryNeed(total(0), total(1))
 
 
-def _kind_of(found: re.Match[str]) -> str:
-    keyword, rest = found.groups()
+def _classify(line: re.Match[str]) -> str:
+    keyword, rest = line.groups()
     if keyword == "server":
-        return (
-            " ".join(
-                word for word, is_so in (("checked", _CHECKED), ("tls", _TLS)) if is_so.search(rest)
-            )
-            or "plain"
-        )
+        kinds = [kind for kind, sign in _SERVER_KINDS if sign.search(rest)]
+        return " ".join(kinds) or "plain"
     if keyword == "bind":
         return "tls bind" if _TLS.search(rest) else "bind"
     return "default" if keyword == "default-server" else "proxy"
 
 
-def _costs_of(version: str) -> _Costs:
+def _find_costs(version: str) -> _Costs:
     found = re.match(r"(\d+)\.(\d+)", version)
     series = (int(found[1]), int(found[2])) if found else (0, 0)
     return next(costs for first, costs in _COSTS.items() if series >= first)
 
 
 def estimate_tls_cache(texts: Texts) -> int:
-    """Bytes that each new worker takes for a TLS session cache whose size a text says."""
-    # Most texts have no such line, and haproxy's own size is nothing to worry about.
+    """Return the bytes of a TLS session cache whose size a text says."""
+    # Most texts have no such line, and haproxy's default is small.
     if not any(word_counts.has_word(each, "tune.ssl.cachesize") for each in texts.values()):
         return 0
     parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
     binds = (bind for section in parsed.sections for bind in section.all("bind"))
     if not any("ssl" in bind.words for bind in binds):
         return 0
-    return (_number(parsed, "tune.ssl.cachesize") or 0) * _CACHE_BLOCK
+    return (_find_number(parsed, "tune.ssl.cachesize") or 0) * _CACHE_BLOCK
 
 
-def _in_global(parsed: Config, keyword: str) -> list[tuple[str, ...]]:
-    """The statements of `global` with this keyword, also those that deny it."""
+def _find_in_global(parsed: Config, keyword: str) -> list[tuple[str, ...]]:
+    """Return the statements of `global` with this keyword, also those with `no`."""
     return [
         directive.words
         for section in parsed.of_kind("global")
@@ -264,17 +260,17 @@ def _in_global(parsed: Config, keyword: str) -> list[tuple[str, ...]]:
     ]
 
 
-def _number(parsed: Config, keyword: str) -> int | None:
-    """What `global` says last; None when that is nothing, or nothing certain."""
-    for words in _in_global(parsed, keyword)[-1:]:
+def _find_number(parsed: Config, keyword: str) -> int | None:
+    """Return the last number for a keyword in `global`; None if there is none for certain."""
+    for words in _find_in_global(parsed, keyword)[-1:]:
         if words[0] == keyword and len(words) == 2 and _NUMBER.fullmatch(words[1]):
             return int(words[1])
     return None
 
 
-def _pipes(parsed: Config, connections: int) -> int:
-    if _in_global(parsed, "maxpipes"):
-        return _number(parsed, "maxpipes") or 0
+def _count_pipes(parsed: Config, connections: int) -> int:
+    if _find_in_global(parsed, "maxpipes"):
+        return _find_number(parsed, "maxpipes") or 0
     defaults = list(parsed.of_kind("defaults"))
     splice = len(defaults) == 1 and any(
         directive.words[1:2] and directive.words[1] in _SPLICING
@@ -285,26 +281,27 @@ def _pipes(parsed: Config, connections: int) -> int:
         return 0
     most = max(
         sum(
-            _limit(frontend, "maxconn", *defaults) or connections
+            _find_limit("maxconn", frontend, *defaults) or connections
             for frontend in parsed.of_kind("frontend")
         ),
         sum(
-            _limit(backend, "fullconn", *defaults) or connections
+            _find_limit("fullconn", backend, *defaults) or connections
             for backend in parsed.of_kind("backend")
         ),
     )
     return min(most, connections) // 4
 
 
-def _limit(section: Section, keyword: str, *otherwise: Section) -> int:
-    for said in (section.first(keyword), *(other.first(keyword) for other in otherwise)):
-        if said and len(said.words) == 2 and _NUMBER.fullmatch(said.words[1]):
-            return int(said.words[1])
+def _find_limit(keyword: str, *sections: Section) -> int:
+    """Return the number for a keyword in the first section that has one; 0 for none."""
+    for line in (section.first(keyword) for section in sections):
+        if line and len(line.words) == 2 and _NUMBER.fullmatch(line.words[1]):
+            return int(line.words[1])
     return 0
 
 
-def _sockets(parsed: Config) -> int:
-    """Listening addresses and checks; what is disabled has its own, too."""
+def _count_sockets(parsed: Config) -> int:
+    """Count listening addresses and checks, also the disabled ones."""
     binds = sum(
         1 + bind.words[1].count(",")
         for frontend in parsed.of_kind("frontend")

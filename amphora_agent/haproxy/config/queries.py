@@ -1,47 +1,100 @@
-"""Octavia's objects in a configuration, and the addresses that it listens at."""
+"""Find Octavia's objects in a configuration, and the addresses at which it listens."""
 
 import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config import parser
-from amphora_agent.haproxy.config.parser import Config, Section
+from amphora_agent.haproxy.config.parser import Config, Section, split_words
 from amphora_agent.model.addressing import TCP, Claim, claim, split_endpoint
 
-#: Options that make it another socket than a plain one of this address.
+#: The controller adds a frontend for the agent's own use to a load balancer with a PROMETHEUS
+#: listener; it is no listener of a user (WIRE §3).
+INTERNAL_PREFIX = "prometheus-exporter-internal"
+
+#: Keywords that must be parsed for `list_listeners` and for `list_pools`.
+LISTENER_KEYWORDS = frozenset({"bind", "mode"})
+POOL_KEYWORDS = frozenset({"server"})
+
+#: Options of `bind` that make another socket than a plain one of the address.
 _UNUSUAL = frozenset({"interface", "namespace", "transparent"})
 
 
 class ListenAddress(NamedTuple):
-    """A TCP socket's address, the host as a literal IP."""
+    """The address of a TCP socket; the host is a literal IP address."""
 
     host: str
     port: int
 
 
-def find_claims(configuration: str) -> frozenset[Claim]:
-    """What the `bind` lines claim, whatever they say."""
-    return frozenset(
-        found
-        for words in map(parser.split_words, _lines(configuration))
-        if words[:1] == ("bind",) and len(words) > 1
-        for word in words[1].split(",")
-        if (found := _claim(word, only_ipv6="v6only" in words)) is not None
+class ListenerType(NamedTuple):
+    """The id of a listener, and its type as `GET /1.0/listeners` names it."""
+
+    id: str
+    type: str
+
+
+def list_listeners(config: Config) -> tuple[ListenerType, ...]:
+    """Return the listeners of a configuration: its frontends, in order."""
+    return tuple(
+        ListenerType(frontend.name, _find_type(frontend))
+        for frontend in config.of_kind("frontend")
+        if not frontend.name.startswith(INTERNAL_PREFIX)
     )
 
 
+def list_pools(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the members of each pool, by `<pool id>:<listener id>`: backends and their servers."""
+    return {
+        backend.name: tuple(server.words[1] for server in backend.all("server"))
+        for backend in config.of_kind("backend")
+        if not backend.name.startswith(INTERNAL_PREFIX)
+    }
+
+
+def find_claims(configuration: str) -> frozenset[Claim]:
+    """Return what the `bind` lines claim, whatever they say."""
+    claims = (
+        _claim(endpoint, only_ipv6="v6only" in words)
+        for words in _find_binds(_find_lines(configuration))
+        for endpoint in words[1].split(",")
+    )
+    return frozenset(found for found in claims if found is not None)
+
+
 def find_new_addresses(configuration: str, before: str) -> frozenset[ListenAddress]:
-    """Return the TCP addresses of the `bind` lines that `before` does not have, without those that
-    are not literal (names, `*`, ranges of ports, Unix sockets, QUIC): what those mean is haproxy's
-    to say."""
-    # A change leaves most lines as they are: only the others are looked into.
-    lines, lines_before = _lines(configuration), _lines(before)
-    new = _addresses(lines - lines_before)
-    return new - _addresses(lines_before) if new else new
+    """Return the TCP addresses of the `bind` lines that `before` does not have.
+
+    Addresses that are not literal are left out (names, `*`, ranges of ports, Unix sockets, QUIC):
+    only haproxy knows what they mean.
+    """
+    # Only lines that a change touches are split into words.
+    lines, lines_before = _find_lines(configuration), _find_lines(before)
+    new = frozenset(_find_addresses(lines - lines_before))
+    return new.difference(_find_addresses(lines_before)) if new else new
+
+
+def _find_type(frontend: Section) -> str:
+    # Controllers before 4.1 name the certificates themselves.
+    if any({"crt-list", "crt"} & set(bind.words) for bind in frontend.all("bind")):
+        return "TERMINATED_HTTPS"
+    mode = frontend.first("mode")
+    return "TCP" if mode is not None and mode.words[1:2] == ("tcp",) else "HTTP"
+
+
+def _find_lines(configuration: str) -> frozenset[str]:
+    """Return all `bind` lines, and perhaps others."""
+    return frozenset(line for line in configuration.split("\n") if "bind" in line)
+
+
+def _find_binds(lines: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the words of the `bind` lines."""
+    for words in map(split_words, lines):
+        if words[:1] == ("bind",) and len(words) > 1:
+            yield words
 
 
 def _claim(word: str, *, only_ipv6: bool) -> Claim | None:
-    """None for what is no IP socket."""
+    """Return the claim of an IP socket, None for any other."""
     endpoint = word.rpartition("@")[2]
     host, ports = split_endpoint(endpoint)
     low, _, high = ports.partition("-")
@@ -50,71 +103,12 @@ def _claim(word: str, *, only_ipv6: bool) -> Claim | None:
     return claim(TCP, host, int(low), int(high or low), only_ipv6=only_ipv6)
 
 
-def _lines(configuration: str) -> frozenset[str]:
-    """All `bind` lines, and perhaps others."""
-    return frozenset(line for line in configuration.split("\n") if "bind" in line)
-
-
-def _addresses(lines: Iterable[str]) -> frozenset[ListenAddress]:
-    return frozenset(
-        address
-        for words in map(parser.split_words, lines)
-        if words[:1] == ("bind",)
-        for address in _literal(words[1:])
-    )
-
-
-def _literal(words: tuple[str, ...]) -> Iterator[ListenAddress]:
-    if not words or _UNUSUAL.intersection(words):
-        return
-    for word in words[0].split(","):
-        host, port = split_endpoint(word)
-        try:
-            yield ListenAddress(str(ipaddress.ip_address(host)), int(port))
-        except ValueError:
-            continue
-
-
-#: The controller adds a frontend for the agent's own use to a load balancer with a PROMETHEUS
-#: listener; it is nobody's listener (WIRE §3).
-INTERNAL_PREFIX = "prometheus-exporter-internal"
-
-#: What of a configuration must be parsed for `listeners`.
-LISTENER_KEYWORDS = frozenset({"bind", "mode"})
-
-
-class ListenerType(NamedTuple):
-    """A listener by its id; `type` as `GET /1.0/listeners` names it."""
-
-    id: str
-    type: str
-
-
-def list_listeners(config: Config) -> tuple[ListenerType, ...]:
-    """The listeners of a configuration: its frontends, in order."""
-    return tuple(
-        ListenerType(frontend.name, _type(frontend))
-        for frontend in config.of_kind("frontend")
-        if not frontend.name.startswith(INTERNAL_PREFIX)
-    )
-
-
-#: What of a configuration must be parsed for `pools`.
-POOL_KEYWORDS = frozenset({"server"})
-
-
-def list_pools(config: Config) -> dict[str, tuple[str, ...]]:
-    """The members of each pool, by `<pool id>:<listener id>`: its backends and their servers."""
-    return {
-        backend.name: tuple(server.words[1] for server in backend.all("server"))
-        for backend in config.of_kind("backend")
-        if not backend.name.startswith(INTERNAL_PREFIX)
-    }
-
-
-def _type(frontend: Section) -> str:
-    # Controllers before 4.1 name the certificates themselves.
-    if any({"crt-list", "crt"} & set(bind.words) for bind in frontend.all("bind")):
-        return "TERMINATED_HTTPS"
-    mode = frontend.first("mode")
-    return "TCP" if mode is not None and mode.words[1:2] == ("tcp",) else "HTTP"
+def _find_addresses(lines: Iterable[str]) -> Iterator[ListenAddress]:
+    for words in _find_binds(lines):
+        if not _UNUSUAL.intersection(words):
+            for endpoint in words[1].split(","):
+                host, port = split_endpoint(endpoint)
+                try:
+                    yield ListenAddress(str(ipaddress.ip_address(host)), int(port))
+                except ValueError:
+                    continue

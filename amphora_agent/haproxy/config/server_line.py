@@ -1,8 +1,7 @@
-"""A member of a pool as haproxy's configuration writes it: one `server` line, fully understood.
+"""Parse a `server` line of haproxy's configuration: a member of a pool.
 
-The grammar is narrower than haproxy's. What it accepts haproxy accepts, in a configuration and
-(without what a running haproxy leaves out) as the arguments of `add server`; and nothing in it can
-be taken for more than the word that it is.
+The grammar is narrower than haproxy's. haproxy accepts whatever this accepts, in a configuration
+and as the arguments of `add server`; and no word can be taken for more than one word.
 """
 
 import ipaddress
@@ -32,11 +31,11 @@ _FLAGS = frozenset(
         "send-proxy-v2-ssl-cn", "ssl",
     }
 )  # fmt: skip
-#: Options with one, and what it must be like.
+#: Options with a value, and its pattern.
 _VALUES = {
     keyword: re.compile(pattern, re.ASCII)
     for keyword, pattern in {
-        # Of an IPv6 address without brackets haproxy takes the end for a port.
+        # haproxy takes the end of an IPv6 address without brackets for a port.
         "addr": r"[0-9.]{7,15}",
         "alpn": _PROTOCOLS,
         "ca-file": _PATH,
@@ -107,32 +106,32 @@ class ServerLine(NamedTuple):
 
 
 class Doubtful(Exception):
-    """A line that is not fully understood; the text says what of it."""
+    """A line that is not fully understood; the text says why."""
 
 
 def is_name(text: str) -> bool:
-    """Whether a name of a section or a member can be a word of a command."""
+    """Whether the name of a section or a server can be a word of a command."""
     return _NAME.fullmatch(text) is not None
 
 
 def parse_server(words: Sequence[str]) -> ServerLine:
-    """The member that the words of a `server` line describe.
+    """Parse the words of a `server` line.
 
     Raises:
-        Doubtful: something of it is not understood.
+        Doubtful: a part of it is not understood.
     """
     if len(words) < 3 or words[0] != "server":
         raise Doubtful("it is no whole server line")
     _, name, endpoint, *rest = words
     if not is_name(name):
         raise Doubtful(f"its name is {name[:40]!r}")
-    address, port = _endpoint(endpoint)
-    options = _options(rest)
+    address, port = _parse_endpoint(endpoint)
+    options = _parse_options(rest)
     weight = int(options.pop("weight", "1"))
     if weight > _MAX_WEIGHT:
         raise Doubtful(f"its weight is {weight}")
     if "addr" in options:
-        options["addr"] = _address(options["addr"], options["addr"])
+        options["addr"] = _parse_address(options["addr"], options["addr"])
     if int(options.get("port", "1")) > _MAX_PORT:
         raise Doubtful("its port of the monitor is too large")
     server = ServerLine(
@@ -151,16 +150,15 @@ def parse_server(words: Sequence[str]) -> ServerLine:
 
 
 def read_options(words: Sequence[str]) -> dict[str, str]:
-    """The options among words of a `server` line, by keyword, whatever they are; one without a
-    value is "there"."""
-    found = {}
+    """Return the options of a `server` line by keyword, whatever they are; "there" for one without
+    a value."""
     remaining = iter(words)
-    for keyword in remaining:
-        found[keyword] = next(remaining, "") if keyword in _VALUES else "there"
-    return found
+    return {
+        keyword: next(remaining, "") if keyword in _VALUES else "there" for keyword in remaining
+    }
 
 
-def _options(words: Sequence[str]) -> dict[str, str]:
+def _parse_options(words: Sequence[str]) -> dict[str, str]:
     options: dict[str, str] = {}
     remaining = iter(words)
     for keyword in remaining:
@@ -180,23 +178,23 @@ def _options(words: Sequence[str]) -> dict[str, str]:
 
 
 def _require_verification(options: dict[str, str]) -> None:
-    """haproxy verifies unless it is told not to, and then needs authorities."""
+    """Check that there is a CA file: haproxy verifies unless it is told not to."""
     if not {"ssl", "check-ssl"} & options.keys():
         return
     if options.get("verify") != "none" and "ca-file" not in options:
         raise Doubtful("it verifies certificates without authorities")
 
 
-def _endpoint(text: str) -> tuple[str, int]:
+def _parse_endpoint(text: str) -> tuple[str, int]:
     host, port = split_endpoint(text)
     if not re.fullmatch(_PORT, port, re.ASCII) or int(port) > _MAX_PORT:
         raise Doubtful(f"its address is {text[:60]!r}")
-    return _address(host, text), int(port)
+    return _parse_address(host, text), int(port)
 
 
-def _address(host: str, text: str) -> str:
-    """A literal address that something can be at, in its canonical form; `text` is what to say it
-    is otherwise."""
+def _parse_address(host: str, text: str) -> str:
+    """Return the canonical form of a literal address that a server can have. `text` is for the
+    message."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

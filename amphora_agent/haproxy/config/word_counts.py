@@ -1,24 +1,23 @@
-"""Words that decide something wherever they stand in a configuration, and how often they do.
+"""Counts of keywords that affect the whole configuration.
 
-A configuration has megabytes, of which nearly all is as before: how often a word stands in it
-follows from how often it stood before, and from the lines that differ. So nobody need look for it
-in the whole.
+A configuration has megabytes, and a change leaves nearly all of it as it was. So the counts follow
+from those of the text before and from the lines that differ: nothing searches the whole text.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-#: No word overlaps with itself, or with the end of a line.
+#: The counted words. No word overlaps with itself, or with the end of a line.
 WORDS = (
     # Statements that haproxy refuses, and how they are kept.
     "http-use-htx", "group None", "cpu-map", "#amphora-agent:",
-    # What the agent says itself if the text does not.
+    # What the agent adds if the text does not say it.
     "group", "hard-stop-after", "max-spread-checks", "mworker-max-reloads", "user",
-    # What makes lines count or not, and words other than what they are written as.
+    # What makes haproxy skip lines, and what changes how words are read.
     ".if", ".endif", '"', "'", "\\x",
-    # What other sections depend on, and what joins them.
+    # What other sections depend on, and what connects sections.
     "defaults", "guid", "ocsp", "spoe", "zero-warning",
-    # What speaks of servers elsewhere.
+    # What refers to servers of other lines.
     "srv_", "track", "use-server",
     # What a start needs.
     "bind ", "check", "tune.ssl.cachesize",
@@ -26,19 +25,19 @@ WORDS = (
 
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
-#: How much is compared at once, in characters: first in large steps, then in ever smaller ones.
+#: Characters that are compared at once: first many, then ever fewer.
 _STEPS = (1 << 16, 1 << 12, 1 << 8, 1 << 4, 1)
 
 
 class CountedText(str):
-    """A text of which it is known how often it has each of the words."""
+    """A text with its counts of `WORDS`."""
 
     __slots__ = ("counts",)
     counts: Mapping[str, int]
 
 
 def count_words(text: str, before: CountedText | None = None) -> CountedText:
-    """Count the words in a text; only where it is not as the one `before` it is looked at."""
+    """Count the words in a text. With `before`, only lines that differ from it are searched."""
     if before is None:
         return attach_counts(text, {word: text.count(word) for word in WORDS})
     start, tail = find_differing_lines(before, text)
@@ -50,14 +49,14 @@ def count_words(text: str, before: CountedText | None = None) -> CountedText:
 
 
 def attach_counts(text: str, counts: Mapping[str, int]) -> CountedText:
-    """A text whose counts have been kept apart from it."""
-    made = CountedText(text)
-    made.counts = counts
-    return made
+    """Return a text with counts that were kept without it."""
+    counted = CountedText(text)
+    counted.counts = counts
+    return counted
 
 
 def get_counts(text: str) -> Mapping[str, int]:
-    """The counts of a text; empty for one that has not been counted."""
+    """Return the counts of a text; empty if it has not been counted."""
     return text.counts if isinstance(text, CountedText) else _NOTHING
 
 
@@ -74,8 +73,8 @@ def has_word(text: str, word: str) -> bool:
 
 
 def find_differing_lines(one: str, other: str) -> tuple[int, int]:
-    """Which lines of two texts differ: all from this place in both on, but for so many characters
-    at the end of both."""
+    """Return which lines of two texts differ: where these begin in both, and how many characters
+    follow them at the end of both."""
     head = measure_head(one, other)
     start = one.rfind("\n", 0, head) + 1
     tail = measure_tail(one, other, start)
@@ -84,7 +83,7 @@ def find_differing_lines(one: str, other: str) -> tuple[int, int]:
 
 
 def measure_head(one: str, other: str) -> int:
-    """How many characters two texts have in common at the beginning."""
+    """Return how many characters two texts have in common at the beginning."""
     common, end = 0, min(len(one), len(other))
     for step in _STEPS:
         while common + step <= end and one.startswith(other[common : common + step], common):
@@ -93,7 +92,7 @@ def measure_head(one: str, other: str) -> int:
 
 
 def measure_tail(one: str, other: str, start: int) -> int:
-    """How many characters two texts have in common at the end, behind `start` in both."""
+    """Return how many characters two texts have in common at the end, behind `start` in both."""
     common, end = 0, min(len(one), len(other)) - start
     for step in _STEPS:
         while common + step <= end and one.endswith(
