@@ -1,13 +1,12 @@
-"""The files and texts of a rendered instance.
+"""The configuration directory of a rendered instance: its files, and the parts that haproxy loads.
 
-What is rendered is one file for each listener and pool. haproxy names every file that it loads in
-one environment variable, which holds 128 KiB: the names of some 1,200 files. So it is given at most
-256 parts, and the file of what all share. A file is in the part that a hash of its name decides:
-always the same one, whatever else there is. A change of a pool rewrites the file of the pool and
-one part.
+Each listener and pool has a file. haproxy puts the names of all files that it loads into one
+environment variable, which holds 128 KiB: the names of some 1,200 files. So haproxy loads at most
+256 parts, and the shared file. A hash of its name decides in which part a file is. So a change of a
+pool rewrites the file of the pool and one part.
 
-There may be thousands of files, and of the next ones nearly all are the same. So those that have
-been read before are taken from there, and only others are read.
+There may be thousands of files, and a change leaves nearly all of them as they were: only files
+that differ from those in memory are read.
 """
 
 import hashlib
@@ -22,27 +21,27 @@ from amphora_agent.haproxy.config.word_counts import CountedText
 from amphora_agent.paths import PARTS
 from amphora_agent.revisions.contents import Manifest, Revisions
 
-#: What all listeners share is read first, and is a part of its own.
+#: The file that all listeners share. haproxy reads it first; it is a part of its own.
 SHARED = "haproxy.cfg"
 
 
 def choose_part(name: str) -> str:
-    """The part that a file is in."""
+    """Return the part that a file is in."""
     if name == SHARED:
         return SHARED
     return f"part-{hashlib.sha256(name.encode()).digest()[0]:02x}.cfg"
 
 
 def group_into_parts(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
-    """All parts, each with the files that it has, in their order in it."""
-    found: dict[str, list[str]] = {}
+    """Return all parts, each with the names of its files, in order."""
+    parts: dict[str, list[str]] = {}
     for name in sorted(names):
-        found.setdefault(choose_part(name), []).append(name)
-    return {part: tuple(inside) for part, inside in sorted(found.items())}
+        parts.setdefault(choose_part(name), []).append(name)
+    return {part: tuple(files) for part, files in sorted(parts.items())}
 
 
 def find_line(part: str, line: int, texts: Mapping[str, str]) -> tuple[str, int] | None:
-    """The file among `texts`, and the line in it, that a line of a part is; None for no such."""
+    """Return the file, among `texts`, and the line in it for a line of a part; None for no such."""
     for name in group_into_parts(texts).get(part, ()):
         lines = texts[name].count("\n")
         if line <= lines:
@@ -52,8 +51,8 @@ def find_line(part: str, line: int, texts: Mapping[str, str]) -> tuple[str, int]
 
 
 class ConfigDirectory(NamedTuple):
-    """Texts by the names of their files, in the order in which haproxy loads them, and the digests
-    of their contents."""
+    """Texts by the names of their files, in the order in which haproxy loads them, and their
+    digests."""
 
     digests: Mapping[str, str]
     texts: Mapping[str, CountedText]
@@ -73,7 +72,7 @@ def digest_texts(manifest: Manifest) -> dict[str, str]:
 def read_directory(
     revisions: Revisions, manifest: Manifest, like: ConfigDirectory | None = None
 ) -> ConfigDirectory:
-    """Read the texts of a manifest, those that are not in `like`."""
+    """Read the texts of a manifest; those that are the same as in `like` are taken from it."""
     texts: dict[str, CountedText] = {}
     shared: dict[tuple[int, ...], Mapping[str, int]] = {}
     wanted = digest_texts(manifest)
@@ -83,14 +82,13 @@ def read_directory(
         else:
             content = revisions.read(digest).decode(errors="surrogateescape")
             text = texts[name] = word_counts.count_words(content)
-            # Most files have the same words as often.
+            # Most files have the same counts: they share one mapping.
             text.counts = shared.setdefault(tuple(text.counts.values()), text.counts)
     return ConfigDirectory(wanted, texts)
 
 
 def add_parts(revisions: Revisions, manifest: Manifest) -> Manifest:
-    """Add the parts that haproxy is given of the texts of a manifest, where there are none yet: a
-    state that an older agent has made has none."""
+    """Add the parts that haproxy loads to a manifest without them, as an older agent made it."""
     if SHARED not in manifest or any(name.startswith(f"{PARTS}/") for name in manifest):
         return manifest
     texts = read_directory(revisions, manifest).texts
@@ -102,18 +100,18 @@ def add_parts(revisions: Revisions, manifest: Manifest) -> Manifest:
 
 
 def translate_messages(path: Path, texts: Texts, words: str) -> str:
-    """haproxy's words about the parts of `texts`, which are in `path`, as words about the texts."""
-    given = re.compile(rf"{re.escape(str(path / PARTS))}/([-.\w]+\.cfg):(\d+)")
+    """Replace places in parts, which are below `path`, by places in `texts` in haproxy's words."""
+    place = re.compile(rf"{re.escape(str(path / PARTS))}/([-.\w]+\.cfg):(\d+)")
 
-    def name(found: re.Match[str]) -> str:
-        at = find_line(found[1], int(found[2]), texts)
-        return f"{path}/{at[0]}:{at[1]}" if at else found[0]
+    def translate(found: re.Match[str]) -> str:
+        line = find_line(found[1], int(found[2]), texts)
+        return f"{path}/{line[0]}:{line[1]}" if line else found[0]
 
-    return given.sub(name, words)
+    return place.sub(translate, words)
 
 
 def find_directory(
-    wanted: Mapping[str, str], some: Iterable[ConfigDirectory]
+    digests: Mapping[str, str], directories: Iterable[ConfigDirectory]
 ) -> ConfigDirectory | None:
-    """Return which of these has texts with these digests."""
-    return next((each for each in some if each.digests == wanted), None)
+    """Return the directory that has texts with these digests."""
+    return next((directory for directory in directories if directory.digests == digests), None)

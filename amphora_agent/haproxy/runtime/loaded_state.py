@@ -1,15 +1,14 @@
-"""What the worker of an instance has loaded, and whether that is known for sure.
+"""Tell what the worker of an instance has loaded, and whether that is certain.
 
-A reference names the files with which haproxy last came up, as runtime changes have carried them on
-since; a record says of which worker that is true. A kill at any instant leaves a record that is
-true or one that is doubtful: a change is written down before its first command, and ends when the
-reference names the new files. Nothing of it need outlive haproxy, so a power cut that tears it does
-no harm.
+A reference names the files with which haproxy last came up, including later runtime changes; a
+record names the worker. A change is recorded before its first command, and ends when the reference
+names the new files. So a kill at any instant leaves a record that is true or marked as doubtful.
+Both are about a process: a power cut may tear them.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, partial
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -32,13 +31,12 @@ Digests = Mapping[str, str]
 
 
 class WorkerRecord(msgspec.Struct, frozen=True):
-    """`worker` is the process that loaded the last good files, `program` the version of haproxy
-    that it was started with.
+    """`worker` is the process that loaded the last good files, `program` its version of haproxy.
 
-    `pending` are the servers, as `<backend>/<server>`, that a change was about to touch; None when
-    every change has ended. `left_over` are servers that are gone from the configuration and that
-    haproxy could not delete yet. `certificates_changed`: the worker has been given certificates
-    while it ran; None when an older agent has not written that down.
+    `pending` are the servers, as `<backend>/<server>`, that an unfinished change touches; None when
+    there is none. `left_over` are servers that the configuration no longer has, and that haproxy
+    could not delete yet. `certificates_changed`: the worker has been given certificates since it
+    started; None in the record of an older agent.
     """
 
     worker: str
@@ -49,8 +47,8 @@ class WorkerRecord(msgspec.Struct, frozen=True):
 
 
 class LoadedState(NamedTuple):
-    """What a worker has loaded: these texts. `doubt` says why that is not for sure; empty when it
-    is. `record` is None when the worker is another one than that of the last good files."""
+    """The texts that a worker has loaded. `doubt` says why that is not certain; empty when it is.
+    `record` is None when another worker loaded the last good files."""
 
     texts: Texts
     doubt: str
@@ -58,7 +56,7 @@ class LoadedState(NamedTuple):
 
 
 class PreparedPlan(NamedTuple):
-    """How to get from texts with these digests to those that are committed, by a haproxy whose
+    """A plan from texts with the digests `before` to the committed ones, for a haproxy whose
     program has this signature."""
 
     before: Digests
@@ -66,85 +64,84 @@ class PreparedPlan(NamedTuple):
     plan: Plan
 
 
-class _Unread(Mapping[str, str]):
-    """Texts by the names of their files, each read when it is looked at first."""
+class _LazyTexts(Mapping[str, str]):
+    """Texts by the names of their files, each read on first use: a prepared plan needs none."""
 
-    def __init__(self, readers: Mapping[str, Callable[[], str]]) -> None:
-        self._readers = {name: cache(read) for name, read in readers.items()}
+    def __init__(self, names: Collection[str], read: Callable[[str], str]) -> None:
+        self._names = names
+        self._read = cache(read)
 
     def __getitem__(self, name: str) -> str:
-        return self._readers[name]()
+        return self._read(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readers)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._readers)
+        return len(self._names)
 
 
 def identify_worker(pid: int) -> str:
-    """What tells a worker from every other process there was or will be."""
+    """Return what identifies a process, also after its pid is used again."""
     return f"{pid} {start_time(pid)}"
 
 
 def read_committed(instance: InstanceLayout) -> Texts:
-    """What is to run.
+    """Return the committed texts.
 
     Raises:
         FileNotFoundError
     """
-    return _texts(instance, reading.committed(instance), instance.directory)
+    return _read_texts(instance, reading.committed(instance), instance.directory)
 
 
 def read_loaded(instance: InstanceLayout) -> Texts:
-    """What ran when haproxy last came up.
+    """Return the texts with which haproxy last came up.
 
     Raises:
         FileNotFoundError: it never did.
     """
-    return _texts(instance, reading.loaded(instance), instance.last_good)
+    return _read_texts(instance, reading.loaded(instance), instance.last_good)
 
 
 def find_loaded_texts(instance: InstanceLayout | None) -> Texts:
-    """What an instance has loaded, if there is one and that can be read."""
+    """Return the texts that an instance has loaded; none without an instance, or if lost."""
     with contextlib.suppress(FileNotFoundError, ContentLost):
         return read_loaded(instance) if instance is not None else {}
     return {}
 
 
-def _texts(instance: InstanceLayout, manifest: Manifest | None, old: Path) -> Texts:
-    """The texts of a manifest; those of an older agent's files in the directory `old`, until this
-    one has adopted them.
+def _read_texts(instance: InstanceLayout, manifest: Manifest | None, old: Path) -> Texts:
+    """Return the texts of a manifest, or those of an older agent's files in the directory `old`,
+    until this agent has adopted them.
 
     Raises:
         FileNotFoundError
     """
-    found: Texts = {}
+    texts: Texts = {}
     if manifest is not None:
         read = Revisions.of(instance).read
-        found = {
-            name: _decoded(read(manifest[name].digest)) for name in instance.texts_in(manifest)
-        }
+        texts = {name: _decode(read(manifest[name].digest)) for name in instance.texts_in(manifest)}
     elif not instance.revisions.exists():
-        found = {path.name: files.text(path) for path in instance.texts_below(old)}
-    if not found:
+        texts = {path.name: files.text(path) for path in instance.texts_below(old)}
+    if not texts:
         raise FileNotFoundError(str(instance.configuration))
-    return found
+    return texts
 
 
 def open_committed(instance: InstanceLayout, read: Iterable[ConfigDirectory] = ()) -> Texts:
-    """The same, as long as it stays committed: each text is read when it is looked at, if it is.
-    They may be among those `read`."""
-    return _unread(instance, reading.committed(instance) or {}, read)
+    """Return the committed texts, each read on first use, unless they are among those `read`. They
+    must stay committed meanwhile."""
+    return _open(instance, reading.committed(instance) or {}, read)
 
 
 def digest_committed(instance: InstanceLayout) -> Digests:
-    """The digests of the texts that are to run."""
+    """Return the digests of the committed texts."""
     return digest_texts(instance, reading.committed(instance) or {})
 
 
 def digest_texts(instance: InstanceLayout, manifest: Manifest) -> Digests:
-    """The digests of the texts in a manifest."""
+    """Return the digests of the texts in a manifest."""
     return {name: manifest[name].digest for name in instance.texts_in(manifest)}
 
 
@@ -155,15 +152,15 @@ def find_loaded_state(
     wanted: Texts,
     read: Iterable[ConfigDirectory] = (),
 ) -> LoadedState | None:
-    """What the worker with this pid has loaded; None when nothing is known of it.
+    """Return what the worker with this pid has loaded; None when nothing is known of it.
 
-    `program` is the version of haproxy that is installed. Of `wanted`, the committed texts, that
-    is taken which has the same content; or what is there of those `read`.
+    `program` is the version of haproxy that is installed. Texts are not read again if they are
+    among `wanted`, the committed texts, or among those `read`.
     """
-    texts = _good_texts(instance, wanted, read)
+    texts = _open_loaded(instance, wanted, read)
     if texts is None:
         return None
-    record = _read(instance)
+    record = _read_record(instance)
     if record is None or record.worker != identify_worker(pid):
         return LoadedState(texts, "the worker is another one than was last made to run", None)
     if record.program != program:
@@ -174,14 +171,13 @@ def find_loaded_state(
 
 
 def digest_loaded(instance: InstanceLayout) -> Digests:
-    """The digests of what was loaded when haproxy last came up."""
+    """Return the digests of the texts with which haproxy last came up."""
     return digest_texts(instance, reading.loaded(instance) or {})
 
 
 def find_file_changes(instance: InstanceLayout, wanted: Manifest | None = None) -> list[FileChange]:
-    """Return the files that texts may name, and whose content differs from what the worker loaded.
-    `wanted` is what is to be
-    committed, if that is not committed yet."""
+    """Return the files that texts may name and whose content differs from what the worker loaded.
+    `wanted` is compared if it is given, else what is committed."""
     before = reading.loaded(instance) or {}
     after = wanted if wanted is not None else reading.committed(instance) or {}
     revisions = Revisions.of(instance)
@@ -200,80 +196,75 @@ def find_file_changes(instance: InstanceLayout, wanted: Manifest | None = None) 
 
 
 def is_interrupted(instance: InstanceLayout) -> bool:
-    """Whether a change began and did not come to its end."""
-    record = _read(instance)
+    """Whether a change began and did not end."""
+    record = _read_record(instance)
     return record is not None and record.pending is not None
 
 
 def record_begin(instance: InstanceLayout, record: WorkerRecord, touched: tuple[str, ...]) -> None:
-    """Note that a change of these servers begins."""
-    _write(instance, msgspec.structs.replace(record, pending=touched))
+    """Record that a change of these servers begins."""
+    _write_record(instance, msgspec.structs.replace(record, pending=touched))
 
 
 def record_loaded(instance: InstanceLayout, record: WorkerRecord) -> None:
-    """Note that the worker has loaded what is committed."""
+    """Record that the worker has loaded what is committed."""
     revisions = Revisions.of(instance)
     if (digest := revisions.committed) is not None:
         revisions.refer(f"{LOADED}{instance.id}", digest, sync=False)
-    _write(instance, record)
+    _write_record(instance, record)
 
 
 def is_remembered(instance: InstanceLayout) -> bool:
-    """Whether what is committed is what came up last."""
+    """Whether haproxy last came up with what is committed."""
     return reading.committed_digest(instance) == reading.loaded_digest(instance)
 
 
-def _good_texts(
+def _open_loaded(
     instance: InstanceLayout, wanted: Texts, read: Iterable[ConfigDirectory]
 ) -> Texts | None:
-    """What was loaded when haproxy last came up; None when that is not known."""
+    """Return the texts with which haproxy last came up; None when they are unknown."""
     manifest = reading.loaded(instance)
     if manifest is None:
         return None
-    good = digest_texts(instance, manifest)
-    same = {name for name, digest in digest_committed(instance).items() if good.get(name) == digest}
-    if len(same) == len(good) == len(wanted):
+    committed, loaded = digest_committed(instance), digest_texts(instance, manifest)
+    same = {name for name, digest in committed.items() if loaded.get(name) == digest}
+    if len(same) == len(loaded) == len(wanted):
         return wanted
-    return _unread(instance, manifest, read, {name: wanted for name in same if name in wanted})
+    return _open(instance, manifest, read, {name for name in same if name in wanted}, wanted)
 
 
-def _unread(
+def _open(
     instance: InstanceLayout,
     manifest: Manifest,
     read: Iterable[ConfigDirectory],
-    known: Mapping[str, Texts] = MappingProxyType({}),
+    same: Collection[str] = (),
+    wanted: Texts = MappingProxyType({}),
 ) -> Texts:
-    """The texts of a manifest, if they are not all among those `read`; those `known` are taken from
-    there."""
-    revisions, wanted = Revisions.of(instance), digest_texts(instance, manifest)
-    found = config_dir.find_directory(wanted, read)
-    if found is not None:
-        return found.texts
+    """Return the texts of a manifest: the `same` as in `wanted`, among those `read`, or lazy."""
+    revisions, digests = Revisions.of(instance), digest_texts(instance, manifest)
+    directory = config_dir.find_directory(digests, read)
+    if directory is not None:
+        return directory.texts
 
     def read_text(name: str) -> str:
-        return _decoded(revisions.read(wanted[name]))
+        return wanted[name] if name in same else _decode(revisions.read(digests[name]))
 
-    return _Unread(
-        {
-            name: partial(known[name].__getitem__ if name in known else read_text, name)
-            for name in wanted
-        }
-    )
+    return _LazyTexts(digests, read_text)
 
 
-def _decoded(data: bytes) -> str:
-    """Text from which its bytes can be told."""
+def _decode(data: bytes) -> str:
+    """Decode a text so that it can be encoded to the same bytes."""
     return data.decode(errors="surrogateescape")
 
 
-def _read(instance: InstanceLayout) -> WorkerRecord | None:
+def _read_record(instance: InstanceLayout) -> WorkerRecord | None:
     try:
         return msgspec.json.decode((instance.last_good / _RECORD).read_bytes(), type=WorkerRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def _write(instance: InstanceLayout, record: WorkerRecord) -> None:
+def _write_record(instance: InstanceLayout, record: WorkerRecord) -> None:
     files.make_directory(instance.last_good)
-    # It speaks of a process, which does not survive a power cut either.
+    # The record is about a process, which does not survive a power cut either.
     files.replace_unsynced(instance.last_good / _RECORD, msgspec.json.encode(record))

@@ -1,7 +1,7 @@
-"""The only speaker to haproxy: the master socket of an instance.
+"""Send commands to haproxy through its sockets. No other module does.
 
-Through it the master answers, and each worker (`@1 …`, `@!<pid> …`) at the level of an
-administrator, whatever level the controller's text gives its own socket.
+The master socket of an instance reaches the master, and each worker (`@1 …`, `@!<pid> …`) at the
+level of an administrator, whatever level the controller's text gives the stats socket.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from amphora_agent.errors import OperationFailed
 
-#: Bytes of a command with its payload. haproxy takes what fits into one of its buffers
-#: (`tune.bufsize`, 16384) and drops more, 2.6 without a word.
+#: Bytes of a command with its payload. haproxy reads what fits into one of its buffers
+#: (`tune.bufsize`, 16384) and drops the rest, 2.6 without an error.
 LARGEST = 16000
 
 #: Seconds between two tries while haproxy's queue is full.
@@ -35,12 +35,12 @@ class HungUp(NoAnswer):
 
 
 class Question:
-    """Commands to a socket of haproxy, said without waiting, and open until `advance` returns True.
+    """Commands sent to a socket of haproxy without waiting, open until `advance` returns True.
 
-    `half_close` tells the master that no more commands follow; a worker hangs up by itself. `busy`:
-    haproxy's queue is full, and it has heard nothing.
+    `half_close` tells the master that no more commands follow; a worker hangs up by itself. `busy`
+    is True if haproxy's queue was full, so that it got nothing.
 
-    Raises NoAnswer: this process can have no socket.
+    Raises NoAnswer: this process can have no more sockets.
     """
 
     def __init__(self, path: Path, *commands: str, payload: str = "", half_close: bool) -> None:
@@ -59,9 +59,9 @@ class Question:
         except OSError as error:
             self._failure = NotListening("haproxy is not running", f"{path}: {error}")
         else:
-            self._say(request, half_close=half_close)
+            self._send(request, half_close=half_close)
 
-    def _say(self, request: bytes, *, half_close: bool) -> None:
+    def _send(self, request: bytes, *, half_close: bool) -> None:
         try:
             self._connection.send(request)  # the kernel takes that much at once
         except OSError as error:
@@ -75,7 +75,7 @@ class Question:
         return self._connection.fileno()
 
     def advance(self) -> bool:
-        """Take what has come; return whether the question is closed: answered, or refused."""
+        """Read what has come. Return whether the question is closed: answered or refused."""
         while self._failure is None:
             try:
                 piece = self._connection.recv(1 << 18)
@@ -91,7 +91,7 @@ class Question:
         return True
 
     def reply(self) -> str:
-        """The whole reply, without the newlines around it.
+        """Return the whole reply, without the newlines around it.
 
         Raises:
             NotListening, NoAnswer
@@ -104,15 +104,15 @@ class Question:
         self._connection.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(AttributeError):  # there was no socket for it
+        with contextlib.suppress(AttributeError):  # it got no socket
             self.close()
 
 
 class _OpenQuestions:
-    """Questions of this process that were not answered in time, by socket and process asked.
+    """Questions of this process without an answer in time, by socket and process asked.
 
-    The master keeps a place for each of them, and has ten: a process that is silent is not asked
-    again before the question is closed.
+    Each of them takes one of the ten connections that a master has. So a process that does not
+    answer is not asked again before the question is closed.
     """
 
     def __init__(self) -> None:
@@ -148,34 +148,34 @@ class MasterSocket:
         self._clock = clock
 
     def listening(self) -> bool:
-        """Whether somebody listens. A hung haproxy does; it costs nothing to ask.
+        """Whether a process listens, also one that hangs. Nothing is sent to it.
 
         Raises:
-            NoAnswer: this process can have no socket, and cannot tell.
+            NoAnswer: this process can have no more sockets, so it is unknown.
         """
         with _new_socket() as connection:
             connection.settimeout(0)
             try:
                 connection.connect(str(self.path))
-            except BlockingIOError:  # its queue is full: somebody owns it
+            except BlockingIOError:  # its queue is full, so it listens
                 return True
             except OSError:
                 return False
             return True
 
     def is_silent(self, target: str) -> bool:
-        """Whether a process (`@!<pid>`, or the master by "") has left a question open."""
+        """Whether a process (`@!<pid>`, or "" for the master) has not answered a question yet."""
         return _open_questions.is_open((str(self.path), target))
 
     def command(self, text: str, payload: str = "", *, timeout: float) -> str:
         """Send one command and return the whole reply, without the newlines around it.
 
-        `payload` is lines that follow the command after `<<`. `timeout` in seconds is for all. A
-        process that has left a question open is not asked again: that is no answer at once.
+        `payload` are lines that follow the command after `<<`. `timeout` is in seconds, for all. A
+        process that has not answered a question yet is not asked again: NoAnswer comes at once.
 
         Raises:
             NotListening, NoAnswer
-            ValueError: this is not one command to haproxy, or it is too large for it.
+            ValueError: this is not one command, or it is too large for haproxy.
         """
         deadline = self._clock() + timeout
         asked = (str(self.path), text.partition(" ")[0] if text.startswith("@") else "")
@@ -192,19 +192,17 @@ class MasterSocket:
             left = deadline - self._clock()
             if left <= 0:
                 _open_questions.keep(asked, question)
-                raise self._no_answer(text, timeout)
+                words = f"{text!r}: nothing within {timeout:.1f} s"
+                raise NoAnswer("haproxy does not answer", words)
             poll.poll(left * 1000)
         return question.reply()
 
-    def _no_answer(self, text: str, timeout: float) -> NoAnswer:
-        return NoAnswer("haproxy does not answer", f"{text!r}: nothing within {timeout:.1f} s")
-
 
 class InteractiveSession:
-    """Questions to the one process that accepts the connection, whoever listens there later. It
-    does not leave before this is closed.
+    """A connection to the process that accepts it, whichever listens there later. That process does
+    not end before the session is closed.
 
-    Raises, as `ask` does:
+    Raises:
         NotListening, NoAnswer
     """
 
@@ -230,7 +228,7 @@ class InteractiveSession:
         self.close()
 
     def ask(self, text: str) -> str:
-        """The reply to one command, without the newlines around it."""
+        """Send a command and return the reply, without the newlines around it. Raises NoAnswer."""
         reply = b""
         try:
             self._connection.sendall(_request(text, ""))
@@ -258,8 +256,8 @@ def _request(text: str, payload: str) -> bytes:
     if any(separator in text for separator in "\n\r;\0") or not text:
         raise ValueError(f"not one command: {text!r}")
     if payload:
-        # After a blank line haproxy takes the next one for a command. What is wrong is not shown:
-        # it may be a key.
+        # haproxy takes the line after a blank one for a command. The error does not show the line,
+        # which may be of a key.
         if "\0" in payload or not all(line.strip() for line in payload[:-1].split("\n")):
             raise ValueError(f"the payload of {text!r} has a blank line")
         if not payload.endswith("\n"):
