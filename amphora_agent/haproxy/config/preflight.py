@@ -14,9 +14,31 @@ from amphora_agent.haproxy.config.parser import Config, Section, Texts
 #: Bytes of one block of the TLS session cache: 200 and its overhead. Each worker allocates all of
 #: them when it starts, if a bind line has `ssl`.
 _CACHE_BLOCK = 248
-
 #: Blocks of that cache by default.
 _CACHE_BLOCKS = 20_000
+_OBJECT = re.compile(r"(?m)^[ \t]*(frontend|backend|listen|server|bind|default-server)[ \t](.*)$")
+_CHECKED, _TLS = re.compile(r"(?:^|\s)check(?:\s|$)"), re.compile(r"(?:^|\s)ssl(?:\s|$)")
+_SERVER_KINDS = (("checked", _CHECKED), ("tls", _TLS))
+_THREADS = re.compile(r"(?m)^[ \t]*nbthread[ \t]+(\d{1,4})")
+#: Keywords that must be parsed.
+_KEYWORDS = frozenset(
+    {
+        "bind", "fd-hard-limit", "fullconn", "maxconn", "maxpipes", "no", "option", "server",
+        "strict-limits", "tune.ssl.cachesize", "ulimit-n",
+    }
+)  # fmt: skip
+#: Keywords of `global` that change what haproxy does when descriptors are short.
+_OTHERWISE = ("fd-hard-limit", "strict-limits", "ulimit-n")
+_SPLICING = ("splice-auto", "splice-request", "splice-response")
+_MAXCONN = re.compile(r"maxconn[ \t]+(\d{1,10})")
+#: Words of lines that take a socket.
+_SOCKETS = ("bind ", "check")
+_NUMBER = re.compile(r"\d{1,10}")
+#: Descriptors of haproxy's own that are not counted: for threads, peers and stats sockets.
+_OTHERS = 256
+#: Descriptors that a worker should have beside the need of its text: at a reload it inherits the
+#: listening sockets of its predecessor, which may have had thousands of listeners more.
+_ROOM = 12_000
 
 
 class MemoryNeed(NamedTuple):
@@ -29,6 +51,26 @@ class MemoryNeed(NamedTuple):
     def most(self) -> int:
         """Return what a start needs, and later a reload with two workers."""
         return self.start + self.serving
+
+
+class DescriptorNeed(NamedTuple):
+    """The descriptors that a start needs at least, and for how many connections."""
+
+    least: int
+    connections: int
+
+
+class Limits(NamedTuple):
+    """Settings that the agent adds to `global` so that a start succeeds; None adds nothing.
+
+    `maxconn` replaces that of the text, if `wanted` connections need more descriptors than there
+    are. `maxpipes` reserves descriptors: haproxy reserves two for each pipe, and makes a pipe only
+    when it splices.
+    """
+
+    maxconn: int | None = None
+    maxpipes: int | None = None
+    wanted: int = 0
 
 
 class _Costs(NamedTuple):
@@ -59,54 +101,6 @@ _COSTS = {
 #: A factor for what a text has beside these objects.
 _MARGIN = 1.05
 
-_OBJECT = re.compile(r"(?m)^[ \t]*(frontend|backend|listen|server|bind|default-server)[ \t](.*)$")
-_CHECKED, _TLS = re.compile(r"(?:^|\s)check(?:\s|$)"), re.compile(r"(?:^|\s)ssl(?:\s|$)")
-_SERVER_KINDS = (("checked", _CHECKED), ("tls", _TLS))
-_THREADS = re.compile(r"(?m)^[ \t]*nbthread[ \t]+(\d{1,4})")
-
-#: Keywords that must be parsed.
-_KEYWORDS = frozenset(
-    {
-        "bind", "fd-hard-limit", "fullconn", "maxconn", "maxpipes", "no", "option", "server",
-        "strict-limits", "tune.ssl.cachesize", "ulimit-n",
-    }
-)  # fmt: skip
-#: Keywords of `global` that change what haproxy does when descriptors are short.
-_OTHERWISE = ("fd-hard-limit", "strict-limits", "ulimit-n")
-_SPLICING = ("splice-auto", "splice-request", "splice-response")
-
-_MAXCONN = re.compile(r"maxconn[ \t]+(\d{1,10})")
-#: Words of lines that take a socket.
-_SOCKETS = ("bind ", "check")
-_NUMBER = re.compile(r"\d{1,10}")
-
-
-#: Descriptors of haproxy's own that are not counted: for threads, peers and stats sockets.
-_OTHERS = 256
-#: Descriptors that a worker should have beside the need of its text: at a reload it inherits the
-#: listening sockets of its predecessor, which may have had thousands of listeners more.
-_ROOM = 12_000
-
-
-class DescriptorNeed(NamedTuple):
-    """The descriptors that a start needs at least, and for how many connections."""
-
-    least: int
-    connections: int
-
-
-class Limits(NamedTuple):
-    """Settings that the agent adds to `global` so that a start succeeds; None adds nothing.
-
-    `maxconn` replaces that of the text, if `wanted` connections need more descriptors than there
-    are. `maxpipes` reserves descriptors: haproxy reserves two for each pipe, and makes a pipe only
-    when it splices.
-    """
-
-    maxconn: int | None = None
-    maxpipes: int | None = None
-    wanted: int = 0
-
 
 def choose_limits(content: str, limit: int, asked: int | None) -> Limits:
     """Return the settings that a configuration needs if a process may have `limit` descriptors.
@@ -114,27 +108,10 @@ def choose_limits(content: str, limit: int, asked: int | None) -> Limits:
     if asked is None:
         short = find_shortage({"": content}, limit)
         if short is None:
-            return Limits(maxpipes=_choose_count_pipes(content, limit))
+            return Limits(maxpipes=_choose_pipes(content, limit))
         asked = short.connections
     fits = _find_most_connections(content, limit)
     return Limits(maxconn=min(asked, fits), wanted=asked) if fits else Limits()
-
-
-def _find_most_connections(content: str, limit: int) -> int:
-    """Return how many connections `limit` descriptors allow; 0 when not even one.
-
-    The number is rounded to two digits, so that a server more or less does not change it.
-    """
-    low, high = 0, limit // 2
-    parsed = parser.parse_config(content, _KEYWORDS)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _count_descriptors(parsed, middle) + _OTHERS <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    unit = int(10 ** max(0, len(str(low)) - 2))
-    return low // unit * unit
 
 
 def choose_spare_pipes(connections: int, sockets: int, limit: int) -> int | None:
@@ -151,17 +128,6 @@ def choose_spare_pipes(connections: int, sockets: int, limit: int) -> int | None
     return room // 2 if room // 2 > connections // 4 else None
 
 
-def _choose_count_pipes(content: str, limit: int) -> int | None:
-    first = next((b for b in parser.split_file("", content) if b.kind == "global"), None)
-    parsed = parser.parse_config(first.text if first else "", _KEYWORDS | {"maxpipes"})
-    connections = _find_number(parsed, "maxconn")
-    decided = any(_find_in_global(parsed, keyword) for keyword in (*_OTHERWISE, "maxpipes"))
-    if not connections or decided:
-        return None
-    sockets = sum(word_counts.count_word(content, word) for word in _SOCKETS)
-    return choose_spare_pipes(connections, sockets, limit)
-
-
 def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
     """Return what a start needs, if that is certainly more than `limit`.
 
@@ -174,10 +140,7 @@ def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
     most = connections * 5 // 2
     if most + sum(map(len, texts.values())) // len("bind :") <= limit:
         return None
-    if (
-        most + sum(word_counts.count_word(t, word) for t in texts.values() for word in _SOCKETS)
-        <= limit
-    ):
+    if most + sum(map(_estimate_sockets, texts.values())) <= limit:
         return None
     parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
     wanted = _find_number(parsed, "maxconn")
@@ -185,10 +148,6 @@ def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
         return None
     least = _count_descriptors(parsed, wanted)
     return DescriptorNeed(least, wanted) if least > limit else None
-
-
-def _count_descriptors(parsed: Config, connections: int) -> int:
-    return 2 * connections + 2 * _count_pipes(parsed, connections) + _count_sockets(parsed)
 
 
 def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
@@ -222,6 +181,54 @@ def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
     return MemoryNeed(total(0), total(1))
 
 
+def estimate_tls_cache(texts: Texts) -> int:
+    """Return the bytes of a TLS session cache whose size a text says."""
+    # Most texts have no such line, and haproxy's default is small.
+    if not any(word_counts.has_word(each, "tune.ssl.cachesize") for each in texts.values()):
+        return 0
+    parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
+    binds = (bind for section in parsed.sections for bind in section.all("bind"))
+    if not any("ssl" in bind.words for bind in binds):
+        return 0
+    return (_find_number(parsed, "tune.ssl.cachesize") or 0) * _CACHE_BLOCK
+
+
+def _find_most_connections(content: str, limit: int) -> int:
+    """Return how many connections `limit` descriptors allow; 0 when not even one.
+
+    The number is rounded to two digits, so that a server more or less does not change it.
+    """
+    low, high = 0, limit // 2
+    parsed = parser.parse_config(content, _KEYWORDS)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _count_descriptors(parsed, middle) + _OTHERS <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    unit = int(10 ** max(0, len(str(low)) - 2))
+    return low // unit * unit
+
+
+def _choose_pipes(content: str, limit: int) -> int | None:
+    first = next((b for b in parser.split_file("", content) if b.kind == "global"), None)
+    parsed = parser.parse_config(first.text if first else "", _KEYWORDS | {"maxpipes"})
+    connections = _find_number(parsed, "maxconn")
+    decided = any(_find_in_global(parsed, keyword) for keyword in (*_OTHERWISE, "maxpipes"))
+    if not connections or decided:
+        return None
+    return choose_spare_pipes(connections, _estimate_sockets(content), limit)
+
+
+def _estimate_sockets(content: str) -> int:
+    """Return an upper bound of the sockets that a text takes."""
+    return sum(word_counts.count_word(content, word) for word in _SOCKETS)
+
+
+def _count_descriptors(parsed: Config, connections: int) -> int:
+    return 2 * connections + 2 * _count_pipes(parsed, connections) + _count_sockets(parsed)
+
+
 def _classify(line: re.Match[str]) -> str:
     keyword, rest = line.groups()
     if keyword == "server":
@@ -236,18 +243,6 @@ def _find_costs(version: str) -> _Costs:
     found = re.match(r"(\d+)\.(\d+)", version)
     series = (int(found[1]), int(found[2])) if found else (0, 0)
     return next(costs for first, costs in _COSTS.items() if series >= first)
-
-
-def estimate_tls_cache(texts: Texts) -> int:
-    """Return the bytes of a TLS session cache whose size a text says."""
-    # Most texts have no such line, and haproxy's default is small.
-    if not any(word_counts.has_word(each, "tune.ssl.cachesize") for each in texts.values()):
-        return 0
-    parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
-    binds = (bind for section in parsed.sections for bind in section.all("bind"))
-    if not any("ssl" in bind.words for bind in binds):
-        return 0
-    return (_find_number(parsed, "tune.ssl.cachesize") or 0) * _CACHE_BLOCK
 
 
 def _find_in_global(parsed: Config, keyword: str) -> list[tuple[str, ...]]:
