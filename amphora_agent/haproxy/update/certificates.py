@@ -58,6 +58,7 @@ class _Bundle(NamedTuple):
     verify: Callable[[str, Sequence[pem.Block]], Verification]
 
 
+#: Partial: certificates and crt-lists change in part, other files not at all while haproxy runs.
 _BUNDLES = {
     Role.AUTHORITIES: _Bundle(
         "ca-file",
