@@ -75,7 +75,6 @@ def make_network(
     pci_rescan: Path = _PCI_RESCAN,
 ) -> "Network":
     """Build the service of the network. By default it makes the namespace and keeps no process."""
-    from amphora_agent.network import netns
     from amphora_agent.network.port_record import Records
     from amphora_agent.network.port_service import Patience, Ports
     from amphora_agent.network.service import Network
@@ -96,7 +95,7 @@ def make_network(
     return Network(
         namespace,
         ports,
-        make_namespace=make_namespace or functools.partial(netns.ensure, namespace),
+        make_namespace=make_namespace or namespace.ensure,
         announce=announce or functools.partial(_announce_once, namespace),
         patience=patience,
         clock=clock,

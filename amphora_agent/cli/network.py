@@ -15,7 +15,6 @@ from amphora_agent.errors import AgentError, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.addressing import parse_mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network import netns
 from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.paths import Layout, namespace_file
 from amphora_agent.wiring import Options, make_journal, make_layout, make_network
@@ -24,7 +23,7 @@ from amphora_agent.wiring import Options, make_journal, make_layout, make_networ
 @agent_command("namespace", example="amphora-agent network namespace")
 def namespace(options: Options) -> None:
     """Make the traffic's network namespace, if it does not exist. Needs no configuration."""
-    netns.ensure(Namespace(namespace_file(options.namespace)))
+    Namespace(namespace_file(options.namespace)).ensure()
 
 
 @agent_command(

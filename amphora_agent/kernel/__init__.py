@@ -1,1 +1,1 @@
-"""Speaking to the kernel: netlink, synchronously, in pyroute2's messages (docs/decisions/0008)."""
+"""Netlink, synchronously, with pyroute2's message classes (docs/decisions/0008)."""

@@ -1,7 +1,7 @@
-"""A conversation with the kernel over netlink: one request at a time, answered before the next.
+"""Netlink sockets: one request at a time, answered before the next.
 
-What is said is for others to know; this module knows sequence numbers, dumps, refusals. A socket
-belongs to the namespace in which it was opened.
+This module knows sequence numbers, dumps and refusals; a request knows the content of its messages.
+A socket belongs to the network namespace in which it was opened.
 """
 
 import errno
@@ -9,9 +9,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
@@ -23,6 +26,7 @@ _NLMSGERR_ATTR_MSG = 1
 
 #: Length, type, flags, sequence number, port.
 _HEADER = struct.Struct("=IHHII")
+HEADER_SIZE = _HEADER.size
 _ERROR = struct.Struct("=i")
 #: Length, type.
 _ATTRIBUTE = struct.Struct("=HH")
@@ -30,18 +34,26 @@ _ATTRIBUTE = struct.Struct("=HH")
 #: The kernel fills datagrams up to half of this.
 _LARGEST_DATAGRAM = 65536
 
-#: Dumps that others may spoil, one after the other, before what one has is taken as it is.
+#: Dumps, each spoilt by a change of others, before the last one is taken as it is.
 _MOST_DUMPS = 20
 
-#: Seconds. The kernel answers at once; if ever it does not, nobody waits for good.
+#: Seconds to wait for an answer. The kernel answers at once.
 _TIMEOUT = 5.0
 
 
-class Request(msgspec.Struct, frozen=True):
-    """What the kernel is asked for.
+class AnyRequest(Protocol[T_co]):
+    """A request, and how to read its answers."""
 
-    `kind` is the type of the message, `message` its class in pyroute2, which names the `fields`
-    and `attributes`.
+    def encode(self, sequence: int, flags: int) -> bytes: ...
+
+    def decode(self, datagram: bytes, offset: int) -> T_co:
+        """Return the message that begins at an offset of an answer."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """A request in a message class of pyroute2.
+
+    `kind` is the type of the message, `message` its class, which names `fields` and `attributes`.
     """
 
     kind: int
@@ -50,8 +62,8 @@ class Request(msgspec.Struct, frozen=True):
     attributes: tuple[tuple[str, object], ...] = ()
     flags: int = 0
 
-    def encoded(self, sequence: int, flags: int = 0) -> bytes:
-        """As it is sent, with these `flags` besides its own."""
+    def encode(self, sequence: int, flags: int = 0) -> bytes:
+        """Return the message with `flags` added to its own."""
         message = self.message()
         message.update(self.fields)
         message["attrs"] = list(self.attributes)
@@ -63,18 +75,18 @@ class Request(msgspec.Struct, frozen=True):
         message.encode()
         return bytes(message.data)
 
-    def decoded(self, datagram: bytes, offset: int) -> Any:
-        """The message, of the same class, that begins there in an answer."""
+    def decode(self, datagram: bytes, offset: int) -> Any:
+        """Return the message, of the same class, that begins at an offset of an answer."""
         message = self.message(datagram, offset=offset)
         message.decode()
         return message
 
 
-class Conversation:
+class NetlinkSocket:
     """One socket, for one thread. `protocol` is one of netlink's.
 
-    Its methods raise OSError: the kernel refuses, with its `errno` and, where it gives one, its
-    reason in words; or it does not answer.
+    Its methods raise OSError: the kernel does not answer, or refuses, with its `errno` and its reason
+    if it gives one.
     """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
@@ -83,14 +95,14 @@ class Conversation:
         try:
             self._socket.bind((0, 0))
             self._socket.settimeout(_TIMEOUT)
-            # Reasons in words; without the request that they are about. Filters of dumps obeyed.
+            # Refusals with a reason and without the request; dumps obey their filters.
             for option in (_NETLINK_EXT_ACK, _NETLINK_CAP_ACK, _NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
         except BaseException:  # also KeyboardInterrupt: the socket must not stay open
             self._socket.close()
             raise
 
-    def __enter__(self) -> "Conversation":
+    def __enter__(self) -> "NetlinkSocket":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -99,55 +111,50 @@ class Conversation:
     def close(self) -> None:
         self._socket.close()
 
-    def change(self, request: Request) -> None:
-        """Have the kernel do what `request` says."""
+    def change(self, request: AnyRequest[Any]) -> None:
+        """Have the kernel carry out `request`."""
         self._send(request, _NLM_F_ACK)
         for _ in self._answers():
             pass
 
-    def get(self, request: Request) -> list[Any]:
-        """The messages, of the request's class, that answer a question."""
-        self._send(request, _NLM_F_ACK)
-        return [
-            request.decoded(datagram, offset)
-            for datagram, offset, _ in self._answers()
-            if offset is not None
-        ]
+    def get(self, request: AnyRequest[T]) -> list[T]:
+        """Return the messages that answer a request for one object."""
+        return self._ask(request, _NLM_F_ACK)[0]
 
-    def dump(self, request: Request) -> list[Any]:
-        """The messages, of the request's class, of all that the request asks for."""
-        messages: list[Any] = []
+    def dump(self, request: AnyRequest[T]) -> list[T]:
+        """Return the messages of all objects that a request asks for."""
+        messages: list[T] = []
         for _ in range(_MOST_DUMPS):
-            messages, whole = self._dump_once(request)
-            if whole:
+            messages, interrupted = self._ask(request, _NLM_F_DUMP)
+            if not interrupted:
                 break
         return messages
 
-    def _dump_once(self, request: Request) -> tuple[list[Any], bool]:
-        """With whether it is whole: others may have made changes meanwhile."""
-        self._send(request, _NLM_F_DUMP)
+    def _ask(self, request: AnyRequest[T], flags: int) -> tuple[list[T], bool]:
+        """Return the answers, and whether a change of others interrupted the dump."""
+        self._send(request, flags)
         messages = []
-        whole = True
-        for datagram, offset, flags in self._answers():
-            whole = whole and not flags & _NLM_F_DUMP_INTR
+        interrupted = False
+        for datagram, offset, answer_flags in self._answers():
+            interrupted = interrupted or bool(answer_flags & _NLM_F_DUMP_INTR)
             if offset is not None:
-                messages.append(request.decoded(datagram, offset))
-        return messages, whole
+                messages.append(request.decode(datagram, offset))
+        return messages, interrupted
 
-    def _send(self, request: Request, flags: int) -> None:
+    def _send(self, request: AnyRequest[Any], flags: int) -> None:
         self._sequence += 1
-        self._socket.send(request.encoded(self._sequence, flags | _NLM_F_REQUEST))
+        self._socket.send(request.encode(self._sequence, flags | _NLM_F_REQUEST))
 
     def _answers(self) -> Iterator[tuple[bytes, int | None, int]]:
-        """Each message of the answer to the last request: its datagram, offset there and flags.
+        """Yield each message of the answer to the last request: its datagram, offset and flags.
 
-        The last one, which has no content, has no offset.
+        The last message has no content, and None for an offset.
         """
         while True:
             datagram = self._socket.recv(_LARGEST_DATAGRAM)
-            for offset, length, kind, flags, sequence in messages_in(datagram):
+            for offset, length, kind, flags, sequence in split_datagram(datagram):
                 if sequence != self._sequence:
-                    continue  # the answer to a request that was given up
+                    continue  # the answer to a request that failed before
                 if kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     _raise_refusal(kind, datagram[offset + _HEADER.size : offset + length])
                     yield datagram, None, flags
@@ -155,10 +162,16 @@ class Conversation:
                 yield datagram, offset, flags
 
 
-def messages_in(datagram: bytes) -> Iterator[tuple[int, int, int, int, int]]:
-    """Offset, length, type, flags and sequence number of each message.
+def encode_message(kind: int, flags: int, sequence: int, content: bytes) -> bytes:
+    """Return a message with its header."""
+    return _HEADER.pack(_HEADER.size + len(content), kind, flags, sequence, 0) + content
 
-    Raises OSError when the datagram ends within one.
+
+def split_datagram(datagram: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Yield offset, length, type, flags and sequence number of each message.
+
+    Raises:
+        OSError: the datagram ends within a message.
     """
     offset = 0
     while offset < len(datagram):
@@ -166,28 +179,28 @@ def messages_in(datagram: bytes) -> Iterator[tuple[int, int, int, int, int]]:
         if not _HEADER.size <= length <= len(datagram) - offset:
             raise OSError(errno.EBADMSG, "the kernel's answer does not fit its datagram")
         yield offset, length, kind, flags, sequence
-        offset += _aligned(length)
+        offset += _align(length)
 
 
 def _raise_refusal(kind: int, content: bytes) -> None:
-    """Raise OSError, unless the content of this last message of an answer says that all is well."""
+    """Raise OSError if the last message of an answer, with this content, is a refusal."""
     [error] = _ERROR.unpack_from(content)
     if error < 0:
-        # A refusal repeats the header of what it refuses.
+        # A refusal repeats the header of the request.
         repeated = _HEADER.size if kind == _NLMSG_ERROR else 0
-        reason = _reason(content[_ERROR.size + repeated :])
-        words = os.strerror(-error)
-        raise OSError(-error, f"{words}: {reason}" if reason else words)
+        reason = _find_reason(content[_ERROR.size + repeated :])
+        text = os.strerror(-error)
+        raise OSError(-error, f"{text}: {reason}" if reason else text)
 
 
-def _reason(attributes: bytes) -> str:
+def _find_reason(attributes: bytes) -> str:
     while len(attributes) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(attributes)
         if kind == _NLMSGERR_ATTR_MSG:
             return attributes[_ATTRIBUTE.size : length].rstrip(b"\0").decode(errors="replace")
-        attributes = attributes[_aligned(max(length, _ATTRIBUTE.size)) :]
+        attributes = attributes[_align(max(length, _ATTRIBUTE.size)) :]
     return ""
 
 
-def _aligned(length: int) -> int:
+def _align(length: int) -> int:
     return (length + 3) & ~3

@@ -363,7 +363,7 @@ class Activation:
 
     def _listening(self) -> frozenset[Listening]:
         try:
-            return Namespace(self._layout.namespace).run(listening.sockets)
+            return Namespace(self._layout.namespace).run(listening.list_sockets)
         except (OSError, OperationFailed) as error:
             logger.warning("it cannot be told who listens: %s", error)
             return frozenset()
@@ -377,7 +377,7 @@ class Activation:
         pid, words = before.current, "it listens no more, and is killed after hard-stop-after"
 
         def close() -> bool:
-            now = listening.sockets()
+            now = listening.list_sockets()
             new = now - listened
             old = [each for each in now & listened if any(map(each.has_address_of, new))]
             return all([listening.close(each) for each in old])

@@ -9,7 +9,7 @@ from typing import Any
 from amphora_agent.keepalived.config.lvs import Endpoint
 from amphora_agent.keepalived.lvs.poller import Destination, Service
 from amphora_agent.kernel.generic import ctrlmsg, ipvsmsg
-from amphora_agent.kernel.netlink_socket import Conversation, Request
+from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
 from amphora_agent.model.status import Counters
 from amphora_agent.namespace import Namespace
 
@@ -31,18 +31,18 @@ def read_services() -> list[Service]:
     Raises:
         OSError: the kernel refuses, or does not answer.
     """
-    with Conversation(_NETLINK_GENERIC) as conversation:
+    with NetlinkSocket(_NETLINK_GENERIC) as netlink:
         try:
-            [answer] = conversation.get(_family_request())
+            [answer] = netlink.get(_family_request())
         except FileNotFoundError:
             return []
         family = answer.get_attr("CTRL_ATTR_FAMILY_ID")
         services = []
-        for message in conversation.dump(_services_request(family)):
+        for message in netlink.dump(_services_request(family)):
             service = message.get_attr("IPVS_CMD_ATTR_SERVICE")
             if _is_supported(service):
                 try:
-                    destinations = conversation.dump(_destinations_request(family, service))
+                    destinations = netlink.dump(_destinations_request(family, service))
                 except OSError as error:
                     if error.errno != errno.ESRCH:  # keepalived has just removed it
                         raise

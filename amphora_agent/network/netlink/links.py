@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.netlink_socket import Conversation, Request
+from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
 from amphora_agent.model.addressing import Address
 from amphora_agent.network import sysctl
 from amphora_agent.network.netlink import messages
@@ -79,17 +79,17 @@ class Events:
 
 
 class Netlink:
-    """A conversation with the kernel about the namespace in which it is opened."""
+    """The kernel's view of the namespace in which it is opened, and changes there."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._conversation = Conversation()
+        self._socket = NetlinkSocket()
 
     def __enter__(self) -> "Netlink":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._conversation.close()
+        self._socket.close()
 
     # What is there
 
@@ -144,7 +144,7 @@ class Netlink:
 
     def _dump(self, request: Request) -> list[Any]:
         try:
-            return self._conversation.dump(request)
+            return self._socket.dump(request)
         except OSError as error:
             raise OperationFailed("Cannot look at the network", str(error)) from error
 
@@ -224,7 +224,7 @@ class Netlink:
                 raise AssertionError("an interface that is inside cannot be moved inside")
 
     def _change(self, request: Request) -> None:
-        self._conversation.change(request)
+        self._socket.change(request)
 
     def _drop_alternative_name(self, link: Link, name: str) -> None:
         if name in link.alternative_names:

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from amphora_agent.kernel.netlink_socket import Conversation
-from amphora_agent.network import netns
+from amphora_agent import namespace
+from amphora_agent.kernel.netlink_socket import NetlinkSocket
 from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.port_service import Patience
 from amphora_agent.paths import Layout
@@ -66,10 +66,10 @@ def _obey(layout: Layout, order: Order, steps: Steps) -> None:
         patience=Patience(port=0.0),
         pci_rescan=layout.base / "no-pci",
     )
-    steps.wrap(Conversation, "change")
+    steps.wrap(NetlinkSocket, "change")
     # These are system calls without Python in between.
-    steps.wrap(netns, "_mount")
-    steps.wrap(netns, "_set_loopback_up")
+    steps.wrap(namespace, "_mount")
+    steps.wrap(namespace, "_set_loopback_up")
     # nft has been started, and has not been told anything yet.
     steps.wrap(subprocess.Popen, "communicate")
     steps.listen(changes_something)

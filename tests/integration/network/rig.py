@@ -16,7 +16,6 @@ from typing import Any
 
 from amphora_agent.model.addressing import Address
 from amphora_agent.namespace import Namespace
-from amphora_agent.network import netns
 from amphora_agent.network.dhcp_client import DhcpClients
 from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.plan.firewall_rules import listed
@@ -127,7 +126,7 @@ class Rig:
         self.announced.append((ifname, [str(address) for address in addresses]))
 
     def ensure_namespace(self) -> bool:
-        return netns.ensure(self.namespace)
+        return self.namespace.ensure()
 
     def port(self, mac: str, *addresses: str, ifname: str = "") -> Cable:
         """A network card for the amphora, not yet plugged, leading to the router."""

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.netlink_socket import Conversation, Request
+from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.netlink import messages as netlink_messages
 from amphora_agent.network.netlink.links import Events, Netlink
@@ -64,13 +64,13 @@ def test_a_refusal_says_why(inside: Namespace) -> None:
 
 def test_a_refusal_has_the_kernels_own_words(inside: Namespace) -> None:
     def ask() -> None:
-        with Conversation() as conversation:
+        with NetlinkSocket() as netlink:
             request = netlink_messages.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
             with pytest.raises(OSError, match=r"No such device: .*required for onlink") as refused:
-                conversation.change(request)
+                netlink.change(request)
             assert refused.value.errno == errno.ENODEV
-            # And the conversation goes on.
-            conversation.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
+            # And the socket still works.
+            netlink.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
 
     inside.inside(ask)
 
@@ -162,8 +162,8 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
 
     def ask() -> None:
         [link] = [each for each in _links() if each.name == "eth1"]
-        with _Interrupted(netlink_messages.remove_address(link, first)) as conversation:
-            messages = conversation.dump(netlink_messages.addresses(4))
+        with _Interrupted(netlink_messages.remove_address(link, first)) as netlink:
+            messages = netlink.dump(netlink_messages.addresses(4))
         held = [netlink_messages.held_address(message).interface for message in messages]
         held.remove(ip_interface("127.0.0.1/8"))
         assert sorted(held) == sorted(expected - {first})
@@ -173,10 +173,10 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(inside: Namespace) -> None:
     def ask() -> None:
-        with Conversation() as conversation:
+        with NetlinkSocket() as netlink:
             refused = netlink_messages.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
-            conversation._send(refused, _NLM_F_ACK)
-            conversation.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
+            netlink._send(refused, _NLM_F_ACK)
+            netlink.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
 
     inside.inside(ask)
     assert "from 10.1.0.5" in inside.ip("rule", "show")
@@ -189,7 +189,7 @@ def test_more_events_than_anyone_could_read_are_an_event(inside: Namespace) -> N
         events.wait(60)
 
 
-class _Interrupted(Conversation):
+class _Interrupted(NetlinkSocket):
     """After the first message of the first answer, someone else changes something."""
 
     def __init__(self, change: Request) -> None:
@@ -200,7 +200,7 @@ class _Interrupted(Conversation):
         for answer in super()._answers():
             yield answer
             while self._changes:
-                with Conversation() as other:
+                with NetlinkSocket() as other:
                     other.change(self._changes.pop())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.kernel.messages import rtmsg
-from amphora_agent.kernel.netlink_socket import Request, messages_in
+from amphora_agent.kernel.netlink_socket import Request, split_datagram
 from amphora_agent.network.netlink import messages
 from amphora_agent.network.netlink.messages import (
     Link,
@@ -121,11 +121,11 @@ def test_a_tunnel_that_has_an_address_for_a_mac_is_a_link() -> None:
 
 
 def test_a_datagram_that_ends_too_early_is_refused() -> None:
-    datagram = messages.links().encoded(1) + messages.rules(4).encoded(2)
-    assert [sequence for *_, sequence in messages_in(datagram)] == [1, 2]
+    datagram = messages.links().encode(1) + messages.rules(4).encode(2)
+    assert [sequence for *_, sequence in split_datagram(datagram)] == [1, 2]
     for broken in (datagram[:-4], b"\0" * 16):
         with pytest.raises(OSError, match="does not fit"):
-            list(messages_in(broken))
+            list(split_datagram(broken))
 
 
 def test_the_rest_of_pyroute2_is_not_loaded_with_its_messages() -> None:
@@ -164,7 +164,7 @@ def _with(request: Request, *attributes: tuple[str, object]) -> Request:
 
 def _answer(request: Request) -> Any:
     """The message that the kernel would send of what it was sent."""
-    return request.decoded(request.encoded(1), 0)
+    return request.decode(request.encode(1), 0)
 
 
 def _python(program: str) -> str:
