@@ -85,8 +85,8 @@ class Request(msgspec.Struct, frozen=True):
 class NetlinkSocket:
     """One socket, for one thread. `protocol` is one of netlink's.
 
-    Its methods raise OSError: the kernel does not answer, or refuses, with its `errno` and its reason
-    if it gives one.
+    Its methods raise OSError: the kernel does not answer, or refuses, with its `errno` and, if it
+    gives one, its reason.
     """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:

@@ -24,6 +24,7 @@ from amphora_agent.model.addressing import Address, Interface, Mac
 from amphora_agent.model.plugging import InterfaceRule
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.namespace_reconciler import NamespaceReconciler
 from amphora_agent.network.plan.diff import Move, NetOp
 from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
 from amphora_agent.network.plan.interface import (
@@ -32,9 +33,8 @@ from amphora_agent.network.plan.interface import (
     interface_spec,
     nothing,
 )
-from amphora_agent.network.plan.shared import SharedOp
+from amphora_agent.network.plan.namespace_settings import NamespaceOp
 from amphora_agent.network.port_record import Record, Records
-from amphora_agent.network.shared_reconciler import Shared
 
 if TYPE_CHECKING:
     from amphora_agent.network.dhcp_client import DhcpClients
@@ -98,7 +98,7 @@ class Ports:
     ) -> None:
         self.records = records
         self._namespace = namespace
-        self._shared = Shared(namespace, alarms)
+        self._namespace_reconciler = NamespaceReconciler(namespace, alarms)
         self._leases = leases
         self._dhcp = dhcp
         self._locks = locks
@@ -167,7 +167,7 @@ class Ports:
         """
         with self._port(mac), self._locked("firewall"):
             record = msgspec.structs.replace(self._existing(mac), rules=rules)
-            self._shared.apply(self.ruleset(record))
+            self._namespace_reconciler.apply(self.ruleset(record))
             self.records.put(record)
 
     def guard(self, *, fresh: bool = False) -> None:
@@ -182,7 +182,7 @@ class Ports:
         """
         # Made from the records under the lock: of two, the second has seen what the first has.
         with self._locked("firewall"):
-            self._shared.apply(self._wanted_ruleset(), fresh=fresh)
+            self._namespace_reconciler.apply(self._wanted_ruleset(), fresh=fresh)
 
     def spec(self, record: Record, *, single: bool) -> InterfaceSpec:
         """What the interface of a port must have, now."""
@@ -204,9 +204,9 @@ class Ports:
             for record in records.values()
         )
 
-    def shared_ops(self) -> tuple[SharedOp, ...]:
+    def shared_ops(self) -> tuple[NamespaceOp, ...]:
         """What `guard` would do."""
-        return self._shared.ops(self._wanted_ruleset())
+        return self._namespace_reconciler.plan(self._wanted_ruleset())
 
     def _wanted_ruleset(self) -> Ruleset | None:
         return self.ruleset() if self.records.all() else None

@@ -1,4 +1,4 @@
-"""What the amphora's firewall must be: one nftables table, a function of the plugged interfaces.
+"""Compute the amphora's firewall: one nftables table, a function of the plugged interfaces.
 
     prerouting, output   TCP of open interfaces is not tracked: it needs no state, and a busy load
                          balancer would fill the table of connections
@@ -8,8 +8,8 @@
     forward              answers to what IPVS sent to members, and nothing else: IPVS needs a
                          kernel that forwards, the amphora is no router
 
-The ruleset is written in nftables' JSON, with numbers for all that has a number: names are
-listed as each machine's /etc/protocols and each version of nft like it.
+The ruleset is in nftables' JSON, with numbers instead of names wherever there are any: names depend
+on the machine's /etc/protocols and the version of nft.
 """
 
 import json
@@ -52,8 +52,7 @@ _HOOKS: dict[str, Json] = {
 
 @dataclass(frozen=True)
 class Port:
-    """A plugged interface. With `rules` it is guarded, even if there are none of them; None means
-    open: all comes in."""
+    """A plugged interface. `rules` guard it, even if they are empty; None lets everything in."""
 
     name: str
     rules: tuple[InterfaceRule, ...] | None = None
@@ -61,10 +60,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Ruleset:
-    """The whole of the table. Equal rulesets do the same.
+    """The whole table. Equal rulesets do the same.
 
-    `objects` are nftables' JSON: the table, its chains by name, and the rules of each chain in
-    their order; of the spellings that nft has for a thing, always the same.
+    `objects` are nftables' JSON in canonical spelling: the table, its chains by name, and the rules
+    of each chain in order.
     """
 
     objects: tuple[str, ...]
@@ -74,7 +73,7 @@ class Ruleset:
 
 
 def ruleset(ports: Iterable[Port]) -> Ruleset:
-    """What the firewall must be. The ports have different names."""
+    """Return the firewall of ports, whose names are distinct."""
     rules = _rules(sorted(ports, key=lambda port: port.name))
     objects: list[Json] = [{"table": {"family": FAMILY, "name": TABLE}}]
     for chain, expressions in rules.items():
@@ -84,22 +83,22 @@ def ruleset(ports: Iterable[Port]) -> Ruleset:
     return _canonical(objects)
 
 
-def listed(nft_json: str) -> Ruleset | None:
-    """The ruleset that `nft --json --numeric list` prints; None when our table is not in it.
+def parse_listing(nft_json: str) -> Ruleset | None:
+    """Return the ruleset that `nft --json --numeric list` prints; None without the agent's table.
 
     Raises:
         ValueError: it is not JSON.
     """
     printed = [_without_handles(each) for each in json.loads(nft_json)["nftables"]]
-    ours = [each for each in printed if _is_ours(each)]
+    ours = [each for each in printed if _is_of_table(each)]
     return _canonical(ours) if ours else None
 
 
-def transaction(ruleset: Ruleset) -> bytes:
-    """What `nft --json --file` carries out whole or not at all: our table is removed, and made
-    anew. Other tables are left alone."""
+def build_transaction(ruleset: Ruleset) -> bytes:
+    """Return the input of `nft --json --file` that replaces the agent's table, or changes nothing.
+    Other tables stay."""
     table = {"table": {"family": FAMILY, "name": TABLE}}
-    commands: list[Json] = [{"add": table}, {"delete": table}]  # only what is there can be deleted
+    commands: list[Json] = [{"add": table}, {"delete": table}]  # a missing table cannot be deleted
     commands += [{"add": json.loads(each)} for each in ruleset.objects]
     return json.dumps({"nftables": commands}).encode()
 
@@ -108,7 +107,7 @@ def transaction(ruleset: Ruleset) -> bytes:
 
 
 def _rules(ports: list[Port]) -> dict[str, list[list[Json]]]:
-    """By chain. A chain without rules is not needed."""
+    """Return rules by chain. A chain without rules is not made."""
     every = [port.name for port in ports]
     opened = [port.name for port in ports if port.rules is None]
     tcp = _is(_meta("l4proto"), [_TCP])
@@ -121,13 +120,13 @@ def _rules(ports: list[Port]) -> dict[str, list[list[Json]]]:
             [[_is(_meta("oifname"), every), masqueraded, {"masquerade": None}]] if every else []
         ),
         "input": list(_input(ports, opened)) if len(opened) < len(every) else [],
-        "forward": [[_answers(), _ACCEPT]],
+        "forward": [[_match_answers(), _ACCEPT]],
     }
 
 
 def _input(ports: list[Port], opened: list[str]) -> Iterator[list[Json]]:
     yield [_is(_meta("iifname"), ["lo", *opened]), _ACCEPT]
-    yield [_answers(), _ACCEPT]
+    yield [_match_answers(), _ACCEPT]
     yield [_is(_field("icmp", "type"), _ICMP), _ACCEPT]
     yield [_is(_field("icmpv6", "type"), _ICMPV6), _ACCEPT]
     # Answers of DHCP servers; DHCPv6 is spoken between link-local addresses.
@@ -140,12 +139,12 @@ def _input(ports: list[Port], opened: list[str]) -> Iterator[list[Json]]:
     link_local = _matches(_field("ip6", "saddr"), _network(IPv6Network("fe80::/10")))
     yield [link_local, _is(_field("udp", "dport"), [546]), _ACCEPT]
     for port in ports:
-        for match in _let_in(port.rules or ()):
+        for match in _match_rules(port.rules or ()):
             yield [_is(_meta("iifname"), [port.name]), match, _ACCEPT]
 
 
-def _let_in(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
-    """At most three matches for each protocol, however many rules there are."""
+def _match_rules(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
+    """Yield at most three matches for each protocol, however many rules there are."""
     for protocol in Protocol:
         sources: defaultdict[int, set[Network | None]] = defaultdict(set)
         for rule in rules:
@@ -160,7 +159,7 @@ def _let_in(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
                 {"concat": [_network(network), number]}
                 for number, cidrs in sources.items()
                 if None not in cidrs
-                for network in _disjoint(cidrs)
+                for network in _merge_networks(cidrs)
                 if network.version == version
             ]
             if from_networks:
@@ -168,8 +167,8 @@ def _let_in(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
                 yield _matches({"concat": [source, what]}, {"set": from_networks})
 
 
-def _disjoint(cidrs: set[Network | None]) -> Iterator[Network]:
-    """The kernel refuses a set in which one network contains another."""
+def _merge_networks(cidrs: set[Network | None]) -> Iterator[Network]:
+    """Merge networks: the kernel refuses a set in which one contains another."""
     yield from collapse_addresses(cidr for cidr in cidrs if isinstance(cidr, IPv4Network))
     yield from collapse_addresses(cidr for cidr in cidrs if isinstance(cidr, IPv6Network))
 
@@ -190,7 +189,7 @@ def _field(protocol: str, field: str) -> Json:
 
 
 def _is(what: Json, values: list[Any]) -> Json:
-    """One of `values`."""
+    """Match one of `values`."""
     return _matches(what, {"set": values} if len(values) > 1 else values[0])
 
 
@@ -198,8 +197,8 @@ def _matches(what: Json, value: object, op: str = "==") -> Json:
     return {"match": {"op": op, "left": what, "right": value}}
 
 
-def _answers() -> Json:
-    """What belongs to a connection that was let in or out before."""
+def _match_answers() -> Json:
+    """Match packets of connections that were let in or out before."""
     return _matches({"ct": {"key": "state"}}, [_ESTABLISHED, _RELATED], op="in")
 
 
@@ -214,11 +213,11 @@ def _network(network: Network) -> object:
 
 
 def _canonical(objects: list[Json]) -> Ruleset:
-    return Ruleset(tuple(_text(_respelled(each)) for each in sorted(objects, key=_place)))
+    return Ruleset(tuple(_text(_respell(each)) for each in sorted(objects, key=_sort_key)))
 
 
-def _place(described: Json) -> tuple[int, str]:
-    """The rules of a chain stay in their order."""
+def _sort_key(described: Json) -> tuple[int, str]:
+    """Return a key that keeps the rules of a chain in order."""
     if "table" in described:
         return 0, ""
     if "rule" in described:
@@ -226,20 +225,20 @@ def _place(described: Json) -> tuple[int, str]:
     return 1, _text(described)
 
 
-def _respelled(value: Any) -> Any:
+def _respell(value: Any) -> Any:
     if isinstance(value, dict):
-        respelled = {key: _respelled(member) for key, member in value.items()}
+        respelled = {key: _respell(member) for key, member in value.items()}
         if "set" in respelled and isinstance(respelled["set"], list):
-            respelled["set"] = sorted(respelled["set"], key=_text)  # nft lists in its own order
+            respelled["set"] = sorted(respelled["set"], key=_text)  # nft has an order of its own
         return respelled
     if isinstance(value, list):
-        return [_respelled(member) for member in value]
+        return [_respell(member) for member in value]
     if isinstance(value, str) and ":" in value:
-        return _respelled_address(value)
+        return _respell_address(value)
     return value
 
 
-def _respelled_address(text: str) -> str:
+def _respell_address(text: str) -> str:
     """Python and nft write `::ffff:10.0.0.1` differently."""
     try:
         return str(IPv6Address(text))
@@ -256,7 +255,7 @@ def _without_handles(printed: Json) -> Json:
     return {kind: {key: value for key, value in members.items() if key != "handle"}}
 
 
-def _is_ours(printed: Json) -> bool:
+def _is_of_table(printed: Json) -> bool:
     [(kind, members)] = printed.items()
     if members.get("family") != FAMILY:
         return False

@@ -18,7 +18,7 @@ from amphora_agent.model.addressing import Address
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.dhcp_client import DhcpClients
 from amphora_agent.network.dhcp_leases import Leases
-from amphora_agent.network.plan.firewall_rules import listed
+from amphora_agent.network.plan.firewall_rules import parse_listing
 from amphora_agent.network.port_service import Patience
 from amphora_agent.network.service import Network
 from amphora_agent.paths import Layout
@@ -293,7 +293,7 @@ class Rig:
             ),
             "rules": _sorted(rules),
             # In one spelling: nft lists the members of a set in any order.
-            "firewall": str(listed(self.inside.run(table, check=False).stdout or NO_TABLES)),
+            "firewall": str(parse_listing(self.inside.run(table, check=False).stdout or NO_TABLES)),
         }
 
     def _listed(self, family: str, *commands: str) -> list[list[dict[str, Any]]]:

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace
+from amphora_agent.network.namespace_reconciler import Nftables
 from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
-from amphora_agent.network.shared_reconciler import Nftables
 from lab.network import Lab
 from lab.network import Namespace as LabNamespace
 from tests.interface_rules import ports_lists, rule
@@ -541,34 +541,34 @@ def test_the_most_rules_are_listed_as_they_were_applied(ground: Ground) -> None:
         for port in range(1, 2501)
     ]
     made = ground.apply(Port("eth1", tuple(crowd)))
-    assert ground.nftables.current() == made
+    assert ground.nftables.read() == made
 
 
 @settings(max_examples=30, deadline=None)
 @given(ports=ports_lists)
 def test_what_was_applied_is_listed(laid: Ground, ports: list[Port]) -> None:
     made = laid.apply(*ports)
-    assert laid.nftables.current() == made
+    assert laid.nftables.read() == made
 
 
 def test_applying_again_changes_nothing(ground: Ground) -> None:
     ports = [Port("eth1", (rule("TCP"), rule("VRRP", 112, "fd01::8"))), Port("eth2")]
     made = ground.apply(*ports)
     before = ground.nft("-s", "list", "ruleset")
-    assert ground.apply(*reversed(ports)) == made == ground.nftables.current()
+    assert ground.apply(*reversed(ports)) == made == ground.nftables.read()
     assert ground.nft("-s", "list", "ruleset") == before
 
 
 def test_there_is_no_table_at_first(ground: Ground) -> None:
-    assert ground.nftables.current() is None
+    assert ground.nftables.read() is None
 
 
 def test_what_others_do_to_the_table_is_seen_and_undone(ground: Ground) -> None:
     made = ground.apply(Port("eth1"))
     ground.nft("add", "rule", "inet", "amphora_table", "forward", "accept")
-    assert ground.nftables.current() not in (None, made)
+    assert ground.nftables.read() not in (None, made)
     ground.nftables.replace(made)
-    assert ground.nftables.current() == made
+    assert ground.nftables.read() == made
 
 
 def test_tables_of_others_stay_as_they_are(ground: Ground) -> None:
@@ -584,7 +584,7 @@ def test_tables_of_others_stay_as_they_are(ground: Ground) -> None:
     ground.nft("-f", "-", stdin=theirs)
     before = ground.nft("list", "ruleset")
     made = ground.apply(Port("eth1"))
-    assert ground.nftables.current() == made
+    assert ground.nftables.read() == made
     ground.apply(Port("eth1", ()), Port("eth2"))
     ground.nft("delete", "table", "inet", "amphora_table")
     assert ground.nft("list", "ruleset") == before
@@ -609,7 +609,7 @@ def test_a_refused_ruleset_leaves_the_one_before(
     with pytest.raises(OperationFailed, match="The firewall is refused") as failure:
         ground.nftables.replace(refused)
     assert "Error" in failure.value.details
-    assert ground.nftables.current() == made
+    assert ground.nftables.read() == made
     with listening(ground.amphora, at.vip, 80), listening(ground.amphora, at.vip, 81):
         assert connects(ground.client, at.vip, 80)
         assert gets_no_answer(ground.client, at.vip, 81)
@@ -622,7 +622,7 @@ def test_a_machine_without_nft_says_so(
     with monkeypatch.context() as without:
         without.setenv("PATH", str(tmp_path))
         with pytest.raises(OperationFailed, match=r"Cannot run nft: .*No such file"):
-            ground.nftables.current()
+            ground.nftables.read()
         with pytest.raises(OperationFailed, match=r"Cannot run nft: .*No such file"):
             ground.nftables.replace(ruleset([]))
-    assert ground.nftables.current() == made
+    assert ground.nftables.read() == made

@@ -11,7 +11,7 @@ import pytest
 
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.network import sysctl
-from amphora_agent.network.plan.shared import SETTINGS
+from amphora_agent.network.plan.namespace_settings import SETTINGS
 from tests.integration.network.rig import Rig
 
 SOMAXCONN = "net/core/somaxconn"
@@ -36,7 +36,7 @@ def test_a6_a_new_namespace_has_the_settings_before_anything_is_plugged(rig: Rig
     assert rig.agent().restore(single=True) == []
     found = read(rig)
     for setting in OFFERED_EARLY:
-        assert setting.to_write(found[setting.key]) is None
+        assert setting.find_value(found[setting.key]) is None
     assert found[RANGE] == "1025 65534"
     assert list(rig.agent().plan(single=True)) == []
     assert told(rig) == {}
@@ -48,7 +48,7 @@ def test_a6_so_has_one_with_ports_after_a_reboot_also_what_tracking_brings(rig: 
     assert rig.agent().restore(single=True) == []
     found = read(rig)
     for setting in SETTINGS:
-        assert setting.to_write(found[setting.key]) is None
+        assert setting.find_value(found[setting.key]) is None
     rig.reboot()
     rig.vip_port()
     rig.agent().restore(single=True)

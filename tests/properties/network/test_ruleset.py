@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.network.plan.firewall_rules import Port, listed, ruleset
+from amphora_agent.network.plan.firewall_rules import Port, parse_listing, ruleset
 from tests.interface_rules import ports_lists
 from tests.unit.network.test_ruleset import as_printed, printed
 
@@ -36,4 +36,4 @@ def test_guarded_is_another_thing_than_open(ports: list[Port]) -> None:
 @given(ports_lists)
 def test_what_is_listed_is_what_was_applied(ports: list[Port]) -> None:
     made = ruleset(ports)
-    assert listed(printed(*as_printed(made))) == made
+    assert parse_listing(printed(*as_printed(made))) == made

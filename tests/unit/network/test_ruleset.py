@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from amphora_agent.model.plugging import InterfaceRule
-from amphora_agent.network.plan.firewall_rules import Port, Ruleset, listed, ruleset, transaction
+from amphora_agent.network.plan.firewall_rules import (
+    Port,
+    Ruleset,
+    build_transaction,
+    parse_listing,
+    ruleset,
+)
 from tests.interface_rules import rule
 
 ACCEPT = {"accept": None}
@@ -201,12 +207,12 @@ def test_other_tables_are_not_looked_at() -> None:
         {"rule": {"family": "ip", "table": "amphora_table", "chain": "input", "expr": [ACCEPT]}},
         {"set": {"family": "inet", "table": "theirs", "name": "s", "type": "ipv4_addr"}},
     ]
-    assert listed(printed(*foreign)) is None
-    assert listed(printed(*foreign, *as_printed(made))) == made
+    assert parse_listing(printed(*foreign)) is None
+    assert parse_listing(printed(*foreign, *as_printed(made))) == made
 
 
 def test_no_table_is_no_ruleset() -> None:
-    assert listed(printed()) is None
+    assert parse_listing(printed()) is None
 
 
 @pytest.mark.parametrize(
@@ -226,14 +232,14 @@ def test_no_table_is_no_ruleset() -> None:
 )
 def test_what_others_put_into_our_table_makes_a_difference(addition: dict[str, Any]) -> None:
     made = ruleset([Port("eth1")])
-    assert listed(printed(*as_printed(made), addition)) != made
+    assert parse_listing(printed(*as_printed(made), addition)) != made
 
 
 def test_a_dormant_table_is_not_ours() -> None:
     made = ruleset([Port("eth1")])
     found = as_printed(made)
     found[0]["table"]["flags"] = ["dormant"]
-    assert listed(printed(*found)) != made
+    assert parse_listing(printed(*found)) != made
 
 
 def test_the_order_of_rules_in_a_chain_makes_a_difference() -> None:
@@ -245,7 +251,7 @@ def test_the_order_of_rules_in_a_chain_makes_a_difference() -> None:
         if described.get("rule", {}).get("chain") == "input"
     ]
     found[one], found[other] = found[other], found[one]
-    assert listed(printed(*found)) != listed(printed(*as_printed(made)))
+    assert parse_listing(printed(*found)) != parse_listing(printed(*as_printed(made)))
 
 
 def test_addresses_are_the_same_in_any_spelling() -> None:
@@ -253,17 +259,17 @@ def test_addresses_are_the_same_in_any_spelling() -> None:
     text = printed(*as_printed(made))
     respelled = text.replace(str(ip_address("::ffff:10.0.0.0")), "0::FFFF:10.0.0.0")
     assert respelled != text
-    assert listed(respelled) == made
+    assert parse_listing(respelled) == made
 
 
 def test_what_is_not_json_is_no_listing() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
-        listed("Error: Could not process rule")
+        parse_listing("Error: Could not process rule")
 
 
 def test_a_transaction_replaces_our_table_and_touches_no_other() -> None:
     made = ruleset([Port("eth1", (rule("TCP"),)), Port("eth2")])
-    commands = json.loads(transaction(made))["nftables"]
+    commands = json.loads(build_transaction(made))["nftables"]
     table = {"table": {"family": "inet", "name": "amphora_table"}}
     assert commands[:3] == [{"add": table}, {"delete": table}, {"add": table}]
     for command in commands[3:]:

@@ -3,19 +3,21 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.network.plan.shared import Rule, Setting
+from amphora_agent.network.plan.namespace_settings import Comparison, Setting
 
 numbers = st.integers(0, 1 << 40)
 
 
 settings = st.builds(
-    lambda rule, wanted: Setting(key="k", value=" ".join(map(str, wanted)), why="", rule=rule),
-    st.sampled_from([Rule.EXACTLY, Rule.AT_LEAST, Rule.AT_MOST]),
+    lambda comparison, wanted: Setting(
+        key="k", value=" ".join(map(str, wanted)), why="", comparison=comparison
+    ),
+    st.sampled_from([Comparison.EXACTLY, Comparison.AT_LEAST, Comparison.AT_MOST]),
     st.lists(numbers, min_size=1, max_size=3),
 )
 
 
 @given(settings, st.lists(numbers, min_size=1, max_size=3))
 def test_what_was_written_is_good(setting: Setting, actual: list[int]) -> None:
-    written = setting.to_write(" ".join(map(str, actual)))
-    assert written is None or setting.to_write(written) is None
+    written = setting.find_value(" ".join(map(str, actual)))
+    assert written is None or setting.find_value(written) is None

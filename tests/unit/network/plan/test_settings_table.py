@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.network.plan.shared import SETTINGS
+from amphora_agent.network.plan.namespace_settings import SETTINGS
 
 #: A new namespace of a kernel without further settings.
 DEFAULTS = {
@@ -38,8 +38,8 @@ BY_KEY = {setting.key: setting for setting in SETTINGS}
     ],
 )
 def test_a6_the_kernels_default_is_replaced(key: str, value: str) -> None:
-    assert BY_KEY[key].to_write(DEFAULTS[key]) == value
-    assert BY_KEY[key].to_write(value) is None
+    assert BY_KEY[key].find_value(DEFAULTS[key]) == value
+    assert BY_KEY[key].find_value(value) is None
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a6_the_kernels_default_is_replaced(key: str, value: str) -> None:
     ],
 )
 def test_a6_what_an_operator_set_further_stays(key: str, actual: str) -> None:
-    assert BY_KEY[key].to_write(actual) is None
+    assert BY_KEY[key].find_value(actual) is None
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a6_what_an_operator_set_further_stays(key: str, actual: str) -> None:
 def test_a6_of_several_numbers_each_is_kept_that_goes_further(
     key: str, actual: str, value: str
 ) -> None:
-    assert BY_KEY[key].to_write(actual) == value
+    assert BY_KEY[key].find_value(actual) == value
 
 
 def test_every_setting_says_why_and_none_is_there_twice() -> None:

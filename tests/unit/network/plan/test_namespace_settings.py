@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from amphora_agent.network.plan.firewall_rules import Port, ruleset
-from amphora_agent.network.plan.shared import SharedOp, SharedState, diff_shared, missing_settings
+from amphora_agent.network.plan.namespace_settings import (
+    NamespaceOp,
+    NamespaceState,
+    diff_namespace,
+    find_missing,
+)
 
 WANTED, OTHER = ruleset([Port("eth1")]), ruleset([])
 GOOD = {
@@ -14,51 +19,51 @@ GOOD = {
 }
 
 
-def lines(ops: tuple[SharedOp, ...]) -> list[str]:
+def lines(ops: tuple[NamespaceOp, ...]) -> list[str]:
     return [str(op) for op in ops]
 
 
-def state(**changed: str) -> SharedState:
+def state(**changed: str) -> NamespaceState:
     values = GOOD | {key.replace("__", "/"): value for key, value in changed.items()}
-    return SharedState(WANTED, frozenset(values.items()))
+    return NamespaceState(WANTED, frozenset(values.items()))
 
 
 def test_what_is_as_it_should_be_needs_nothing() -> None:
-    assert diff_shared(WANTED, state()) == ()
+    assert diff_namespace(WANTED, state()) == ()
 
 
 def test_a_new_namespace_is_filtered_before_it_forwards() -> None:
-    new = SharedState(None, frozenset({("net/ipv4/ip_forward", "0")}))
-    assert lines(diff_shared(WANTED, new)) == [
+    new = NamespaceState(None, frozenset({("net/ipv4/ip_forward", "0")}))
+    assert lines(diff_namespace(WANTED, new)) == [
         "set the firewall's ruleset",
         "set net/ipv4/ip_forward=1",
     ]
 
 
 def test_another_ruleset_is_replaced() -> None:
-    assert lines(diff_shared(OTHER, state())) == ["set the firewall's ruleset"]
+    assert lines(diff_namespace(OTHER, state())) == ["set the firewall's ruleset"]
 
 
 def test_limits_are_raised_and_never_lowered() -> None:
     small = state(net__netfilter__nf_conntrack_max="65536")
-    assert lines(diff_shared(WANTED, small)) == ["set net/netfilter/nf_conntrack_max=131072"]
+    assert lines(diff_namespace(WANTED, small)) == ["set net/netfilter/nf_conntrack_max=131072"]
     large = state(net__netfilter__nf_conntrack_max="1000000")
-    assert diff_shared(WANTED, large) == ()
+    assert diff_namespace(WANTED, large) == ()
 
 
 def test_without_a_ruleset_only_settings_are_seen_to() -> None:
-    assert lines(diff_shared(None, state(net__ipv4__ip_forward="0"))) == [
+    assert lines(diff_namespace(None, state(net__ipv4__ip_forward="0"))) == [
         "set net/ipv4/ip_forward=1"
     ]
 
 
 def test_what_the_kernel_offers_late_is_not_missed() -> None:
-    missing = {setting.key for setting in missing_settings(SharedState(None, frozenset()))}
+    missing = {setting.key for setting in find_missing(NamespaceState(None, frozenset()))}
     assert "net/core/somaxconn" in missing
     assert not any("conntrack" in key for key in missing)
 
 
 def test_users_without_capabilities_may_ping() -> None:
-    assert lines(diff_shared(WANTED, state(net__ipv4__ping_group_range="1 0"))) == [
+    assert lines(diff_namespace(WANTED, state(net__ipv4__ping_group_range="1 0"))) == [
         "set net/ipv4/ping_group_range=0 2147483647"
     ]
