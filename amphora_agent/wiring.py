@@ -75,7 +75,7 @@ def make_network(
     pci_rescan: Path = _PCI_RESCAN,
 ) -> "Network":
     """Build the service of the network. By default it makes the namespace and keeps no process."""
-    from amphora_agent.network.port_record import Records
+    from amphora_agent.network.port_record import PortRecords
     from amphora_agent.network.port_service import Patience, Ports
     from amphora_agent.network.service import Network
 
@@ -83,7 +83,7 @@ def make_network(
     patience = patience or Patience()
     ports = Ports(
         namespace,
-        Records(layout.network),
+        PortRecords(layout.network),
         leases,
         dhcp,
         alarms or Alarms(layout.alarms),

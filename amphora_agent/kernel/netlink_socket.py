@@ -37,6 +37,9 @@ _LARGEST_DATAGRAM = 65536
 #: Dumps, each spoilt by a change of others, before the last one is taken as it is.
 _MOST_DUMPS = 20
 
+#: Seconds without an event after which a caller shall look, in case one was lost.
+_LONGEST_WAIT = 1.0
+
 #: Seconds to wait for an answer. The kernel answers at once.
 _TIMEOUT = 5.0
 
@@ -160,6 +163,34 @@ class NetlinkSocket:
                     yield datagram, None, flags
                     return
                 yield datagram, offset, flags
+
+
+class NetlinkEvents:
+    """Waits for changes since it was opened; does not say which.
+
+    `groups` are multicast groups of rtnetlink, as bits.
+    """
+
+    def __init__(self, groups: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.bind((0, groups))
+
+    def wait(self, seconds: float) -> None:
+        """Return at a change, or after `seconds`, or earlier: events may be lost."""
+        self._socket.settimeout(max(0.001, min(seconds, _LONGEST_WAIT)))
+        try:
+            self._socket.recv(65536)
+        except TimeoutError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # some events were lost
+                raise
+
+    def __enter__(self) -> "NetlinkEvents":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._socket.close()
 
 
 def encode_message(kind: int, flags: int, sequence: int, content: bytes) -> bytes:

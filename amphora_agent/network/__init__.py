@@ -1,8 +1,8 @@
-"""Plugging: the amphora's network namespace and the interfaces in it.
+"""The amphora's network: plug ports, guard and announce them, and restore them at a boot.
 
-Pure: `interface` and `shared` (what an interface, and all of them together, must have), `diff`
-(what must be done for that), `firewall`, `lease`, `announcement`, `rtnetlink` (the kernel's
-messages as values). With effects: `netns`, `netlink`, `nftables`, `sysctl`, `advertise`, `dhcp`,
-`record` and `leases` (the disk). Services: `reconcile` and `share` look, compare and do; `ports`
-makes one port what its record says; `plug` answers the controller.
+`service` answers the controller, the boot and operators. `port_service` reconciles a port with its
+record: `port_record` and `dhcp_leases` are on the disk, `plan/` (pure) computes what the interface,
+the firewall and the settings must be, `reconciler` and `namespace_reconciler` bring that about,
+`netlink/` speaks to the kernel. `dhcp_client` keeps a client for each port that needs one, and
+`announcer` tells the neighbours.
 """

@@ -137,11 +137,11 @@ def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, 
     # Costs memory and time: imported only when there is something to announce.
     from amphora_agent.network.netlink.links import Netlink
 
-    with Netlink(time.monotonic) as kernel:
-        link = next((each for each in kernel.links() if each.is_called(interface)), None)
+    with Netlink(time.monotonic) as netlink:
+        link = next((each for each in netlink.links() if each.is_called(interface)), None)
         if link is None:
             raise OperationFailed("there is no such interface")
-        held = {each.interface.ip: each for each in kernel.state(link, ()).addresses}
+        held = {each.interface.ip: each for each in netlink.read_state(link, ()).addresses}
     mac = parse_mac(link.mac)
     refused: dict[Address, str] = {}
     # Protocol 0: it receives nothing.

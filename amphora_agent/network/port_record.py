@@ -1,8 +1,8 @@
-"""What has been plugged, on disk: one file for each port, named by its MAC address.
+"""The records of plugged ports, on disk: one file for each port, named by its MAC address.
 
-A record keeps what the controller has said, not what was made of it: it is read again under the
-topology of the day, by the agent of the day. It is written before the kernel is changed, so that
-a plug that was interrupted is completed by its repetition, or at the next start.
+A record keeps what the controller sent, not what was computed from it: each agent reads it under
+the topology of its time. It is written before the kernel is changed, so that an interrupted plug is
+completed by its repetition, or at the next start.
 """
 
 import logging
@@ -12,22 +12,23 @@ from pathlib import Path
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.errors import InvalidRequest
-from amphora_agent.model.addressing import Interface, Mac
+from amphora_agent.errors import InvalidRequest, NotFound
+from amphora_agent.model.addressing import Address, Interface, Mac
 from amphora_agent.model.decode import decode, encode
 from amphora_agent.model.plugging import InterfaceRule, NetworkPlug, PluggedVip
+from amphora_agent.network.plan.interface import VIP_INTERFACE
 
 logger = logging.getLogger(__name__)
 
 _FILE_NAME = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}\.json")
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One port: its MAC address, the name it has in the namespace, and its plugs.
+class PortRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One port: its MAC address, its name in the namespace ("" until it has one), and its plugs.
 
-    `rules` is None until the controller has sent rules for the interface. `owned` are the
-    addresses that the agent has put on the interface, or is about to. `missing`: when it was
-    looked for last, there was no such port.
+    rules: None until the controller sends rules for the interface.
+    owned: the addresses that the agent has put on the interface, or is about to.
+    missing: there was no such port at the last look.
     """
 
     mac: Mac
@@ -40,45 +41,88 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def guarded(self) -> bool:
-        """Whether only what the rules allow may come in: nobody else filters for an SR-IOV port."""
+        """Whether only what rules allow may come in: nothing else filters for an SR-IOV port."""
         plugs = (self.vip, self.network)
         return self.rules is not None or any(plug and plug.is_sriov for plug in plugs)
 
+    @property
+    def vips(self) -> list[Address]:
+        return [vip.ip_address for vip in self.vip.vips] if self.vip else []
 
-class Records:
-    """The records below `directory`. What is kept is what was put, also after a power cut."""
+
+class PortRecords:
+    """The records below `directory`. A record that was put survives a power cut."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def get(self, mac: Mac) -> Record | None:
+    def get(self, mac: Mac) -> PortRecord | None:
         return self._read(self._path(mac))
 
-    def put(self, record: Record) -> None:
-        """Raises OSError when the disk refuses; the earlier record is as it was."""
+    def require(self, mac: Mac) -> PortRecord:
+        """Return the record of a port.
+
+        Raises:
+            NotFound: it has none.
+        """
+        record = self.get(mac)
+        if record is None:
+            raise NotFound("Port Not Found", f"no port {mac} is plugged")
+        return record
+
+    def put(self, record: PortRecord) -> None:
+        """Write a record. Raises OSError if the disk refuses; the earlier record stays."""
         if record != self.get(record.mac):
             files.write(self._path(record.mac), encode(record))
 
     def remove(self, mac: Mac) -> None:
         files.remove(self._path(mac))
 
-    def all(self) -> list[Record]:
-        """Those that can be read, in the order of their interface's number."""
-        found = []
+    def all(self) -> list[PortRecord]:
+        """Return the records that can be read, in the order of their interfaces' numbers."""
+        records = []
         for path in sorted(self.directory.glob("*.json")):
-            # The directory is the controller's setting: other files in it are not ours.
+            # The directory is a setting of the controller: it may have other files.
             if _FILE_NAME.fullmatch(path.name) and (record := self._read(path)):
-                found.append(record)
-        return sorted(found, key=lambda record: (len(record.name), record.name))
+                records.append(record)
+        return sorted(records, key=lambda record: (len(record.name), record.name))
 
     def _path(self, mac: Mac) -> Path:
         return self.directory / f"{mac.replace(':', '-')}.json"
 
-    def _read(self, path: Path) -> Record | None:
+    def _read(self, path: Path) -> PortRecord | None:
         try:
-            return decode(path.read_bytes(), Record)
+            return decode(path.read_bytes(), PortRecord)
         except FileNotFoundError:
             return None
         except (OSError, InvalidRequest) as error:
             logger.error("%s cannot be read and is left aside: %s", path, error)
             return None
+
+
+def add_plug(earlier: PortRecord | None, plug: PluggedVip | NetworkPlug) -> PortRecord:
+    """Return the record of a port after a plug; `earlier` is None at its first one."""
+    record = earlier or PortRecord(mac=plug.mac_address, name="")
+    if isinstance(plug, PluggedVip):
+        return msgspec.structs.replace(record, name=VIP_INTERFACE, vip=plug)
+    vip = _merge_vips(record.vip, plug.vip_net_info)
+    return msgspec.structs.replace(
+        record,
+        name=VIP_INTERFACE if vip else record.name,
+        vip=vip,
+        network=msgspec.structs.replace(plug, vip_net_info=None),
+    )
+
+
+def _merge_vips(earlier: PluggedVip | None, sent: PluggedVip | None) -> PluggedVip | None:
+    """Return the VIP of a port on which a member network is plugged.
+
+    The controller sends the VIP again with it, and always without the additional ones.
+    """
+    if earlier is None or sent is None:
+        return sent or earlier
+    return msgspec.structs.replace(
+        sent,
+        additional_vips=sent.additional_vips or earlier.additional_vips,
+        is_sriov=sent.is_sriov or earlier.is_sriov,
+    )

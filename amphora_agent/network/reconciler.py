@@ -1,15 +1,14 @@
-"""Makes things what they should be: look, compute the difference, carry it out, look again."""
+"""Reconcile an interface with its spec: look, compute the difference, carry it out, look again."""
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from amphora_agent.errors import NotFound, OperationFailed
+from amphora_agent.kernel.netlink_socket import NetlinkEvents
 from amphora_agent.model.addressing import Address, Mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.netlink.links import LINK_EVENTS, Events, Netlink
-from amphora_agent.network.netlink.messages import Link
 from amphora_agent.network.plan.diff import (
     AddRoute,
     InterfaceState,
@@ -22,19 +21,26 @@ from amphora_agent.network.plan.diff import (
 )
 from amphora_agent.network.plan.interface import InterfaceSpec, Route
 
+if TYPE_CHECKING:
+    from amphora_agent.network.netlink.links import Netlink
+    from amphora_agent.network.netlink.messages import Link
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Two looks are enough, the second finding nothing to do; others may change things meanwhile.
+#: The multicast group of rtnetlink for links, as a bit.
+_LINK_EVENTS = 0x1
+
+#: The second look finds nothing to do, unless others change the interface meanwhile.
 _MOST_LOOKS = 5
 
 
 class Reconciler:
-    """Works on the interfaces of `namespace`, and on those that wait outside to be moved in.
+    """Reconciles the interfaces of `namespace`, also those that have yet to be moved into it.
 
     Args:
-        namespace: the amphora's. It exists.
+        namespace: the amphora's, which exists.
         clock: monotonic seconds.
         pci_rescan: the kernel's file that makes it look for new devices.
     """
@@ -44,27 +50,27 @@ class Reconciler:
         self._clock = clock
         self._pci_rescan = pci_rescan
 
-    def links(self) -> list[Link]:
-        """The interfaces in the namespace."""
-        return self._inside(Netlink.links)
+    def links(self) -> "list[Link]":
+        """Return the interfaces in the namespace."""
+        return self._inside(lambda netlink: netlink.links())
 
-    def holder_of(self, address: Address) -> str | None:
-        """The name of the interface in the namespace that has `address`."""
-        return self._inside(lambda kernel: kernel.holder_of(address))
+    def find_holder(self, address: Address) -> str | None:
+        """Return the name of the interface in the namespace that has `address`."""
+        return self._inside(lambda netlink: netlink.find_holder(address))
 
     def exists(self, mac: Mac) -> bool:
-        """Whether there is such a port, in the namespace or outside."""
-        here = self._inside(lambda kernel: kernel.link_of(mac))
-        return (here or self._outside(lambda kernel: kernel.link_of(mac))) is not None
+        """Return whether there is such a port, in the namespace or outside."""
+        inside = self._inside(lambda netlink: netlink.find_link(mac))
+        return (inside or self._outside(lambda netlink: netlink.find_link(mac))) is not None
 
     def await_port(self, mac: Mac, deadline: float) -> None:
-        """Return when the port is there. It may be plugged into the machine late.
+        """Wait for a port, which may be plugged into the machine late.
 
         Raises:
-            NotFound: it is not, at `deadline`. The controller asks again when it reads this text.
+            NotFound: there is none at `deadline`. The controller repeats its request at this text.
         """
-        # Opened before the first look: what appears in between is an event.
-        with Events(LINK_EVENTS) as events:
+        # Opened before the first look, so that no change in between is missed.
+        with NetlinkEvents(_LINK_EVENTS) as events:
             if self.exists(mac):
                 return
             self._rescan()
@@ -74,47 +80,47 @@ class Reconciler:
                     raise NotFound(f"No port {mac}", "No suitable network interface found")
                 events.wait(remaining)
 
-    def state(self, spec: InterfaceSpec) -> InterfaceState:
-        """What the interface has now.
+    def _read_state(self, spec: InterfaceSpec) -> InterfaceState:
+        """Return what the interface has now.
 
         Raises:
             NotFound: there is no such port.
         """
         sysctls = [key for key, _ in spec.sysctls]
 
-        def look(kernel: Netlink) -> InterfaceState | None:
-            link = kernel.link_of(spec.mac)
-            return kernel.state(link, sysctls) if link else None
+        def look(netlink: "Netlink") -> InterfaceState | None:
+            link = netlink.find_link(spec.mac)
+            return netlink.read_state(link, sysctls) if link else None
 
         inside = self._inside(look)
         if inside is not None:
             return inside
-        link = self._outside(lambda kernel: _existing(kernel, spec.mac))
+        link = self._outside(lambda netlink: _require_link(netlink, spec.mac))
         return InterfaceState(name=link.name, mtu=link.mtu, up=link.up, inside=False)
 
     def plan(self, spec: InterfaceSpec) -> NetOps:
-        """What `converge` would do, as far as one look tells.
+        """Return what `converge` would do, as far as one look tells.
 
         Raises:
             NotFound: there is no such port.
         """
-        return diff(spec, self.state(spec))
+        return diff(spec, self._read_state(spec))
 
     def has_learned_address(self, spec: InterfaceSpec) -> bool:
-        """Whether the interface has an IPv6 address by a router advertisement, ready for use."""
+        """Return whether the interface has a usable IPv6 address from a router advertisement."""
         return any(
             not (address.permanent or address.tentative or address.failed)
-            for address in self.state(spec).addresses
+            for address in self._read_state(spec).addresses
         )
 
     def converge(self, spec: InterfaceSpec, before_up: Callable[[], None] | None = None) -> NetOps:
-        """Make the interface what `spec` says; returns what was done.
+        """Reconcile the interface with `spec`; return what was done.
 
         Args:
             before_up: called before the interface is set up, if it has to be.
 
         Raises:
-            NotFound: there is no such port (any more).
+            NotFound: there is no such port.
             OperationFailed: the kernel refuses something, an IPv6 address is a duplicate, or
                 something else keeps changing the interface.
         """
@@ -134,59 +140,62 @@ class Reconciler:
     def _carry_out(
         self, spec: InterfaceSpec, ops: NetOps, before_up: Callable[[], None] | None
     ) -> set[Route]:
-        """Returns the routes that nobody depends on and the kernel refused."""
+        """Carry out operations; return the optional routes that the kernel refused."""
         if isinstance(ops[0], Move | Rename):
-            self._inside(lambda kernel: kernel.free_name(spec.name, spec.mac))
+            self._inside(lambda netlink: netlink.free_name(spec.name, spec.mac))
         if isinstance(ops[0], Move):
             self._move(spec, ops[0])
             ops = ops[1:]
-        return self._inside(lambda kernel: _apply_each(kernel, spec, ops, before_up))
+        return self._inside(lambda netlink: _apply_each(netlink, spec, ops, before_up))
 
     def _move(self, spec: InterfaceSpec, op: Move) -> None:
         _log(spec, op)
         self._outside(
-            lambda kernel: kernel.move(_existing(kernel, spec.mac), self._namespace.path, op)
+            lambda netlink: netlink.move(_require_link(netlink, spec.mac), self._namespace.path, op)
         )
 
     def _rescan(self) -> None:
-        # The kernel sometimes misses that a device was plugged in.
+        # The kernel sometimes misses a device that was plugged in.
         if not self._pci_rescan.exists():
             return
         try:
             self._pci_rescan.write_text("1")
         except OSError as error:
-            logger.warning("PCI rescan: %s", error)
+            logger.warning("cannot rescan the PCI bus: %s", error)
 
-    def _inside(self, function: Callable[[Netlink], T]) -> T:
+    def _inside(self, function: "Callable[[Netlink], T]") -> T:
         return self._namespace.run(lambda: self._outside(function))
 
-    def _outside(self, function: Callable[[Netlink], T]) -> T:
-        with Netlink(self._clock) as kernel:
-            return function(kernel)
+    def _outside(self, function: "Callable[[Netlink], T]") -> T:
+        # Costs memory and time: loaded only when there is something to do.
+        from amphora_agent.network.netlink.links import Netlink
+
+        with Netlink(self._clock) as netlink:
+            return function(netlink)
 
 
-def _existing(kernel: Netlink, mac: Mac) -> Link:
-    link = kernel.link_of(mac)
+def _require_link(netlink: "Netlink", mac: Mac) -> "Link":
+    link = netlink.find_link(mac)
     if link is None:
         raise NotFound(f"No port {mac}", "No suitable network interface found")
     return link
 
 
 def _apply_each(
-    kernel: Netlink, spec: InterfaceSpec, ops: NetOps, before_up: Callable[[], None] | None
+    netlink: "Netlink", spec: InterfaceSpec, ops: NetOps, before_up: Callable[[], None] | None
 ) -> set[Route]:
-    link = _existing(kernel, spec.mac)
+    link = _require_link(netlink, spec.mac)
     refused = set()
     for op in ops:
         if isinstance(op, SetUp) and before_up:
             before_up()
         _log(spec, op)
         try:
-            kernel.apply(link, op)
+            netlink.apply(link, op)
         except OperationFailed as error:
             if not isinstance(op, AddRoute) or op.route not in spec.optional:
                 raise
-            logger.error("%s; the subnet's host route is left out", error)
+            logger.error("%s; the host route of the subnet is left out", error)
             refused.add(op.route)
     return refused
 

@@ -19,9 +19,9 @@ def network(services: Services) -> Blueprint:
     @contextmanager
     def changing(subject: str, operation: Operation) -> Iterator[ChangeRecord]:
         with services.journal.change(Part.INTERFACE, subject, caller(), operation) as record:
-            before = plugging.described()
+            before = plugging.describe()
             yield record
-            record.differences = compare(before, plugging.described())
+            record.differences = compare(before, plugging.describe())
 
     @routes.post("/1.0/plug/vip/<vip>")
     def plug_vip(vip: str) -> ResponseReturnValue:

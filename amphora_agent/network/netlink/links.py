@@ -1,27 +1,26 @@
-"""The kernel's side of the network: what is there, and the operations carried out.
+"""Read links, addresses, routes and rules from the kernel, and carry out operations on them.
 
-A netlink socket belongs to the namespace in which it was opened: `Netlink` is opened in the
-agent's own namespace, or inside `Namespace.run`, and used and closed there, by one thread.
+A `Netlink` belongs to the namespace in which it is opened, the agent's own or that of a
+`Namespace.run`, and to one thread.
 """
 
 import errno
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
+from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkSocket, Request
 from amphora_agent.model.addressing import Address
 from amphora_agent.network import sysctl
 from amphora_agent.network.netlink import messages
 from amphora_agent.network.netlink.messages import (
     Link,
-    held_address,
-    link_in,
-    routes_through,
-    rules_in,
+    parse_address,
+    parse_link,
+    parse_routes,
+    parse_rule,
 )
 from amphora_agent.network.plan.diff import (
     AddAddress,
@@ -43,39 +42,11 @@ from amphora_agent.network.plan.diff import (
 )
 from amphora_agent.network.plan.interface import Route, Rule
 
-#: Multicast groups of rtnetlink, as bits.
-LINK_EVENTS = 0x1
+#: A multicast group of rtnetlink, as a bit.
 _IPV6_ADDRESS_EVENTS = 0x100
 
 #: Seconds. DAD takes one, and begins after a random delay of up to one more.
 _DAD_TIMEOUT = 8.0
-#: Seconds without an event after which one looks again, in case an event was lost.
-_LONGEST_WAIT = 1.0
-
-
-class Events:
-    """Tells that something changed, from the moment it is opened; never says what."""
-
-    def __init__(self, groups: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.bind((0, groups))
-
-    def wait(self, seconds: float) -> None:
-        """Return at a change, or after `seconds`, or after a while for another look anyway."""
-        self._socket.settimeout(max(0.001, min(seconds, _LONGEST_WAIT)))
-        try:
-            self._socket.recv(65536)
-        except TimeoutError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:  # so many events that some were lost
-                raise
-
-    def __enter__(self) -> "Events":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._socket.close()
 
 
 class Netlink:
@@ -91,18 +62,18 @@ class Netlink:
     def __exit__(self, *exc_info: object) -> None:
         self._socket.close()
 
-    # What is there
+    # Read
 
     def links(self) -> list[Link]:
-        return [link_in(message) for message in self._dump(messages.links())]
+        return [parse_link(message) for message in self._dump(messages.links())]
 
-    def link_of(self, mac: str) -> Link | None:
-        """The interface with that MAC address; of several, the one that holds the others."""
-        found = [link for link in self.links() if link.mac == mac]
-        return min(found, key=lambda link: (link.is_part_of_another, link.index), default=None)
+    def find_link(self, mac: str) -> Link | None:
+        """Return the interface with a MAC address; of several, the one that holds the others."""
+        candidates = [link for link in self.links() if link.mac == mac]
+        return min(candidates, key=lambda link: (link.is_part_of_another, link.index), default=None)
 
-    def state(self, link: Link, sysctls: Iterable[str]) -> InterfaceState:
-        """All that `link` has, with those of its `sysctls` that the kernel offers."""
+    def read_state(self, link: Link, sysctls: Iterable[str]) -> InterfaceState:
+        """Return what `link` has, with those of `sysctls` that the kernel offers."""
         return InterfaceState(
             name=link.name,
             mtu=link.mtu,
@@ -113,74 +84,74 @@ class Netlink:
             sysctls=_read_sysctls(link.name, sysctls),
         )
 
-    def holder_of(self, address: Address) -> str | None:
-        """The name of the interface that has `address`."""
+    def find_holder(self, address: Address) -> str | None:
+        """Return the name of the interface that has `address`."""
         for message in self._dump(messages.addresses(address.version)):
-            if held_address(message).interface.ip == address:
+            if parse_address(message).interface.ip == address:
                 names = {link.index: link.name for link in self.links()}
                 return names.get(message["index"])
         return None
 
     def addresses(self) -> frozenset[Address]:
-        """All addresses of all interfaces."""
+        """Return all addresses of all interfaces."""
         return frozenset(
-            held_address(message).interface.ip for message in self._dump(messages.addresses())
+            parse_address(message).interface.ip for message in self._dump(messages.addresses())
         )
 
     def _addresses(self, link: Link) -> Iterator[HeldAddress]:
         for message in self._dump(messages.addresses()):
             if message["index"] == link.index:
-                yield held_address(message)
+                yield parse_address(message)
 
     def _routes(self, link: Link) -> Iterator[Route]:
         for version in (4, 6):
             for message in self._dump(messages.unicast_routes(version, link)):
-                yield from routes_through(link.index, message)
+                yield from parse_routes(link.index, message)
 
     def _rules(self) -> Iterator[Rule]:
         for version in (4, 6):
             for message in self._dump(messages.rules(version)):
-                yield from rules_in(message)
+                yield from parse_rule(message)
 
     def _dump(self, request: Request) -> list[Any]:
         try:
             return self._socket.dump(request)
         except OSError as error:
-            raise OperationFailed("Cannot look at the network", str(error)) from error
+            raise OperationFailed("Cannot read the state of the network", str(error)) from error
 
-    # Changes
+    # Change
 
     def move(self, link: Link, namespace: Path, op: Move) -> None:
-        """Carry out `op`: moved and renamed at one instant, the kernel does both or neither.
+        """Move `link` into `namespace` and rename it; the kernel does both or neither.
 
         Raises:
             OperationFailed: the kernel refuses.
         """
-        with _explained(op.new_name, op):
-            # They travel along, and one that is taken inside would prevent the move.
+        with _explain_refusal(op.new_name, op):
+            # They move along, and one that is taken inside prevents the move.
             for name in link.alternative_names:
                 self._drop_alternative_name(link, name)
             with namespace.open("rb") as file:
                 self._change(messages.move_link(link, file.fileno(), op.new_name))
 
     def free_name(self, name: str, mac: str) -> None:
-        """Take `name` from whichever interface has it, unless that is the one with `mac`."""
+        """Rename any other interface than that with `mac` that has `name`."""
         for link in self.links():
             if link.mac == mac or not link.is_called(name):
                 continue
             self._drop_alternative_name(link, name)
             if link.name == name:
                 spare = "amp" + link.mac.replace(":", "")
-                with _explained(name, Rename(name, spare)):
+                with _explain_refusal(name, Rename(name, spare)):
                     self._rename(link, spare)
 
     def apply(self, link: Link, op: NetOp) -> None:
-        """Carry out `op` on `link`. Adding what is there, or removing what is not, is fine.
+        """Carry out `op` on `link`. It may be done already.
 
         Raises:
-            OperationFailed: the kernel refuses, or an address is taken or not usable in time.
+            OperationFailed: the kernel refuses, or an address is a duplicate or not usable in time.
         """
-        with _explained(link.name, op):
+        with _explain_refusal(link.name, op):
             self._apply(link, op)
 
     def _apply(self, link: Link, op: NetOp) -> None:
@@ -195,33 +166,31 @@ class Netlink:
             case SetDown():
                 self._change(messages.set_up(link, False))
             case SetSysctl():
-                # A kernel without IPv6 has no such file, and no need for it.
+                # A kernel without IPv6 has no such file.
                 with suppress(FileNotFoundError):
-                    sysctl.write(_sysctl(link.name, op.key), op.value)
+                    sysctl.write(_build_key(link.name, op.key), op.value)
             case AddAddress():
-                wanted = op.address
-                self._change(messages.replace_address(link, wanted.interface, wanted.deprecated))
+                self._change(messages.replace_address(link, op.address))
             case RemoveAddress():
-                with _tolerated(errno.EADDRNOTAVAIL):
+                with _tolerate(errno.EADDRNOTAVAIL):
                     self._change(messages.remove_address(link, op.interface))
             case AwaitAddresses():
                 self._await_addresses(link, op.addresses)
             case AddRoute():
-                # Of two routes to one destination, the old one goes afterwards: there is no moment
-                # without any.
-                with _tolerated(errno.EEXIST):
+                # An old route to the destination is removed later: there always is one.
+                with _tolerate(errno.EEXIST):
                     self._change(messages.append_route(link, op.route))
             case RemoveRoute():
-                with _tolerated(errno.ESRCH):
+                with _tolerate(errno.ESRCH):
                     self._change(messages.remove_route(link, op.route))
             case AddRule():
-                with _tolerated(errno.EEXIST):
+                with _tolerate(errno.EEXIST):
                     self._change(messages.add_rule(op.rule))
             case RemoveRule():
-                with _tolerated(errno.ENOENT):
+                with _tolerate(errno.ENOENT):
                     self._change(messages.remove_rule(op.rule))
             case Move():
-                raise AssertionError("an interface that is inside cannot be moved inside")
+                raise AssertionError("the interface is inside already")
 
     def _change(self, request: Request) -> None:
         self._socket.change(request)
@@ -242,16 +211,17 @@ class Netlink:
 
     def _await_addresses(self, link: Link, addresses: tuple[Address, ...]) -> None:
         deadline = self._clock() + _DAD_TIMEOUT
-        with Events(_IPV6_ADDRESS_EVENTS) as events:
+        with NetlinkEvents(_IPV6_ADDRESS_EVENTS) as events:
             while True:
-                held = [each for each in self._addresses(link) if each.interface.ip in addresses]
-                for each in held:
-                    if each.failed:
+                held = [found for found in self._addresses(link) if found.interface.ip in addresses]
+                for address in held:
+                    ip = address.interface.ip
+                    if address.failed:
                         raise OperationFailed(
                             "Duplicate IPv6 address",
-                            f"another host on the network of {link.name} has {each.interface.ip}",
+                            f"another host on the network of {link.name} has {ip}",
                         )
-                if not any(each.tentative for each in held):
+                if not any(address.tentative for address in held):
                     return
                 remaining = deadline - self._clock()
                 if remaining <= 0:
@@ -263,7 +233,7 @@ class Netlink:
 
 
 @contextmanager
-def _explained(name: str, op: NetOp) -> Iterator[None]:
+def _explain_refusal(name: str, op: NetOp) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -271,7 +241,7 @@ def _explained(name: str, op: NetOp) -> Iterator[None]:
 
 
 @contextmanager
-def _tolerated(code: int) -> Iterator[None]:
+def _tolerate(code: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -279,11 +249,11 @@ def _tolerated(code: int) -> Iterator[None]:
             raise
 
 
-def _sysctl(name: str, key: str) -> str:
+def _build_key(name: str, key: str) -> str:
     family, setting = key.split("/")
     return f"net/{family}/conf/{name}/{setting}"
 
 
 def _read_sysctls(name: str, keys: Iterable[str]) -> frozenset[tuple[str, str]]:
-    keys_by_path = {_sysctl(name, key): key for key in keys}
+    keys_by_path = {_build_key(name, key): key for key in keys}
     return frozenset((keys_by_path[path], value) for path, value in sysctl.read(keys_by_path))

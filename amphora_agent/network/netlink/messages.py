@@ -1,7 +1,7 @@
-"""Messages of rtnetlink, the kernel's protocol for networks, as our values, and back.
+"""Messages of rtnetlink, the kernel's protocol for networks: parse answers, and build requests.
 
-Messages are those of `messages`, whose types nobody has written down: `Any` is one of them.
-The numbers are those of the kernel's headers (rtnetlink.h, if_addr.h, fib_rules.h).
+Messages are pyroute2's, which has no types: `Any` is one of them. The numbers are those of the
+kernel's headers (rtnetlink.h, if_addr.h, fib_rules.h).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from amphora_agent.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
 from amphora_agent.kernel.netlink_socket import Request
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.plan.diff import HeldAddress
-from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, Route, Rule
+from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, HostAddress, Route, Rule
 
 #: Address families by IP version.
 FAMILY = {4: 2, 6: 10}
@@ -50,8 +50,8 @@ class Link(msgspec.Struct, frozen=True):
         return name == self.name or name in self.alternative_names
 
 
-def link_in(message: Any) -> Link:
-    """The interface of a message of a link dump."""
+def parse_link(message: Any) -> Link:
+    """Return the interface of a message of a link dump."""
     properties = message.get_attr("IFLA_PROP_LIST")
     return Link(
         index=message["index"],
@@ -64,8 +64,8 @@ def link_in(message: Any) -> Link:
     )
 
 
-def held_address(message: Any) -> HeldAddress:
-    """The address of a message of an address dump."""
+def parse_address(message: Any) -> HeldAddress:
+    """Return the address of a message of an address dump."""
     # For IPv4, IFA_ADDRESS is the other end of a point-to-point link.
     address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
     flags = message.get_attr("IFA_FLAGS")
@@ -78,15 +78,15 @@ def held_address(message: Any) -> HeldAddress:
     )
 
 
-def routes_through(index: int, message: Any) -> Iterator[Route]:
-    """The routes of a message of a route dump that lead out of the interface `index`."""
+def parse_routes(index: int, message: Any) -> Iterator[Route]:
+    """Yield the routes of a message of a route dump that lead out of the interface `index`."""
     table = message.get_attr("RTA_TABLE") or message["table"]
     if message["type"] != _RTN_UNICAST or table == _LOCAL_TABLE:
         return
     destination = message.get_attr("RTA_DST")
     default = DEFAULT_DESTINATION[4 if message["family"] == FAMILY[4] else 6]
     source = message.get_attr("RTA_PREFSRC")
-    # Routes that differ in nothing but the gateway come as one message.
+    # Routes that differ only by their gateway come in one message.
     hops = message.get_attr("RTA_MULTIPATH") or (message,)
     for hop in hops:
         outgoing = message.get_attr("RTA_OIF") if hop is message else hop["oif"]
@@ -104,8 +104,8 @@ def routes_through(index: int, message: Any) -> Iterator[Route]:
             )
 
 
-def rules_in(message: Any) -> Iterator[Rule]:
-    """The rule of a message of a rule dump, when it is one that ours could be confused with."""
+def parse_rule(message: Any) -> Iterator[Rule]:
+    """Yield the rule of a message of a rule dump, if it is by source and names a table."""
     source = message.get_attr("FRA_SRC")
     if source is not None and message["action"] == _FR_ACT_TO_TBL:
         yield Rule(
@@ -116,7 +116,7 @@ def rules_in(message: Any) -> Iterator[Rule]:
         )
 
 
-# What is there
+# Requests that read
 
 
 def links() -> Request:
@@ -125,7 +125,8 @@ def links() -> Request:
 
 
 def addresses(version: int | None = None) -> Request:
-    """Of all interfaces: the kernel could pick one, and would not tell when others spoil that."""
+    """Return the request for addresses of all interfaces: the kernel does not report an interrupted
+    dump of one."""
     return Request(_GETADDR, ifaddrmsg, {"family": FAMILY[version] if version else 0})
 
 
@@ -138,11 +139,11 @@ def rules(version: int) -> Request:
     return Request(_GETRULE, fibmsg, {"family": FAMILY[version]})
 
 
-# Changes
+# Requests that change
 
 
 def move_link(link: Link, namespace: int, new_name: str) -> Request:
-    """`namespace` is a descriptor of its file."""
+    """Return the request to move a link. `namespace` is a descriptor of its file."""
     return _link_request(link, ("IFLA_NET_NS_FD", namespace), ("IFLA_IFNAME", new_name))
 
 
@@ -164,10 +165,10 @@ def drop_alternative_name(link: Link, name: str) -> Request:
     return Request(_DELLINKPROP, ifinfmsg, {"index": link.index}, (("IFLA_PROP_LIST", names),))
 
 
-def replace_address(link: Link, interface: Interface, deprecated: bool) -> Request:
-    """Add the address, or give one that is there this lifetime."""
-    request = _address_request(_NEWADDR, link, interface, flags=_CREATE | _REPLACE)
-    if not deprecated:
+def replace_address(link: Link, address: HostAddress) -> Request:
+    """Return the request to add an address, or to set the lifetime of one that exists."""
+    request = _address_request(_NEWADDR, link, address.interface, flags=_CREATE | _REPLACE)
+    if not address.deprecated:
         return request
     lifetime = {"ifa_preferred": 0, "ifa_valid": _FOREVER}
     attributes = (*request.attributes, ("IFA_CACHEINFO", lifetime))
@@ -179,7 +180,7 @@ def remove_address(link: Link, interface: Interface) -> Request:
 
 
 def append_route(link: Link, route: Route) -> Request:
-    """Unlike one that adds, it is not refused when another route has the destination already."""
+    """Return the request to add a route, also if another one has the destination."""
     return _route_request(_NEWROUTE, link, route, flags=_CREATE | _APPEND)
 
 

@@ -188,8 +188,8 @@ def interface_spec(
     )
 
 
-def nothing(spec: InterfaceSpec) -> InterfaceSpec:
-    """The interface of `spec` taken down, with all of ours gone from it."""
+def remove_all(spec: InterfaceSpec) -> InterfaceSpec:
+    """Return the spec of the same interface set down, without anything of the agent."""
     ours = frozenset(address.interface for address in spec.addresses)
     return InterfaceSpec(spec.mac, spec.name, up=False, retired=ours | spec.retired)
 

@@ -1,5 +1,5 @@
-"""The kernel's settings of the namespace, each with its reason, and the firewall: all interfaces share
-them.
+"""The kernel's settings of the namespace, each with its reason, and the firewall: all interfaces
+share them.
 
 A new namespace has the kernel's defaults, whatever `sysctl.d` says for the machine. Pure, as `diff`
 is: the difference between wanted and actual state is a list of operations.

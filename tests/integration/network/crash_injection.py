@@ -83,7 +83,7 @@ def _obey(layout: Layout, order: Order, steps: Steps) -> None:
 
 def main() -> None:
     # The agent does it when there is something to do for it, which takes a while.
-    importlib.import_module("amphora_agent.network.reconciler")
+    importlib.import_module("amphora_agent.network.netlink.links")
     layout = layout_below(Path(sys.argv[1]), sys.argv[2])
     crash_injection.serve(lambda order, steps: _obey(layout, Order(**order), steps))
 

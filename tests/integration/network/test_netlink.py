@@ -12,10 +12,10 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
+from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkSocket, Request
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.netlink import messages as netlink_messages
-from amphora_agent.network.netlink.links import Events, Netlink
+from amphora_agent.network.netlink.links import Netlink
 from amphora_agent.network.netlink.messages import Link
 from amphora_agent.network.plan.diff import (
     AddAddress,
@@ -79,9 +79,9 @@ def test_a_dump_may_be_refused(inside: Namespace) -> None:
     def ask() -> None:
         with (
             Netlink(time.monotonic) as kernel,
-            pytest.raises(OperationFailed, match=r"Cannot look at the network: .*device"),
+            pytest.raises(OperationFailed, match=r"Cannot read the state of the network: .*device"),
         ):
-            kernel.state(_NOBODY, ())
+            kernel.read_state(_NOBODY, ())
 
     inside.inside(ask)
 
@@ -95,14 +95,14 @@ def test_what_is_done_already_is_fine(inside: Namespace) -> None:
         for _ in range(2):
             for op in (SetUp(), AddAddress(HostAddress(address)), AddRoute(route), AddRule(rule)):
                 kernel.apply(link, op)
-        state = kernel.state(link, ())
+        state = kernel.read_state(link, ())
         assert {each.interface for each in state.addresses} >= {address}
         assert route in state.routes
         assert rule in state.rules
         for _ in range(2):
             for undo in (RemoveRule(rule), RemoveRoute(route), RemoveAddress(address), SetDown()):
                 kernel.apply(link, undo)
-        state = kernel.state(link, ())
+        state = kernel.read_state(link, ())
         assert not kernel.links()[-1].up
         assert address not in {each.interface for each in state.addresses}
         assert route not in state.routes
@@ -117,9 +117,9 @@ def test_routes_that_the_kernel_joins_are_two_and_go_one_by_one(inside: Namespac
     def ask(kernel: Netlink, link: Link) -> None:
         for route in (one, other):
             kernel.apply(link, AddRoute(route))
-        assert kernel.state(link, ()).routes >= {one, other}
+        assert kernel.read_state(link, ()).routes >= {one, other}
         kernel.apply(link, RemoveRoute(one))
-        assert kernel.state(link, ()).routes & {one, other} == {other}
+        assert kernel.read_state(link, ()).routes & {one, other} == {other}
 
     _with_eth1(inside, ask)
     assert "via fd01::2" in inside.ip("-6", "route", "show", "2001:db8::/32")
@@ -131,7 +131,7 @@ def test_only_what_belongs_to_the_interface_is_its_state(inside: Namespace) -> N
     inside.route("10.9.0.0/24", via="10.8.0.2")
 
     def ask(kernel: Netlink, link: Link) -> None:
-        state = kernel.state(link, ())
+        state = kernel.read_state(link, ())
         assert {str(each.interface) for each in state.addresses if each.interface.version == 4} == {
             "10.1.0.7/24"
         }
@@ -147,11 +147,11 @@ def test_much_is_read_whole(inside: Namespace) -> None:
 
     def ask(kernel: Netlink, link: Link) -> None:
         assert {each.name for each in kernel.links()} == names
-        assert kernel.link_of("fa:16:3e:00:00:01") == link
-        held = {each.interface for each in kernel.state(link, ()).addresses}
+        assert kernel.find_link("fa:16:3e:00:00:01") == link
+        held = {each.interface for each in kernel.read_state(link, ()).addresses}
         assert held >= expected
-        assert kernel.holder_of(max(expected).ip) == "eth1"
-        assert kernel.holder_of(ip_address("10.255.0.1")) is None
+        assert kernel.find_holder(max(expected).ip) == "eth1"
+        assert kernel.find_holder(ip_address("10.255.0.1")) is None
 
     _with_eth1(inside, ask)
 
@@ -164,7 +164,7 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
         [link] = [each for each in _links() if each.name == "eth1"]
         with _Interrupted(netlink_messages.remove_address(link, first)) as netlink:
             messages = netlink.dump(netlink_messages.addresses(4))
-        held = [netlink_messages.held_address(message).interface for message in messages]
+        held = [netlink_messages.parse_address(message).interface for message in messages]
         held.remove(ip_interface("127.0.0.1/8"))
         assert sorted(held) == sorted(expected - {first})
 
@@ -183,7 +183,7 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(inside: Name
 
 
 def test_more_events_than_anyone_could_read_are_an_event(inside: Namespace) -> None:
-    with inside.inside(lambda: Events(_IPV4_ADDRESS_EVENTS)) as events:
+    with inside.inside(lambda: NetlinkEvents(_IPV4_ADDRESS_EVENTS)) as events:
         _many_addresses(inside)
         events.wait(60)
         events.wait(60)

@@ -16,7 +16,7 @@ from amphora_agent.model.addressing import (
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import HostRoute, NetworkPlug, PluggedVip
 from amphora_agent.network.plan.dhcp_lease import Lease
-from amphora_agent.network.plan.interface import InterfaceSpec, interface_spec, nothing
+from amphora_agent.network.plan.interface import InterfaceSpec, interface_spec, remove_all
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 
@@ -197,7 +197,7 @@ def test_a_lease_counts_only_where_dhcp_is_wanted() -> None:
 
 
 def test_an_interface_taken_down_keeps_nothing_of_ours() -> None:
-    wanted = nothing(spec(VIP4, owned=("10.1.0.99/32",)))
+    wanted = remove_all(spec(VIP4, owned=("10.1.0.99/32",)))
     assert not wanted.up
     assert (wanted.addresses, wanted.routes, wanted.rules) == ((), (), ())
     assert {str(each) for each in wanted.retired} == {"10.1.0.7/24", "10.1.0.5/32", "10.1.0.99/32"}

@@ -1,4 +1,4 @@
-"""Records survive, and what cannot be read is reported and left aside."""
+"""PortRecords survive, and what cannot be read is reported and left aside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from amphora_agent.model.addressing import parse_interface, parse_mac
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import NetworkPlug, PluggedVip
-from amphora_agent.network.port_record import Record, Records
+from amphora_agent.network.port_record import PortRecord, PortRecords
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 NETWORK = decode(
@@ -38,8 +38,8 @@ VIP = decode(
 )
 
 
-def record(name: str = "eth1", last: str = "01") -> Record:
-    return Record(
+def record(name: str = "eth1", last: str = "01") -> PortRecord:
+    return PortRecord(
         mac=parse_mac(f"fa:16:3e:00:00:{last}"),
         name=name,
         vip=VIP,
@@ -49,14 +49,14 @@ def record(name: str = "eth1", last: str = "01") -> Record:
 
 
 def test_what_was_put_is_got(tmp_path: Path) -> None:
-    Records(tmp_path / "interfaces").put(record())
-    records = Records(tmp_path / "interfaces")
+    PortRecords(tmp_path / "interfaces").put(record())
+    records = PortRecords(tmp_path / "interfaces")
     assert records.get(MAC) == record()
     assert [path.name for path in records.directory.iterdir()] == ["fa-16-3e-00-00-01.json"]
 
 
 def test_what_was_removed_is_gone(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = PortRecords(tmp_path)
     records.put(record())
     records.remove(MAC)
     records.remove(MAC)
@@ -65,11 +65,11 @@ def test_what_was_removed_is_gone(tmp_path: Path) -> None:
 
 
 def test_without_a_directory_there_is_nothing(tmp_path: Path) -> None:
-    assert Records(tmp_path / "interfaces").all() == []
+    assert PortRecords(tmp_path / "interfaces").all() == []
 
 
 def test_the_same_again_is_not_written(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = PortRecords(tmp_path)
     records.put(record())
     [path] = tmp_path.iterdir()
     before = path.stat().st_ino
@@ -78,7 +78,7 @@ def test_the_same_again_is_not_written(tmp_path: Path) -> None:
 
 
 def test_the_order_is_that_of_the_interfaces(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = PortRecords(tmp_path)
     for name, last in (("eth10", "01"), ("eth2", "02"), ("eth1", "03")):
         records.put(record(name, last))
     assert [each.name for each in records.all()] == ["eth1", "eth2", "eth10"]
@@ -87,7 +87,7 @@ def test_the_order_is_that_of_the_interfaces(tmp_path: Path) -> None:
 def test_a_damaged_one_is_reported_and_left_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    records = Records(tmp_path)
+    records = PortRecords(tmp_path)
     records.put(record())
     damaged = tmp_path / "fa-16-3e-00-00-02.json"
     damaged.write_bytes(b'{"mac": "fa:')

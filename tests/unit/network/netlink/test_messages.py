@@ -15,12 +15,18 @@ from amphora_agent.kernel.netlink_socket import Request, split_datagram
 from amphora_agent.network.netlink import messages
 from amphora_agent.network.netlink.messages import (
     Link,
-    held_address,
-    link_in,
-    routes_through,
-    rules_in,
+    parse_address,
+    parse_link,
+    parse_routes,
+    parse_rule,
 )
-from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, OWN_PROTOCOL, Route, Rule
+from amphora_agent.network.plan.interface import (
+    DEFAULT_DESTINATION,
+    OWN_PROTOCOL,
+    HostAddress,
+    Route,
+    Rule,
+)
 
 LINK = Link(index=7, name="eth1", mac="fa:16:3e:00:00:01", mtu=1500, up=False)
 
@@ -37,19 +43,19 @@ ROUTES = [
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_a_route_is_what_it_was(route: Route) -> None:
     for request in (messages.append_route(LINK, route), messages.remove_route(LINK, route)):
-        assert list(routes_through(LINK.index, _answer(request))) == [route]
+        assert list(parse_routes(LINK.index, _answer(request))) == [route]
 
 
 def test_a_route_of_another_interface_is_not_ours() -> None:
     request = messages.append_route(LINK, ROUTES[0])
-    assert list(routes_through(8, _answer(request))) == []
+    assert list(parse_routes(8, _answer(request))) == []
 
 
 @pytest.mark.parametrize(("kind", "table"), [(1, 255), (2, 254), (7, 254)])
 def test_routes_that_the_kernel_keeps_for_itself_are_not_seen(kind: int, table: int) -> None:
     fields = {"family": 2, "type": kind, "dst_len": 8}
     attributes = (("RTA_DST", "10.0.0.0"), ("RTA_OIF", 7), ("RTA_TABLE", table))
-    assert list(routes_through(7, _answer(Request(24, rtmsg, fields, attributes)))) == []
+    assert list(parse_routes(7, _answer(Request(24, rtmsg, fields, attributes)))) == []
 
 
 def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> None:
@@ -64,7 +70,7 @@ def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> N
         ("RTA_PRIORITY", 1025),
         ("RTA_MULTIPATH", hops),
     )
-    assert list(routes_through(7, _answer(Request(24, rtmsg, fields, attributes)))) == [
+    assert list(parse_routes(7, _answer(Request(24, rtmsg, fields, attributes)))) == [
         Route(ip_network("2001:db8::/32"), 1025, gateway=ip_address(gateway))
         for gateway in ("fd01::1", "fd01::2")
     ]
@@ -74,29 +80,29 @@ def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> N
 def test_a_rule_is_what_it_was(source: str) -> None:
     rule = Rule(ip_network(source))
     for request in (messages.add_rule(rule), messages.remove_rule(rule)):
-        assert list(rules_in(_answer(request))) == [rule]
+        assert list(parse_rule(_answer(request))) == [rule]
 
 
 @pytest.mark.parametrize("text", ["10.1.0.7/24", "10.1.0.5/32", "fd01::7/64", "fd01::5/128"])
 def test_an_address_is_what_it_was(text: str) -> None:
     interface = ip_interface(text)
     for request in (
-        messages.replace_address(LINK, interface, deprecated=False),
-        messages.replace_address(LINK, interface, deprecated=True),
+        messages.replace_address(LINK, HostAddress(interface, deprecated=False)),
+        messages.replace_address(LINK, HostAddress(interface, deprecated=True)),
         messages.remove_address(LINK, interface),
     ):
         # The kernel always sends the flags, and is never sent them.
         request = _with(request, ("IFA_FLAGS", 0x80))
         message = _answer(request)
-        assert held_address(message).interface == interface
+        assert parse_address(message).interface == interface
         assert message["index"] == LINK.index
 
 
 def test_only_a_deprecated_address_is_sent_a_lifetime() -> None:
     interface = ip_interface("fd01::5/128")
-    lasting = _answer(messages.replace_address(LINK, interface, deprecated=False))
+    lasting = _answer(messages.replace_address(LINK, HostAddress(interface, deprecated=False)))
     assert lasting.get_attr("IFA_CACHEINFO") is None
-    deprecated = _answer(messages.replace_address(LINK, interface, deprecated=True))
+    deprecated = _answer(messages.replace_address(LINK, HostAddress(interface, deprecated=True)))
     assert deprecated.get_attr("IFA_CACHEINFO")["ifa_preferred"] == 0
     assert deprecated.get_attr("IFA_CACHEINFO")["ifa_valid"] == 0xFFFFFFFF
 
@@ -110,14 +116,14 @@ def test_a_link_is_read_with_its_names() -> None:
         ("IFLA_PROP_LIST", names),
         ("IFLA_MASTER", 3),
     )
-    assert link_in(_answer(request)) == Link(
+    assert parse_link(_answer(request)) == Link(
         7, "eth1", LINK.mac, 1500, False, ("enp1s0", "the-vip"), is_part_of_another=True
     )
 
 
 def test_a_tunnel_that_has_an_address_for_a_mac_is_a_link() -> None:
     request = _with(messages.rename_link(LINK, "sit0"), ("IFLA_ADDRESS", "10.0.0.1"))
-    assert link_in(_answer(_with(request, ("IFLA_MTU", 1480)))).mac == "10.0.0.1"
+    assert parse_link(_answer(_with(request, ("IFLA_MTU", 1480)))).mac == "10.0.0.1"
 
 
 def test_a_datagram_that_ends_too_early_is_refused() -> None:
@@ -129,7 +135,7 @@ def test_a_datagram_that_ends_too_early_is_refused() -> None:
 
 
 def test_the_rest_of_pyroute2_is_not_loaded_with_its_messages() -> None:
-    loaded = _python("import amphora_agent.network.reconciler, sys; print(*sys.modules)").split()
+    loaded = _python("import amphora_agent.network.netlink.links, sys; print(*sys.modules)").split()
     assert {name for name in loaded if name.startswith("pyroute2")} == {
         "pyroute2.common",
         "pyroute2.netlink",
