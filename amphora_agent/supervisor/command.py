@@ -1,4 +1,4 @@
-"""Commands that end by themselves: a check, a version, a control tool."""
+"""Run commands that end by themselves: a check, a version, a control tool."""
 
 import logging
 import subprocess
@@ -9,14 +9,14 @@ from amphora_agent.errors import OperationFailed
 
 logger = logging.getLogger(__name__)
 
-#: What is kept of a command's words; the controller's log is not for novels.
+#: Characters kept of the output, and of its last line.
 _MOST_OUTPUT = 64 * 1024
 _LONGEST_WORDS = 200
 
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended. `output` is stdout and stderr together, as a terminal shows them."""
+    """How a command ended. `output` is stdout and stderr in one, as on a terminal."""
 
     status: int
     output: str
@@ -27,7 +27,7 @@ class Completed:
 
     @property
     def last_words(self) -> str:
-        """The last line of the output, cut: why a program of ours has failed."""
+        """The beginning of the last line of the output: why a command has failed."""
         lines = self.output.strip().splitlines()[-1:] or ["it said nothing"]
         return lines[0][:_LONGEST_WORDS]
 
@@ -42,7 +42,7 @@ def run(
     """Run a command to its end. `timeout` is in seconds, `most_output` in characters.
 
     Raises:
-        OperationFailed: it cannot be started, or it did not end in time (it is killed then).
+        OperationFailed: it cannot be started, or it did not end in time and was killed.
     """
     try:
         finished = subprocess.run(

@@ -1,4 +1,4 @@
-"""The contract between what the agent runs and who keeps it alive."""
+"""The interface of supervisors, which keep the agent's processes alive."""
 
 import enum
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NewType, Protocol
 
-#: A moment in the output of a process, to ask later for what it said since.
+#: A moment in the output of a process, from which to read later.
 Mark = NewType("Mark", float)
 
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """A process that is to run until it is stopped, over restarts of agent and machine.
+    """A process that runs until it is stopped, also across restarts of the agent and the machine.
 
     `name` is the name of the systemd unit without `.service`. `template` is the unit's, in
-    `systemd/`. `argv` holds no shell syntax; `namespace` is the file of the network namespace.
-    `writable` are the directories in which it may write, besides those that its unit names.
-    `before` is a command for systemd to run before each start, whose failure prevents nothing.
+    `systemd/`. `argv` has no shell syntax; `namespace` is the file of the network namespace.
+    `writable` are directories in which it may write, besides those of its unit.
+    `before` is a command that systemd runs before each start; its failure prevents nothing.
     """
 
     name: str
@@ -31,58 +31,58 @@ class ProcessSpec:
 
 class ProcessState(enum.Enum):
     RUNNING = "running"
-    #: Wanted, and not there now: it crashed and waits for its restart.
+    #: Wanted, but not running: it crashed and waits for its restart.
     FAILED = "failed"
     STOPPED = "stopped"
 
 
 class Supervisor(Protocol):
-    """Keeps processes alive, independently of the life of the agent.
+    """Keeps processes alive, whether or not the agent lives.
 
-    A process is known by its name. All methods may be called from any thread, those about one
-    name from one thread at a time. Each raises OperationFailed when the system refuses.
+    Any thread may call any method, but one at a time for each name of a process. All raise
+    OperationFailed if the system refuses.
     """
 
-    #: Whether it understands sd_notify: then haproxy is started with -Ws.
+    #: Whether it understands sd_notify: then haproxy starts with -Ws.
     notified: bool
-    #: A directory where anybody sees what is wanted, also while the agent is dead: an entry
+    #: A directory that says what is wanted, also while no agent runs: an entry
     #: `<name>.service` for each process, or a record `<name>.json` that says `"wanted":true`.
     wanted: Path
 
     def start(self, spec: ProcessSpec) -> None:
-        """Want the process from now on and start it; return once it has been started.
+        """Want the process and start it; return when it is started.
 
-        Whether it does its job is for the caller to find out. A process of that name that runs
-        already is left alone; its specification counts from its next start.
+        The caller finds out whether it does its job. A process of that name that runs stays; the
+        specification counts from its next start.
         """
 
     def stop(self, name: str) -> None:
-        """End the process and no longer want it; return when it is gone. Idempotent."""
+        """End the process and want it no more; return when it is gone. Idempotent."""
 
     def reload(self, name: str) -> None:
         """Have a process that runs read its configuration again (SIGHUP)."""
 
     def forget(self, name: str) -> None:
-        """`stop`, and leave no trace."""
+        """Stop the process, and remove all its files."""
 
     def retire(self, name: str) -> None:
-        """Have a process end as soon as its work is done (SIGUSR1, as haproxy understands it), and
-        leave no trace; its name is free at once. Nobody starts it again. Idempotent."""
+        """Have a process end when its work is done (SIGUSR1, as haproxy understands it), want it no
+        more and remove its files; its name is free at once. Idempotent."""
 
     def state(self, name: str) -> ProcessState: ...
 
     def mark(self, name: str) -> Mark:
-        """Now, in the output of the process."""
+        """Return the end of the output so far."""
 
     def output(self, name: str, since: Mark) -> str:
-        """What the process has said since a mark: bounded, the end of it when it is too long."""
+        """Return the output since a mark; only its end if it is too long."""
 
     def prepare_restarts(self, prepare: Callable[[str], None]) -> None:
-        """Have a function called with the name of a process before it is started again by itself.
-        (systemd runs the `before` of the specification.) It raises nothing."""
+        """Call a function, which raises nothing, with the name of a process before each restart.
+        (systemd runs the `before` of the specification instead.)"""
 
     def adopt(self) -> None:
-        """Take over what an earlier agent left running. Quick; before anything else is called."""
+        """Take over what an earlier agent left running: quickly, and before any other call."""
 
     def resume(self) -> None:
-        """Start what should run and does not, and keep it so from now on."""
+        """Start what is wanted and does not run, and keep it alive from now on."""

@@ -1,13 +1,9 @@
 """A supervisor for places without systemd: containers, tests, the demo.
 
-Each process has a session of its own and writes to a file, so the agent can stop, crash or be
-killed without any effect on it. What is wanted is on disk, one record a process; a new agent
-adopts what it finds running by pid and start time, and starts the rest. A process that dies is
-started again after a pause that grows while it keeps dying.
-
-No disk keeps a process from being started or ended. A record that cannot be written is kept in the
-directory of the output, which is normally in memory, as `<name>.record`; an alarm reports it, and
-the supervisor writes it later.
+Each process has a session of its own and writes to a file: it outlives an agent that stops, crashes
+or is killed. A record on disk (`process_records`) says that it is wanted. A new agent adopts what
+runs, by pid and start time, and starts the rest. A process that dies is started again after a pause
+that grows while it keeps dying.
 """
 
 import contextlib
@@ -29,45 +25,35 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed, describe_os_error
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.supervisor import output as supervisor_output
 from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
-from amphora_agent.supervisor.identity import session_leader, start_time
+from amphora_agent.supervisor.identity import find_session_leader, start_time
+from amphora_agent.supervisor.process_records import ProcessRecord, ProcessRecords
 
 logger = logging.getLogger(__name__)
 
 #: Seconds before the first restart, and the longest pause; it doubles in between.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
-#: A process that lived this long (seconds) is forgiven its earlier deaths.
+#: Seconds of life after which the pause begins anew.
 _STABLE_AFTER = 60.0
 #: Seconds that a process gets to end after SIGTERM.
 _PATIENCE = 10.0
-#: Bytes of output kept in the file of a process, and those read back at most.
+#: Bytes of output that the file of a process keeps, and that are read back at most.
 _OUTPUT_LIMIT, _OUTPUT_READ = 1 << 20, 1 << 16
 #: Seconds between looks at the size of output files.
 _HOUSEKEEPING = 60.0
-#: Seconds between two looks at what the processes have said.
-_WORDS = 10.0
-#: Seconds between attempts to change files that the disk has refused to change, and to signal
-#: processes that the system has refused to signal.
+#: Seconds between two looks at the output of processes.
+_OUTPUT_LOOK = 10.0
+#: Seconds between attempts at what the disk, or the kernel at a signal, has refused.
 _RETRY = 5.0
-
-
-class _Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted of a process, and which one it is: a pid means nothing without its start."""
-
-    spec: ProcessSpec
-    wanted: bool
-    pid: int | None = None
-    start_time: str | None = None
 
 
 @dataclass
 class _Watched:
-    """A process that is wanted, in the memory of this agent."""
+    """A wanted process."""
 
-    record: _Record
+    record: ProcessRecord
     pidfd: int | None = None
     child: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
@@ -76,8 +62,13 @@ class _Watched:
 
 
 class EmbeddedSupervisor:
-    """Implements `Supervisor`. `records` survives a reboot, `output` need not. `died` is told of
-    each process that ends by itself: its name, and how; it must not wait for anything."""
+    """Implements `Supervisor`.
+
+    Args:
+        records: a directory that survives a reboot; `output` need not.
+        died: called for each process that ends by itself, with its name and the reason; it must not
+            wait for anything.
+    """
 
     notified = False
 
@@ -89,29 +80,28 @@ class EmbeddedSupervisor:
         died: Callable[[str, str], None] | None = None,
         alarms: Alarms | None = None,
     ) -> None:
-        self._records = self.wanted = records
+        self.wanted = records
         self._output = output
         self._clock = clock
         self._died = died
-        self._alarms = alarms or Alarms(output / "alarms")
         self._lock = threading.RLock()
         self._watched: dict[str, _Watched] = {}
-        #: Children that end by and by; somebody must take notice.
+        #: Children that were retired: their exit status is to be collected.
         self._retired: list[subprocess.Popen[bytes]] = []
-        #: Processes that could not be asked to end by and by.
+        #: Processes that could not be told to end when their work is done.
         self._reluctant: list[_Watched] = []
-        #: What files must contain (None: the file must go) that the disk has refused to change.
-        self._refused: dict[Path, bytes | None] = {}
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._thread: threading.Thread | None = None
         self._prepare: Callable[[str], None] = lambda name: None
-        self._words = supervisor_output.OutputFiles(self._output_path)
+        alarms = alarms or Alarms(output / "alarms")
+        self._records = ProcessRecords(records, output, alarms, self._wake)
+        self._output_files = supervisor_output.OutputFiles(self._records.output_path)
 
     def prepare_restarts(self, prepare: Callable[[str], None]) -> None:
         self._prepare = prepare
 
     def start(self, spec: ProcessSpec) -> None:
-        self._words.follow(spec.name)
+        self._output_files.follow(spec.name)
         with self._lock:
             before = self._watched.get(spec.name)
             if before is not None and before.pidfd is not None:
@@ -119,7 +109,7 @@ class EmbeddedSupervisor:
                     self._save(before, spec=spec)
                     return
                 self._release(before)
-            watched = _Watched(_Record(spec=spec, wanted=True))
+            watched = _Watched(ProcessRecord(spec=spec, wanted=True))
             try:
                 self._launch(watched)
             except OperationFailed:
@@ -140,9 +130,9 @@ class EmbeddedSupervisor:
             except OSError as error:
                 self._keep(watched)
                 raise OperationFailed(f"Cannot stop {name}", describe_os_error(error)) from error
-        self._words.forget(name)
+        self._output_files.forget(name)
         with self._lock:
-            self._remove_record(name, watched)
+            self._records.remove(name, watched.record if watched else None)
 
     def reload(self, name: str) -> None:
         with self._lock:
@@ -157,18 +147,18 @@ class EmbeddedSupervisor:
     def forget(self, name: str) -> None:
         self.stop(name)
         with self._lock:
-            self._change(self._output_path(name), None)
+            self._records.remove_output(name)
         self._wake()
 
     def retire(self, name: str) -> None:
         with self._lock:
             watched = self._watched.pop(name, None)
-            if watched is None or self._let_go(watched):
-                self._remove_record(name, watched)
-                self._change(self._output_path(name), None)
-            else:  # what took its place serves: who asked has nothing to undo
+            if watched is None or self._tell_to_end(watched):
+                self._records.remove(name, watched.record if watched else None)
+                self._records.remove_output(name)
+            else:  # its successor serves: the caller has nothing to undo
                 self._reluctant.append(watched)
-        self._words.forget(name)
+        self._output_files.forget(name)
         self._wake()
 
     def state(self, name: str) -> ProcessState:
@@ -181,13 +171,13 @@ class EmbeddedSupervisor:
 
     def mark(self, name: str) -> Mark:
         try:
-            return Mark(self._output_path(name).stat().st_size)
+            return Mark(self._records.output_path(name).stat().st_size)
         except FileNotFoundError:
             return Mark(0)
 
     def output(self, name: str, since: Mark) -> str:
         try:
-            with self._output_path(name).open("rb") as file:
+            with self._records.output_path(name).open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 begin = int(since) if since <= size else 0
                 file.seek(max(begin, size - _OUTPUT_READ))
@@ -197,27 +187,28 @@ class EmbeddedSupervisor:
 
     def adopt(self) -> None:
         with self._lock:
-            for name, (record, written) in self._load().items():
+            for name, (record, written) in self._records.load().items():
                 if name in self._watched:
                     continue
-                self._words.follow(name)
+                self._output_files.follow(name)
                 watched = _Watched(record)
                 if not record.wanted:
                     try:
-                        if self._adopt(watched):  # an agent was killed while it stopped this one
+                        if self._adopt(watched):  # an agent was killed as it stopped this
                             self._end(watched)
                     except OSError as error:
                         logger.error("%s: cannot be ended, and runs on: %s", name, error)
                         self._keep(watched)
                     else:
-                        self._remove_record(name, watched)
+                        self._records.remove(name, watched.record)
                     continue
                 self._watched[name] = watched
                 if self._adopt(watched) or self._adopt_by_command(watched):
                     logger.info("%s: adopted, pid %d", name, watched.record.pid)
                 if not written:
                     self._save(watched)
-            self._settle_earlier_refusals()
+            current = {name: watched.record for name, watched in self._watched.items()}
+            self._records.retry_earlier(current)
 
     def resume(self) -> None:
         with self._lock:
@@ -232,7 +223,7 @@ class EmbeddedSupervisor:
     # Starting and ending
 
     def _launch(self, watched: _Watched) -> None:
-        """Raises OperationFailed; nothing has been started then."""
+        """Start a process. Raises OperationFailed if it has not been started."""
         spec = watched.record.spec
 
         def spawn() -> tuple[subprocess.Popen[bytes], int]:
@@ -264,20 +255,23 @@ class EmbeddedSupervisor:
         self._save(watched, pid=pid, start_time=start_time(pid))
         logger.info("%s: started, pid %d", spec.name, pid)
 
+    def _save(self, watched: _Watched, **changes: object) -> None:
+        watched.record = msgspec.structs.replace(watched.record, **changes)
+        self._records.save(watched.record)
+
     def _open_output(self, name: str) -> IO[bytes]:
-        path = self._output_path(name)
-        self._forget_refusal(path)  # a file that was to be removed is needed again
+        self._records.keep_output(name)
         try:
             files.make_directory(self._output)
-            return path.open("ab")
+            return self._records.output_path(name).open("ab")
         except OSError as error:
             logger.warning("%s: cannot write its output, which is lost: %s", name, error)
             return open(os.devnull, "ab")
 
     def _withdraw(self, name: str, failed: _Watched, before: _Watched | None) -> None:
-        """Want what was wanted before a start that failed: nothing, or the process that died."""
+        """After a failed start, want what was wanted before: nothing, or the process that died."""
         if before is None:
-            self._remove_record(name, failed)
+            self._records.remove(name, failed.record)
             return
         self._save(before, pid=None, start_time=None)
         if before.restart_at is None:
@@ -301,16 +295,16 @@ class EmbeddedSupervisor:
         return True
 
     def _adopt_by_command(self, watched: _Watched) -> bool:
-        """Adopt a process whose pid no record tells: an agent was killed, or the disk refused,
-        before it was written down."""
-        pid = session_leader(watched.record.spec.argv)
+        """Adopt a process whose record has no pid: an agent was killed, or the disk refused, before
+        it was written."""
+        pid = find_session_leader(watched.record.spec.argv)
         if pid is None:
             return False
         self._save(watched, pid=pid, start_time=start_time(pid))
         return self._adopt(watched)
 
     def _end(self, watched: _Watched) -> None:
-        """Raises OSError: it lives on."""
+        """End a process. Raises OSError if it lives on."""
         if watched.pidfd is None:
             return
         group = watched.record.pid
@@ -325,21 +319,21 @@ class EmbeddedSupervisor:
         self._release(watched)
 
     def _keep(self, watched: _Watched) -> None:
-        """Want a process as before, which could not be ended: it must not be forgotten."""
+        """Keep a process that could not be ended among the wanted ones."""
         with self._lock:
             self._watched[watched.record.spec.name] = watched
             self._save(watched, wanted=True)
         self._wake()
 
-    def _let_go(self, watched: _Watched) -> bool:
-        """Have a process end by and by; False when the system refuses the signal."""
+    def _tell_to_end(self, watched: _Watched) -> bool:
+        """Tell a process to end when its work is done; return False if the kernel refuses."""
         if watched.pidfd is None:
             return True
         try:
             _send(watched.pidfd, signal.SIGUSR1)
         except OSError as error:
             name, reason = watched.record.spec.name, describe_os_error(error)
-            logger.error("%s: cannot be asked to end, and is asked again: %s", name, reason)
+            logger.error("%s: cannot be told to end, and is told again later: %s", name, reason)
             return False
         os.close(watched.pidfd)
         if watched.child is not None:
@@ -348,12 +342,12 @@ class EmbeddedSupervisor:
 
     def _retry_reluctant(self) -> None:
         for watched in [*self._reluctant]:
-            if self._let_go(watched):
+            if self._tell_to_end(watched):
                 self._reluctant.remove(watched)
                 name = watched.record.spec.name
-                if name not in self._watched:  # else they are those of its successor
-                    self._remove_record(name, watched)
-                    self._change(self._output_path(name), None)
+                if name not in self._watched:  # a successor of that name has record and output
+                    self._records.remove(name, watched.record)
+                    self._records.remove_output(name)
 
     def _release(self, watched: _Watched) -> None:
         if watched.pidfd is not None:
@@ -367,43 +361,44 @@ class EmbeddedSupervisor:
 
     def _watch(self) -> None:
         size_check_at = self._clock() + _HOUSEKEEPING
-        retry_at = words_at = self._clock()
+        retry_at = output_at = self._clock()
         while True:
-            # It takes its time, and waits for nobody who may be waiting for this thread.
-            for name in self._due():
+            # Outside the lock: it takes long, and others may wait for this thread.
+            for name in self._list_due():
                 self._prepare(name)
             with self._lock:
                 self._restart_due()
-                pidfds = [w.pidfd for w in self._watched.values() if w.pidfd is not None]
-                due = [w.restart_at for w in self._watched.values() if w.restart_at is not None]
+                watched = self._watched.values()
+                pidfds = [each.pidfd for each in watched if each.pidfd is not None]
+                due = [each.restart_at for each in watched if each.restart_at is not None]
                 now = self._clock()
                 if now >= retry_at:
                     retry_at = now + _RETRY
-                    self._retry_refused()
+                    self._records.retry()
                     self._retry_reluctant()
-                if self._refused or self._reluctant:
+                if self._records.has_refused or self._reluctant:
                     due.append(retry_at)
             if now >= size_check_at:
                 size_check_at = now + _HOUSEKEEPING
                 for path in self._output.glob("*.log"):
-                    with contextlib.suppress(OSError):  # a disk that refuses ends no watching
+                    with contextlib.suppress(OSError):  # the watch goes on without the disk
                         files.cap(path, _OUTPUT_LIMIT)
             poll = select.poll()
             for descriptor in (self._wake_read, *pidfds):
                 poll.register(descriptor, select.POLLIN)
             if pidfds:
-                due.append(words_at)
+                due.append(output_at)
             poll.poll(max(0.0, min([size_check_at, *due]) - now) * 1000)
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
-            if self._clock() >= words_at or self._someone_ended():
-                words_at = self._clock() + _WORDS
-                supervisor_output.say_again(self._words.read())
+            if self._clock() >= output_at or self._has_death():
+                output_at = self._clock() + _OUTPUT_LOOK
+                supervisor_output.log_serious(self._output_files.read())
             with self._lock:
                 self._note_deaths()
                 self._retired = [child for child in self._retired if child.poll() is None]
 
-    def _someone_ended(self) -> bool:
+    def _has_death(self) -> bool:
         with self._lock:
             return any(w.pidfd is not None and _has_ended(w.pidfd) for w in self._watched.values())
 
@@ -418,13 +413,13 @@ class EmbeddedSupervisor:
                 watched.pause = _FIRST_PAUSE
             watched.restart_at = now + watched.pause
             how = "" if status is None else f" with status {status}"
-            words = f"died{how}; starts again in {watched.pause:.1f} s"
-            logger.error("%s: %s", name, words)
+            reason = f"died{how}; starts again in {watched.pause:.1f} s"
+            logger.error("%s: %s", name, reason)
             if self._died is not None:
-                self._died(name, words)
+                self._died(name, reason)
             watched.pause = min(watched.pause * 2, _LONGEST_PAUSE)
 
-    def _due(self) -> list[str]:
+    def _list_due(self) -> list[str]:
         with self._lock:
             now = self._clock()
             return [
@@ -448,109 +443,6 @@ class EmbeddedSupervisor:
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes just as well
             os.write(self._wake_write, b"\0")
-
-    # Records
-
-    def _record_path(self, name: str) -> Path:
-        return self._records / f"{name}.json"
-
-    def _output_path(self, name: str) -> Path:
-        return self._output / f"{name}.log"
-
-    def _copy_path(self, name: str) -> Path:
-        """Where a record is kept that cannot be written. It counts more than the record."""
-        return self._output / f"{name}.record"
-
-    def _save(self, watched: _Watched, **changes: object) -> None:
-        watched.record = msgspec.structs.replace(watched.record, **changes)
-        name, data = watched.record.spec.name, _encode(watched.record)
-        if self._change(self._record_path(name), data):
-            self._change(self._copy_path(name), None)
-        else:
-            self._keep_copy(name, data)
-
-    def _remove_record(self, name: str, watched: _Watched | None) -> None:
-        """Remove the record of a process that is not wanted, and not to be ended any more."""
-        if self._change(self._record_path(name), None):
-            self._change(self._copy_path(name), None)
-        elif watched is not None:
-            record = msgspec.structs.replace(
-                watched.record, wanted=False, pid=None, start_time=None
-            )
-            self._keep_copy(name, _encode(record))
-
-    def _keep_copy(self, name: str, data: bytes) -> None:
-        path = self._copy_path(name)
-        self._forget_refusal(path)
-        try:
-            files.make_directory(self._output)
-            files.replace_unsynced(path, data)
-        except OSError:  # memory serves, and an older copy must not say otherwise
-            self._change(path, None)
-
-    def _change(self, path: Path, data: bytes | None) -> bool:
-        """Give a file its content, or remove it (None). If the disk refuses, report that, change it
-        later, and return False."""
-        try:
-            if data is not None:
-                files.write(path, data)
-            elif os.path.lexists(path):  # a read-only disk refuses even what is done already
-                files.remove(path)
-        except OSError as error:
-            self._refused[path] = data
-            what = "remove" if data is None else "write"
-            self._alarms.set_alarm(
-                AlarmKind.PROCESS_FILE_REFUSED,
-                str(path),
-                f"cannot {what} this file of a process: {error.strerror}; processes run as they "
-                "should, but an agent that starts now may not know: check the disk",
-            )
-            self._wake()
-            return False
-        self._forget_refusal(path)
-        return True
-
-    def _forget_refusal(self, path: Path) -> None:
-        self._refused.pop(path, None)
-        self._alarms.clear_alarm(AlarmKind.PROCESS_FILE_REFUSED, str(path))
-
-    def _retry_refused(self) -> None:
-        for path, data in [*self._refused.items()]:
-            if self._change(path, data) and path.parent == self._records:
-                self._change(self._copy_path(path.stem), None)
-
-    def _settle_earlier_refusals(self) -> None:
-        """Change the files that the disk refused to change for an earlier agent: alarms tell."""
-        for alarm in self._alarms.current():
-            path = Path(alarm.subject)
-            if alarm.kind != AlarmKind.PROCESS_FILE_REFUSED or path in self._refused:
-                continue
-            watched = self._watched.get(path.stem)
-            if watched is None or path == self._copy_path(path.stem):
-                self._change(path, None)
-            elif path == self._record_path(path.stem):
-                self._save(watched)
-            else:  # the output of a process that runs again
-                self._forget_refusal(path)
-
-    def _load(self) -> dict[str, tuple[_Record, bool]]:
-        """The records by name, and whether each is where it should be."""
-        found: dict[str, tuple[_Record, bool]] = {}
-        records = sorted(self._records.glob("*.json"))
-        for path in (*records, *sorted(self._output.glob("*.record"))):
-            try:
-                record = msgspec.json.decode(
-                    path.read_bytes(), type=_Record, dec_hook=lambda kind, value: kind(value)
-                )
-            except (OSError, msgspec.MsgspecError) as error:
-                logger.error("%s: cannot be read, ignored: %s", path, error)
-            else:
-                found[record.spec.name] = record, path.parent == self._records
-        return found
-
-
-def _encode(record: _Record) -> bytes:
-    return msgspec.json.encode(record, enc_hook=str)
 
 
 def _send(pidfd: int, number: signal.Signals) -> None:

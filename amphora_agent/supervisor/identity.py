@@ -1,4 +1,4 @@
-"""The process that a pid means, and signals to processes that no supervisor has started."""
+"""Identify the process of a pid, and kill processes that no supervisor has started."""
 
 import functools
 import os
@@ -6,19 +6,19 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-#: What the kernel says of a process without a login.
+#: The login user of a process without a login.
 _NO_LOGIN = (1 << 32) - 1
 
 
 @functools.cache
 def boot_id() -> str:
-    """What tells this boot of the machine from every other."""
+    """Return the id of this boot of the machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def start_time(pid: int) -> str | None:
-    """What tells a process from every other that had or will have its pid: the boot it was
-    started in, and the clock ticks since then. None when there is no such process."""
+    """Return the boot in which a process was started, and the clock ticks from then: unique among
+    all processes of that pid. None if there is no such process."""
     try:
         boot = boot_id()
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -27,9 +27,9 @@ def start_time(pid: int) -> str | None:
     return f"{boot}:{after_name[19]}"  # field 22 of proc(5); two come before the split
 
 
-def session_leader(argv: Sequence[str]) -> int | None:
-    """The pid of a process that was started with exactly this command line, as the leader of a
-    session: so the embedded supervisor starts its own. None when there is none."""
+def find_session_leader(argv: Sequence[str]) -> int | None:
+    """Return the pid of a session leader with exactly this command line, as the embedded supervisor
+    starts processes; None if there is none."""
     wanted = b"".join(word.encode() + b"\0" for word in argv)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -41,7 +41,8 @@ def session_leader(argv: Sequence[str]) -> int | None:
 
 
 def pid_in(file: Path) -> int | None:
-    """The pid in a pid file. It may be of a life before this boot, and another process's now."""
+    """Return the pid in a pid file. The file may be from before this boot, and the pid another
+    process's now."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):
@@ -49,7 +50,7 @@ def pid_in(file: Path) -> int | None:
 
 
 def has_word(pid: int, word: str) -> bool:
-    """Whether there is such a process, and its command line has the word."""
+    """Return whether there is such a process with the word in its command line."""
     try:
         return word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -57,8 +58,8 @@ def has_word(pid: int, word: str) -> bool:
 
 
 def login_user() -> int:
-    """The user id that logged in, which the kernel remembers whoever the user became since. Without
-    a login (a container, a service) that of sudo's caller, or of this process."""
+    """Return the id of the user that logged in, whichever user it became later. Without a login (a
+    container, a service) that of sudo's caller, or of this process."""
     try:
         uid = int(Path("/proc/self/loginuid").read_text())
     except (OSError, ValueError):
@@ -69,19 +70,18 @@ def login_user() -> int:
     return int(sudo) if sudo.isascii() and sudo.isdigit() else os.getuid()
 
 
-#: What a worker of the agent that hangs is sent: first this one, then that.
+#: Signals for a worker of the agent that hangs: ABORT first.
 ABORT, KILL = signal.SIGABRT, signal.SIGKILL
 
 
 def kill(pid: int, started: str) -> bool:
-    """End a process by force if it is the one that was `started` then (identity.start_time), and
-    not another with its id; return whether it was."""
+    """Kill a process if its `start_time` is `started`; return whether it was."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
     try:
-        # The handle is bound to whoever has the id now; so is this look, which comes after it.
+        # Compared after the handle is held: from here on the pid cannot change its meaning.
         if start_time(pid) != started:
             return False
         signal.pidfd_send_signal(handle, signal.SIGKILL)

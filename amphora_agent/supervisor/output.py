@@ -1,5 +1,7 @@
-"""What haproxy and keepalived say on their output, weighed: their lines have no priority that a log
-would know, so those that an operator must see are said again by the agent, with theirs.
+"""Log the serious lines of the output of haproxy and keepalived.
+
+Those lines have no priority that a log would know: the agent logs again what an operator must see,
+with its level.
 """
 
 import json
@@ -12,7 +14,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-#: The levels of haproxy's words at the beginning of its lines.
+#: Levels of the words with which haproxy begins its lines.
 _LEVELS = {
     "EMERG": logging.ERROR,
     "ALERT": logging.ERROR,
@@ -23,14 +25,14 @@ _LEVELS = {
     "DIAG": logging.DEBUG,
 }
 _HAPROXY = re.compile(r"\[(\w+)\]")
-#: What haproxy says louder than it is: at an end that was asked for, and at each first start.
+#: Lines of haproxy at every stop and every first start, whose level is too high.
 _ORDINARY = re.compile(
     r"exited with code (?:0|130|143) |Exiting Master process|Former worker"
     r"|All workers exited\. Exiting\.\.\. \(0\)"
     r"|Can't open global server state file .*No such file"
 )
-#: keepalived's lines have no level. The first say that it ends, the others that it cannot do
-#: something.
+#: keepalived's lines have no level. The first pattern matches those about its end, the second
+#: those about failures.
 _KEEPALIVED_ENDS = re.compile(r"permanent error|\bdied\b|out of memory", re.IGNORECASE)
 _KEEPALIVED_FAILS = re.compile(
     r"\b(?:error|fail(?:ed|ure)?|unable|cannot|can't|not permitted|denied|no such)\b",
@@ -38,17 +40,17 @@ _KEEPALIVED_FAILS = re.compile(
 )
 _KEEPALIVED, _PROBE = "octavia-keepalived", "octavia-vrrp-check"
 
-#: Lines of one look that are said again, and characters of one.
+#: Lines that are logged at one look, and characters of one.
 _MOST_LINES, _LONGEST = 50, 500
 #: Bytes of one file that are read at one look: the newest.
 _MOST_READ = 1 << 16
 
 
-def level_of(process: str, line: str) -> int:
-    """The level of a line of a process, by the process's name."""
-    if found := _HAPROXY.match(line):
+def find_level(process: str, line: str) -> int:
+    """Return the level of a line that a process of this name has written."""
+    if matched := _HAPROXY.match(line):
         ordinary = _ORDINARY.search(line)
-        return logging.INFO if ordinary else _LEVELS.get(found[1], logging.INFO)
+        return logging.INFO if ordinary else _LEVELS.get(matched[1], logging.INFO)
     if process.startswith(_KEEPALIVED):
         if _KEEPALIVED_ENDS.search(line):
             return logging.ERROR
@@ -59,10 +61,10 @@ def level_of(process: str, line: str) -> int:
     return logging.DEBUG
 
 
-def say_again(lines: Iterable[tuple[str, str]]) -> None:
-    """Log the lines, of processes by name, that an operator must see."""
-    weighed = [(level_of(*each), *each) for each in lines]
-    serious = [each for each in weighed if each[0] >= logging.WARNING]
+def log_serious(lines: Iterable[tuple[str, str]]) -> None:
+    """Log the lines, each with the name of its process, that an operator must see."""
+    graded = [(find_level(process, line), process, line) for process, line in lines]
+    serious = [each for each in graded if each[0] >= logging.WARNING]
     for level, process, line in serious[:_MOST_LINES]:
         printable = "".join(c if c.isprintable() else "?" for c in line[:_LONGEST])
         logger.log(level, "%s: %s", process, printable)
@@ -70,35 +72,34 @@ def say_again(lines: Iterable[tuple[str, str]]) -> None:
         logger.warning("and %d more lines like these", len(serious) - _MOST_LINES)
 
 
-def of_journal(output: str) -> tuple[list[tuple[str, str]], str]:
-    """The lines of units, by the units' names, that `journalctl --output=json` has found; and the
-    cursor of its last entry, empty when it has found none."""
+def parse_journal(output: str) -> tuple[list[tuple[str, str]], str]:
+    """Return the lines in the output of `journalctl --output=json`, each with the name of its unit,
+    and the cursor of the last entry; "" if there is none."""
     lines, cursor = [], ""
     for line in output.splitlines():
         try:
             entry = json.loads(line)
             cursor = entry["__CURSOR"]
-        except (ValueError, TypeError, KeyError):  # words of journalctl, or cut off
+        except (ValueError, TypeError, KeyError):  # a message of journalctl, or an entry cut off
             continue
         unit, message = entry.get("_SYSTEMD_UNIT"), entry.get("MESSAGE")
-        # What is no text is a list of numbers, or null where it is too long.
+        # A binary message is a list of numbers, one that is too long null.
         if isinstance(unit, str) and isinstance(message, str):
             lines.append((unit.removesuffix(".service"), message))
     return lines, cursor
 
 
 class OutputFiles:
-    """The output of processes in files, `path_of(name)`; tells what is new. May be used by many
-    threads."""
+    """Reads new lines in output files of processes, `path_of(name)`. Many threads may use it."""
 
     def __init__(self, path_of: Callable[[str], Path]) -> None:
         self._path_of = path_of
         self._lock = threading.Lock()
-        #: Up to where each has been read.
+        #: The offset up to which each file has been read.
         self._read: dict[str, int] = {}
 
     def follow(self, name: str) -> None:
-        """Tell of what comes from now on; again changes nothing."""
+        """Read what a process writes from now on. Repeating changes nothing."""
         try:
             size = self._path_of(name).stat().st_size
         except OSError:
@@ -111,25 +112,25 @@ class OutputFiles:
             self._read.pop(name, None)
 
     def read(self) -> list[tuple[str, str]]:
-        """The new lines, whole ones, with the names of the processes."""
-        found = []
+        """Return the new complete lines, each with the name of its process."""
+        new_lines = []
         with self._lock:
             for name, begin in self._read.items():
-                lines, self._read[name] = _lines_from(self._path_of(name), begin)
-                found += [(name, line) for line in lines]
-        return found
+                lines, self._read[name] = _read_lines(self._path_of(name), begin)
+                new_lines += [(name, line) for line in lines]
+        return new_lines
 
 
-def _lines_from(path: Path, begin: int) -> tuple[list[str], int]:
-    """The whole lines from an offset on, and the offset behind them."""
+def _read_lines(path: Path, begin: int) -> tuple[list[str], int]:
+    """Return the complete lines after an offset, and the offset after them."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             # A file that became smaller was cut at its beginning.
             begin = size if begin > size else max(begin, size - _MOST_READ)
             file.seek(begin)
-            said = file.read(_MOST_READ)
+            content = file.read(_MOST_READ)
     except OSError:
         return [], begin
-    end = said.rfind(b"\n") + 1
-    return said[:end].decode(errors="replace").splitlines(), begin + end
+    end = content.rfind(b"\n") + 1
+    return content[:end].decode(errors="replace").splitlines(), begin + end

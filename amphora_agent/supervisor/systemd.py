@@ -1,4 +1,4 @@
-"""The supervisor of an amphora: systemd. One unit a process, rendered from `systemd/`."""
+"""The supervisor of an amphora: systemd. Each process has a unit, rendered from `systemd/`."""
 
 import functools
 import logging
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 #: Seconds for a systemctl call that waits for a unit: above the units' own time limits.
 _PATIENCE = 60.0
 
-#: How the names of units begin that a supervisor of ours starts.
-_OURS = ("haproxy-", "octavia-")
+#: Prefixes of the names of the agent's units.
+_PREFIXES = ("haproxy-", "octavia-")
 
-#: Seconds between two looks for processes that systemd has started again, and for their words.
+#: Seconds between two looks for restarts by systemd, and at the output of processes.
 _LOOK = 10.0
-#: Lines of the journal that are weighed at one look, and their characters.
+#: Lines of the journal that are read at one look, and their characters.
 _MOST_LINES, _MOST_OUTPUT = 2000, 2 << 20
 
 #: Present exactly when systemd is PID 1 (sd_booted(3)).
@@ -31,12 +31,12 @@ _BOOTED = Path("/run/systemd/system")
 
 
 def is_booted() -> bool:
-    """Whether systemd manages this machine."""
+    """Return whether systemd manages this machine."""
     return _BOOTED.is_dir()
 
 
 def restart(*units: str) -> None:
-    """Start units that are part of the installation, again if they have ended, and await that.
+    """Start units of the installation, also if they have ended, and wait for that.
 
     Raises:
         OperationFailed: they cannot be started.
@@ -45,9 +45,12 @@ def restart(*units: str) -> None:
 
 
 class SystemdSupervisor:
-    """Implements `Supervisor` with units in `units` (normally /etc/systemd/system). `died` is told
-    of each process that ended by itself, by its name and with what systemd says of it. `cursor` is
-    a file that remembers which lines of theirs were weighed already."""
+    """Implements `Supervisor` with units in `units` (normally /etc/systemd/system).
+
+    Args:
+        died: called for each process that ended by itself, with its name and the reason.
+        cursor: a file that keeps the place up to which the journal has been read.
+    """
 
     notified = True
 
@@ -65,12 +68,12 @@ class SystemdSupervisor:
 
     def start(self, spec: ProcessSpec) -> None:
         unit = self._unit_path(spec.name)
-        text = unit_text(spec).encode()
+        text = render_unit(spec).encode()
         if not files.has(unit, text):
             files.write(unit, text, files.PUBLIC)
             _systemctl("daemon-reload")
         _systemctl("enable", unit.name)
-        # After a series of failures systemd refuses further starts until told to forget them.
+        # After a series of failures systemd refuses starts until they are reset.
         run(("systemctl", "reset-failed", unit.name), timeout=_PATIENCE)
         _systemctl("start", unit.name)
 
@@ -91,10 +94,10 @@ class SystemdSupervisor:
         unit = self._unit_path(name)
         if unit.exists():
             try:
-                files.write(unit, _retiring(unit.read_text()).encode(), files.PUBLIC)
+                files.write(unit, _add_retirement(unit.read_text()).encode(), files.PUBLIC)
                 _systemctl("daemon-reload")
             except OSError as error:
-                logger.warning("%s ends at once, and not by and by: %s", name, error)
+                logger.warning("%s ends at once, without finishing its work: %s", name, error)
             _end_enabled(unit.name)
             files.remove(unit)
             _systemctl("daemon-reload")
@@ -116,7 +119,7 @@ class SystemdSupervisor:
         return Mark(time.time())
 
     def output(self, name: str, since: Mark) -> str:
-        # What a process has said just now may still be on its way into the journal.
+        # The last lines of a process may still be on their way into the journal.
         run(("journalctl", "--sync"), timeout=_PATIENCE)
         return run(
             (
@@ -131,13 +134,13 @@ class SystemdSupervisor:
         ).output
 
     def prepare_restarts(self, prepare: Callable[[str], None]) -> None:
-        """Nothing to do: the units have a command for it."""
+        """Nothing to do: the units have `before`."""
 
     def adopt(self) -> None:
-        """Nothing to do: systemd has kept everything running."""
+        """Nothing to do: systemd has kept the processes."""
 
     def resume(self) -> None:
-        """systemd starts what should run; a thread looks what it had to start again."""
+        """Watch for restarts in a thread; systemd starts what is wanted."""
         if self._died is not None and self._watcher is None:
             watch = functools.partial(_watch, self.wanted, self._died, self._cursor)
             self._watcher = threading.Thread(target=watch, name="restarts", daemon=True)
@@ -147,12 +150,12 @@ class SystemdSupervisor:
         return self._units / f"{name}.service"
 
 
-def unit_text(spec: ProcessSpec) -> str:
-    """The unit of a process.
+def render_unit(spec: ProcessSpec) -> str:
+    """Return the text of the unit of a process.
 
     Raises:
-        OperationFailed: a word of the command, or a path, has a character that a unit file would
-            interpret, or none at all.
+        OperationFailed: a word of the command, or a path, is empty or has a character that a unit
+            file interprets.
     """
     plain = (*spec.before, *spec.argv, str(spec.namespace), *map(str, spec.writable))
     for word in plain:
@@ -168,11 +171,11 @@ def unit_text(spec: ProcessSpec) -> str:
 
 
 def _end_enabled(unit: str) -> None:
-    """Stop a unit, and have it stopped after a boot, too. No disk that refuses the second keeps its
-    process alive; whoever asks again has it done.
+    """Stop a unit and disable it. It is stopped even if the disk refuses to disable it; a
+    repetition does that.
 
     Raises:
-        OperationFailed: not both could be done.
+        OperationFailed: it could not be stopped, or not disabled.
     """
     try:
         _systemctl("disable", unit)
@@ -180,24 +183,24 @@ def _end_enabled(unit: str) -> None:
         _systemctl("stop", unit)
 
 
-def _retiring(text: str) -> str:
-    """A unit that is stopped at once, while its process goes on until its work is done. Otherwise
-    the unit would be active as long, and its name not free."""
-    more = "\n[Service]\nKillMode=none\nExecStop=-/bin/kill -USR1 $MAINPID\n"
-    return text if text.endswith(more) else f"{text}{more}"
+def _add_retirement(text: str) -> str:
+    """Return a unit whose stop returns at once, while its process finishes its work. Otherwise the
+    unit would stay active, and its name not free."""
+    retirement = "\n[Service]\nKillMode=none\nExecStop=-/bin/kill -USR1 $MAINPID\n"
+    return text if text.endswith(retirement) else f"{text}{retirement}"
 
 
 def _watch(wanted: Path, died: Callable[[str, str], None], cursor: Path | None) -> None:
-    """Tell `died` of processes that ended by themselves, as systemd counts its restarts of them;
-    say again what they have said that matters."""
+    """Call `died` for processes that systemd has started again or given up, and log the serious
+    lines of their output, without end."""
     known: dict[str, tuple[int, str]] = {}
     while True:
         try:
             units = sorted(path.name for path in wanted.glob("*.service"))
-            units = [name for name in units if name.startswith(_OURS)]
-            now = dict(_restarts(units)) if units else {}
+            units = [name for name in units if name.startswith(_PREFIXES)]
+            now = dict(_read_restarts(units)) if units else {}
         except (OSError, OperationFailed) as error:
-            logger.warning("cannot ask systemd which processes it has started again: %s", error)
+            logger.warning("cannot ask systemd for its restarts of processes: %s", error)
         else:
             for name, (count, state) in now.items():
                 before, state_before = known.get(name, (count, state))
@@ -207,39 +210,39 @@ def _watch(wanted: Path, died: Callable[[str, str], None], cursor: Path | None) 
                     died(name, "failed; systemd does not start it again")
             known = now
         if cursor is not None:
-            _weigh_words(cursor)
+            _log_journal(cursor)
         time.sleep(_LOOK)
 
 
-def _weigh_words(cursor: Path) -> None:
-    """Say again what matters of the journal since the entry that `cursor` names."""
-    # Not --boot: what a unit sees of /proc/sys may be another boot's, in a container.
+def _log_journal(cursor: Path) -> None:
+    """Log the serious lines of the journal since the entry that `cursor` names."""
+    # Not --boot: in a container, /proc/sys may be of another boot.
     booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
         known = cursor.read_text() if cursor.exists() else ""
-        found = run(
+        journal = run(
             (
                 *("journalctl", "--quiet", "--no-pager", f"--lines={_MOST_LINES}"),
                 *("--output=json", "--output-fields=MESSAGE,_SYSTEMD_UNIT"),
-                *(f"--unit={name}*.service" for name in _OURS),
+                *(f"--unit={name}*.service" for name in _PREFIXES),
                 f"--after-cursor={known}" if known else f"--since=@{booted:.0f}",
             ),
             timeout=_PATIENCE,
             most_output=_MOST_OUTPUT,
         )
-        lines, last = supervisor_output.of_journal(found.output)
-        supervisor_output.say_again(lines)
+        lines, last = supervisor_output.parse_journal(journal.output)
+        supervisor_output.log_serious(lines)
         if last:
             files.replace_unsynced(cursor, last.encode())
-        elif known and "cursor" in found.output:  # that entry is not in the journal any more
+        elif known and "cursor" in journal.output:  # the journal has dropped that entry
             files.remove(cursor)
-        # Otherwise no unit of ours has said anything.
+        # Otherwise no unit has written anything.
     except (OSError, OperationFailed) as error:
-        logger.warning("cannot read what the processes have said: %s", error)
+        logger.warning("cannot read the output of processes: %s", error)
 
 
-def _restarts(units: list[str]) -> Iterator[tuple[str, tuple[int, str]]]:
-    """How often systemd has started each unit again, and the state that it is in now."""
+def _read_restarts(units: list[str]) -> Iterator[tuple[str, tuple[int, str]]]:
+    """Yield each unit's name with its number of restarts and its state."""
     shown = run(
         ("systemctl", "show", "--property=Id,NRestarts,ActiveState", *units), timeout=_PATIENCE
     )

@@ -175,7 +175,7 @@ def test_e3_a_process_that_dies_is_started_whatever_the_disk_says(
 
 def _unwritten(one: EmbeddedSupervisor) -> list[str]:
     """The alarms of a supervisor that no disk takes."""
-    return [alarm.subject for alarm in one._alarms.current()]
+    return [alarm.subject for alarm in one._records._alarms.current()]
 
 
 def test_e3_a_process_that_was_stopped_is_started_whatever_the_disk_says(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from amphora_agent.supervisor.contract import ProcessSpec
-from amphora_agent.supervisor.systemd import unit_text
+from amphora_agent.supervisor.systemd import render_unit
 from tests.unit.supervisor.test_systemd_units import complaints, needs_systemd
 
 SPEC = ProcessSpec(
@@ -19,7 +19,7 @@ SPEC = ProcessSpec(
 
 
 def test_the_client_runs_in_the_namespace_for_as_long_as_it_is_wanted() -> None:
-    lines = unit_text(SPEC).splitlines()
+    lines = render_unit(SPEC).splitlines()
     assert f"ExecStart={' '.join(SPEC.argv)}" in lines
     assert "NetworkNamespacePath=/run/netns/amphora-haproxy" in lines
     assert "After=network.target amphora-netns.service amphora-network.service" in lines
@@ -29,5 +29,5 @@ def test_the_client_runs_in_the_namespace_for_as_long_as_it_is_wanted() -> None:
 @needs_systemd
 def test_systemd_accepts_it(tmp_path: Path) -> None:
     unit = tmp_path / f"{SPEC.name}.service"
-    unit.write_text(unit_text(SPEC))
+    unit.write_text(render_unit(SPEC))
     assert complaints(unit) == []

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from amphora_agent.supervisor.contract import ProcessSpec
-from amphora_agent.supervisor.systemd import unit_text
+from amphora_agent.supervisor.systemd import render_unit
 from tests.unit.supervisor.test_systemd_units import complaints, needs_systemd
 
 SPEC = ProcessSpec(
@@ -20,7 +20,7 @@ SPEC = ProcessSpec(
 
 
 def test_flows_are_tracked_before_there_can_be_any() -> None:
-    lines = unit_text(SPEC).splitlines()
+    lines = render_unit(SPEC).splitlines()
     tracks = next(index for index, line in enumerate(lines) if "vs/conntrack" in line)
     assert lines.index("ExecStartPre=+-/sbin/modprobe ip_vs") < tracks
     assert tracks < lines.index(f"ExecStart={' '.join(SPEC.argv)}")
@@ -28,20 +28,20 @@ def test_flows_are_tracked_before_there_can_be_any() -> None:
 
 
 def test_the_pid_of_an_earlier_boot_is_forgotten() -> None:
-    assert f"ExecStartPre=/bin/rm -f {SPEC.argv[2]}" in unit_text(SPEC).splitlines()
+    assert f"ExecStartPre=/bin/rm -f {SPEC.argv[2]}" in render_unit(SPEC).splitlines()
 
 
 def test_it_does_not_run_without_what_the_agent_gives_it() -> None:
-    assert f"ConditionPathExists={SPEC.argv[4]}" in unit_text(SPEC).splitlines()
+    assert f"ConditionPathExists={SPEC.argv[4]}" in render_unit(SPEC).splitlines()
 
 
 def test_it_runs_before_who_asks_for_it() -> None:
-    [before] = [line for line in unit_text(SPEC).splitlines() if line.startswith("Before=")]
+    [before] = [line for line in render_unit(SPEC).splitlines() if line.startswith("Before=")]
     assert {"amphora-agent.service", "octavia-keepalived.service"} <= set(before[7:].split())
 
 
 @needs_systemd
 def test_systemd_accepts_it(tmp_path: Path) -> None:
     unit = tmp_path / f"{SPEC.name}.service"
-    unit.write_text(unit_text(SPEC))
+    unit.write_text(render_unit(SPEC))
     assert complaints(unit) == []

@@ -41,14 +41,14 @@ HAPROXY, VRRP = "haproxy-a", "octavia-keepalived"
     ],
 )
 def test_op10_each_line_has_the_level_of_what_it_says(process: str, line: str, level: int) -> None:
-    assert supervisor_output.level_of(process, line) == level
+    assert supervisor_output.find_level(process, line) == level
 
 
 def test_op10_only_what_an_operator_must_see_is_said_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    supervisor_output.say_again(
+    supervisor_output.log_serious(
         [(HAPROXY, "[NOTICE] (1) : x"), (HAPROXY, "[ALERT] (1) : \x1b[31mx" + "y" * 999)]
     )
     (told,) = caplog.records
@@ -56,7 +56,7 @@ def test_op10_only_what_an_operator_must_see_is_said_again(
     assert told.getMessage().startswith("haproxy-a: [ALERT] (1) : ?[31mxyy")
     assert len(told.getMessage()) < 600
     caplog.clear()
-    supervisor_output.say_again([(HAPROXY, "[WARNING] (1) : x")] * 60)
+    supervisor_output.log_serious([(HAPROXY, "[WARNING] (1) : x")] * 60)
     assert len(caplog.records) == 51
     assert caplog.records[-1].getMessage() == "and 10 more lines like these"
 
@@ -69,8 +69,11 @@ def test_op10_lines_of_the_journal_are_those_of_units() -> None:
         {"__CURSOR": "d", "MESSAGE": "of nobody"},
     ]
     output = "\n".join([*map(json.dumps, lines), "words", "[1]", '{"__CURSOR": "e", "cut'])
-    assert supervisor_output.of_journal(output) == ([("haproxy-a", "[ALERT] x")], "d")
-    assert supervisor_output.of_journal("Failed to seek to cursor: Invalid argument\n") == ([], "")
+    assert supervisor_output.parse_journal(output) == ([("haproxy-a", "[ALERT] x")], "d")
+    assert supervisor_output.parse_journal("Failed to seek to cursor: Invalid argument\n") == (
+        [],
+        "",
+    )
 
 
 def test_op10_what_is_new_in_a_file_is_told_once(tmp_path: Path) -> None:

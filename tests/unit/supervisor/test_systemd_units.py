@@ -12,7 +12,7 @@ from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.paths import Layout, object_id
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.contract import ProcessSpec
-from amphora_agent.supervisor.systemd import unit_text
+from amphora_agent.supervisor.systemd import render_unit
 
 INSTALLED = ("amphora-agent.service", "amphora-netns.service", "amphora-network.service")
 ID = "0c1cbc2b-3d9e-4f54-a9a5-2f5d1b0f3a11"
@@ -40,7 +40,7 @@ def haproxy_spec(tmp_path: Path) -> ProcessSpec:
 
 
 def test_the_unit_runs_the_command_in_the_namespace(tmp_path: Path) -> None:
-    lines = unit_text(haproxy_spec(tmp_path)).splitlines()
+    lines = render_unit(haproxy_spec(tmp_path)).splitlines()
     assert (
         "ExecStart=/usr/sbin/haproxy -Ws "
         f"-S /run/amphora-agent/{ID}.master,mode,600 "
@@ -53,7 +53,7 @@ def test_the_unit_runs_the_command_in_the_namespace(tmp_path: Path) -> None:
 
 
 def test_op2_files_are_compared_before_each_start_and_reload(tmp_path: Path) -> None:
-    lines = unit_text(haproxy_spec(tmp_path)).splitlines()
+    lines = render_unit(haproxy_spec(tmp_path)).splitlines()
     command = f"-+/usr/bin/python3 -m amphora_agent.haproxy.restart {ID}"
     for action in ("ExecStartPre", "ExecReload"):
         (which,) = [number for number, line in enumerate(lines) if line == f"{action}={command}"]
@@ -80,11 +80,11 @@ def test_op2_files_are_compared_before_each_start_and_reload(tmp_path: Path) -> 
 )
 def test_a_word_that_a_unit_file_would_interpret_is_refused(word: str) -> None:
     with pytest.raises(OperationFailed, match="unsafe word"):
-        unit_text(spec("/usr/sbin/haproxy", word))
+        render_unit(spec("/usr/sbin/haproxy", word))
 
 
 def test_words_that_mean_themselves_pass() -> None:
-    text = unit_text(spec("/opt/h-1.0/haproxy", "a=b,c:d@e", "x_-Y", "[::1]", "été"))
+    text = render_unit(spec("/opt/h-1.0/haproxy", "a=b,c:d@e", "x_-Y", "[::1]", "été"))
     assert "ExecStart=/opt/h-1.0/haproxy a=b,c:d@e x_-Y [::1] été" in text.splitlines()
 
 
@@ -104,7 +104,7 @@ def complaints(unit: Path) -> list[str]:
 @needs_systemd
 def test_systemd_accepts_the_rendered_unit(tmp_path: Path) -> None:
     unit = tmp_path / f"haproxy-{ID}.service"
-    unit.write_text(unit_text(haproxy_spec(tmp_path)))
+    unit.write_text(render_unit(haproxy_spec(tmp_path)))
     assert complaints(unit) == []
 
 
@@ -127,6 +127,6 @@ def test_systemd_accepts_the_installed_units(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["Nonsense=1", "TimeoutStopSec=soon", "ExecStart=relative"])
 def test_systemd_would_say_what_is_wrong(line: str, tmp_path: Path) -> None:
     unit = tmp_path / f"haproxy-{ID}.service"
-    text = unit_text(haproxy_spec(tmp_path))
+    text = render_unit(haproxy_spec(tmp_path))
     unit.write_text(text.replace("[Service]", f"[Service]\n{line}"))
     assert complaints(unit)
