@@ -55,7 +55,7 @@ def make_agent_metrics(
         certificate_expiry=certificate.expires,
         authority_expiry=authorities.expires,
         expiries=expiry.soonest,
-        conntrack=lambda: sysctl.usage(namespace),
+        conntrack=lambda: sysctl.read_conntrack(namespace),
         alarms=alarms.current,
         deaths=deaths.read,
         clock=time.monotonic,

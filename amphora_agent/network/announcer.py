@@ -1,9 +1,8 @@
-"""Announces addresses to the neighbours, again and again for a while, beside everything else.
+"""Announce addresses to the neighbours in several rounds, in the background.
 
-An address is looked at before each of its rounds. One that the interface does not have, or whose
-duplicate-address detection has not ended well, is not announced: whoever does have it would lose
-its traffic. Whether a socket can be bound to it would not tell: with `ip_nonlocal_bind` it always
-can.
+Each round looks at its addresses first. It leaves out one that the interface does not have, or
+whose duplicate-address detection has not ended well: the host that has it would lose its traffic.
+Binding a socket would not tell, since `ip_nonlocal_bind` is set.
 """
 
 import logging
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from amphora_agent.errors import OperationFailed
 from amphora_agent.model.addressing import Address, parse_mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.plan.announcement import frames
+from amphora_agent.network.plan.announcement import build_frames
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +26,16 @@ PAUSES = (1.0, 3.0)
 
 
 def announce_once(namespace: Namespace, interface: str, addresses: Iterable[Address]) -> None:
-    """Send one round and return. What cannot be announced is logged, and the next one is."""
+    """Announce addresses in one round and return. An address that cannot be announced is logged."""
     for address, reason in _send(namespace, interface, addresses).items():
-        _complain(interface, address, reason)
+        _warn(interface, address, reason)
 
 
 @dataclass
 class _Announcement:
-    """The rest of an announcement: when its next round is due, and the pauses after that.
+    """The rest of an announcement: the time of its next round, and the pauses after that.
 
-    One that is asked for again begins anew, not before `earliest`.
+    One that is requested again begins anew, not before `earliest`.
     """
 
     due: float
@@ -46,13 +45,13 @@ class _Announcement:
 
 
 class Announcer:
-    """Announces addresses of interfaces in `namespace`. May be called by many threads.
+    """Announces addresses of interfaces in `namespace`. Many threads may call it.
 
-    One thread of its own does it, which lives while there is something to announce. Threads do not
-    survive a fork: announce only in a process that has been forked already.
+    A thread of its own works while there is something to announce. Threads do not survive a fork:
+    announce only after it.
 
     Args:
-        pauses: seconds between the rounds of an announcement: one round more than these.
+        pauses: seconds between the rounds of an announcement.
         clock: monotonic seconds.
     """
 
@@ -70,10 +69,10 @@ class Announcer:
         self._working = False
 
     def announce(self, interface: str, addresses: Iterable[Address]) -> None:
-        """Have the addresses announced, and return at once.
+        """Announce addresses in the background, and return at once.
 
-        One whose rounds go on already begins anew, when the first pause after its last round is
-        over: however often this is called, it does not become a flood.
+        An announcement under way begins anew after its first pause: calling this often does not
+        flood the network.
         """
         with self._changed:
             now = self._clock()
@@ -88,29 +87,29 @@ class Announcer:
             self._changed.notify()
 
     def _work(self) -> None:
-        """Send what is due, until nothing is left."""
+        """Send the rounds that are due, until none is left."""
         while True:
             with self._changed:
                 if not self._under_way:
                     self._working = False
                     return
                 now = self._clock()
-                due = {key: each for key, each in self._under_way.items() if each.due <= now}
+                due = {key: rest for key, rest in self._under_way.items() if rest.due <= now}
                 if not due:
-                    first = min(each.due for each in self._under_way.values())
+                    first = min(rest.due for rest in self._under_way.values())
                     self._changed.wait(first - now)
                     continue
-                for key, each in due.items():
-                    self._schedule_next(key, each, now)
+                for key, rest in due.items():
+                    self._schedule_next(key, rest, now)
             self._send_round(due)
 
-    def _schedule_next(self, key: tuple[str, Address], each: _Announcement, now: float) -> None:
-        if not each.pauses:
+    def _schedule_next(self, key: tuple[str, Address], rest: _Announcement, now: float) -> None:
+        if not rest.pauses:
             del self._under_way[key]
             return
-        each.earliest = now + self._pauses[0]
-        each.due = now + each.pauses[0]
-        each.pauses = each.pauses[1:]
+        rest.earliest = now + self._pauses[0]
+        rest.due = now + rest.pauses[0]
+        rest.pauses = rest.pauses[1:]
 
     def _send_round(self, due: Mapping[tuple[str, Address], _Announcement]) -> None:
         by_interface = defaultdict(list)
@@ -121,32 +120,32 @@ class Announcer:
                 announcement = due[interface, address]
                 if not announcement.complained:
                     announcement.complained = True
-                    _complain(interface, address, reason)
+                    _warn(interface, address, reason)
 
 
 def _send(namespace: Namespace, interface: str, addresses: Iterable[Address]) -> dict[Address, str]:
-    """Send one round; returns the addresses that could not be announced, and why. Never raises."""
+    """Send one round; return the reason for each address that was not announced. Never raises."""
     addresses = tuple(addresses)
     try:
         return namespace.run(lambda: _send_inside(interface, addresses))
-    except Exception as error:  # the others must be announced, and what was changed stays
+    except Exception as error:  # the change stays, and other addresses must be announced
         return dict.fromkeys(addresses, str(error) or repr(error))
 
 
 def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, str]:
-    # Costs memory and time: imported only when there is something to announce.
+    # Costs memory and time: loaded only when there is something to announce.
     from amphora_agent.network.netlink.links import Netlink
 
     with Netlink(time.monotonic) as netlink:
-        link = next((each for each in netlink.links() if each.is_called(interface)), None)
+        link = next((link for link in netlink.links() if link.is_called(interface)), None)
         if link is None:
             raise OperationFailed("there is no such interface")
-        held = {each.interface.ip: each for each in netlink.read_state(link, ()).addresses}
+        held = {address.interface.ip: address for address in netlink.read_state(link, ()).addresses}
     mac = parse_mac(link.mac)
     refused: dict[Address, str] = {}
     # Protocol 0: it receives nothing.
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
-        raw.setblocking(False)  # a card that does not get rid of frames holds up nobody
+        raw.setblocking(False)  # a card that sends nothing must not block
         raw.bind((link.name, 0))
         for address in addresses:
             has = held.get(address)
@@ -154,7 +153,7 @@ def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, 
                 refused[address] = "the interface does not have it, or may not use it"
                 continue
             try:
-                for frame in frames(mac, address):
+                for frame in build_frames(mac, address):
                     raw.send(frame)
             except OSError as error:
                 refused[address] = str(error)
@@ -163,5 +162,5 @@ def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, 
     return refused
 
 
-def _complain(interface: str, address: Address, reason: str) -> None:
+def _warn(interface: str, address: Address, reason: str) -> None:
     logger.warning("%s: %s is not announced: %s", interface, address, reason)

@@ -1,8 +1,8 @@
-"""DHCP: one client process for each interface that wants one.
+"""DHCP: one client process for each interface that needs one.
 
-The client (udhcpc) touches no address, route or file itself. For each event it runs a script,
-which runs the agent's own command, which remembers the lease and makes the interface agree: the
-reconciler stays the only one who changes interfaces, and a lease is one more thing it reads.
+The client (udhcpc) itself changes no address, route or file. For each event it runs a script, and
+that the agent's command, which records the lease and reconciles the port: only the reconciler
+changes interfaces.
 """
 
 import logging
@@ -17,22 +17,22 @@ from amphora_agent.supervisor.contract import ProcessSpec, Supervisor
 
 logger = logging.getLogger(__name__)
 
-#: In the foreground, with no option asked for but what a lease has, four requests a second apart
-#: and ten seconds of rest when nobody answers. The client's usual three seconds between requests
-#: are most of the time that a plug may take.
+#: In the foreground, and asking only for the options that a lease has; four requests a second
+#: apart, and ten seconds of rest if nobody answers. udhcpc's own three seconds between requests are
+#: most of the time that a plug may take.
 _MANNERS = ("-f", "-o", "-O", "subnet", "-O", "staticroutes", "-O", "mtu")
 _PACE = ("-t", "4", "-T", "1", "-A", "10")
 
 
 class DhcpClients:
-    """The clients, kept alive by `supervisor` in `namespace`, restarted when they die.
+    """The clients, which `supervisor` keeps alive in `namespace`.
 
-    Their scripts are beside the leases: where the agent's other scripts are, since /run may be
-    mounted so that nothing in it can be executed.
+    Their scripts are beside the leases: /run may be mounted so that nothing in it can be executed.
 
     Args:
-        event_command: what is run for an event, with the port's MAC address and the event added
-            and the client's environment. In the namespace, as root, and the client waits for it.
+        event_command: the command for events, to which the MAC address of the port and the event
+            are added. It runs in the namespace, as root, with the environment of the client, which
+            waits for it.
         writable: the directories in which the event command writes.
         program: udhcpc.
     """
@@ -56,37 +56,36 @@ class DhcpClients:
     def start(self, mac: Mac, ifname: str) -> None:
         """Keep a client running for the port `mac`, which is the interface `ifname`.
 
-        One that runs for it already is left alone; one that runs for another port, of which the
-        name was before, is ended.
+        One that runs for the port stays; one of another port that had the name before is ended.
 
         Raises:
             OperationFailed, OSError: the system or the disk refuses.
         """
-        script = self._script(ifname)
-        text = self._script_text(mac).encode()
+        script = self._script_path(ifname)
+        text = self._render_script(mac).encode()
         if not files.has(script, text):
-            self._supervisor.stop(_name(ifname))
+            self._supervisor.stop(_process_name(ifname))
             files.write(script, text, files.PRIVATE_PROGRAM)
-        self._supervisor.start(self._spec(ifname, script))
+        self._supervisor.start(self._build_spec(ifname, script))
 
     def restart(self, mac: Mac, ifname: str) -> None:
-        """`start` anew: the interface is not the one that it was. The lease is kept.
+        """Start the client anew, for another interface of that port. The lease stays.
 
         Raises: as `start`.
         """
-        self._supervisor.stop(_name(ifname))
+        self._supervisor.stop(_process_name(ifname))
         self.start(mac, ifname)
 
     def stop(self, ifname: str) -> None:
-        """End the client of the interface and leave no trace but the lease. Idempotent.
+        """End the client of the interface and remove its files but the lease. Idempotent.
 
         Raises: as `start`.
         """
-        self._supervisor.forget(_name(ifname))
-        files.remove(self._script(ifname))
+        self._supervisor.forget(_process_name(ifname))
+        files.remove(self._script_path(ifname))
 
     def forget(self, mac: Mac, ifname: str) -> None:
-        """`stop`, and remember no lease of the port `mac` either.
+        """Stop the client and remove the lease of the port `mac`.
 
         Raises: as `start`.
         """
@@ -94,13 +93,13 @@ class DhcpClients:
         self._leases.forget(mac)
 
     def interfaces(self) -> set[str]:
-        """The names of those whose client was started and not stopped, also by earlier agents."""
+        """Return the names of interfaces with a client, also of earlier agents."""
         return {path.stem for path in self._leases.directory.glob("*.sh")}
 
-    def _script(self, ifname: str) -> Path:
+    def _script_path(self, ifname: str) -> Path:
         return self._leases.directory / f"{ifname}.sh"
 
-    def _script_text(self, mac: Mac) -> str:
+    def _render_script(self, mac: Mac) -> str:
         return templates.render(
             "systemd",
             "dhcp-event.sh.j2",
@@ -108,9 +107,9 @@ class DhcpClients:
             command=shlex.join((*self._event_command, mac)),
         )
 
-    def _spec(self, ifname: str, script: Path) -> ProcessSpec:
+    def _build_spec(self, ifname: str, script: Path) -> ProcessSpec:
         return ProcessSpec(
-            name=_name(ifname),
+            name=_process_name(ifname),
             description=f"DHCP client of {ifname}",
             template="dhcp.service.j2",
             argv=(str(self._program), "-i", ifname, "-s", str(script), *_MANNERS, *_PACE),
@@ -119,5 +118,5 @@ class DhcpClients:
         )
 
 
-def _name(ifname: str) -> str:
+def _process_name(ifname: str) -> str:
     return f"amphora-dhcp-{ifname}"

@@ -1,5 +1,4 @@
-"""What DHCP has brought, on disk: it outlives the client, the agent and the machine, until the
-lease's time is up."""
+"""DHCP leases on disk: they outlive the client, the agent and the machine, until they expire."""
 
 import logging
 import time
@@ -12,7 +11,7 @@ from amphora_agent import files
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import Mac
 from amphora_agent.model.decode import decode, encode
-from amphora_agent.network.plan.dhcp_lease import Lease, lease_from
+from amphora_agent.network.plan.dhcp_lease import Lease, parse_lease
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +20,10 @@ _LOOK = 0.02
 
 
 class Leases:
-    """The leases below `directory`, one file for each port, named by its MAC address.
+    """The leases below `directory`: one file for each port, named by its MAC address.
 
     Args:
-        now: seconds since the epoch, by which leases end.
+        now: seconds since the epoch, by which leases expire.
         clock: monotonic seconds, for deadlines.
     """
 
@@ -39,7 +38,7 @@ class Leases:
         self._clock = clock
 
     def get(self, mac: Mac) -> Lease | None:
-        """The lease of the port, unless its time is up."""
+        """Return the lease of a port, unless it has expired."""
         path = self.path(mac)
         try:
             lease = decode(path.read_bytes(), Lease)
@@ -51,36 +50,36 @@ class Leases:
         return lease if lease.expires > self._now() else None
 
     def wait_for(self, mac: Mac, deadline: float) -> Lease | None:
-        """The lease of the port as soon as there is one; None when there is none at `deadline`."""
+        """Return the lease of a port as soon as there is one; None if there is none at
+        `deadline`."""
         while (lease := self.get(mac)) is None and self._clock() < deadline:
             time.sleep(_LOOK)
         return lease
 
     def forget(self, mac: Mac) -> bool:
-        """Remember no lease of the port; False when there was none."""
+        """Remove the lease of a port; return False if there was none."""
         return files.remove(self.path(mac))
 
     def record_event(self, mac: Mac, event: str, environment: Mapping[str, str]) -> bool:
-        """Remember what the client of the port says, in udhcpc's words.
+        """Record an event of the client of a port, in udhcpc's words.
 
-        Returns whether the interface has to be looked at. A renewal is reason enough, also of the
-        same lease: what an earlier event did not finish is finished then.
+        Return whether the port is to be reconciled. It is at each renewal, also of the same lease:
+        that completes what an earlier event did not.
 
         Raises:
-            InvalidRequest: an event that is none, or a lease that makes no sense. What was
-                remembered stays.
-            OSError: the disk refuses; likewise.
+            InvalidRequest: the event is unknown, or the lease invalid; the earlier lease stays.
+            OSError: the disk refuses; the earlier lease stays.
         """
         match event:
             case "bound" | "renew":
-                self._remember(mac, lease_from(environment, self._now()))
+                self._put(mac, parse_lease(environment, self._now()))
                 return True
             case "nak":
                 logger.warning("%s: the DHCP server takes its lease back", mac)
                 return self.forget(mac)
             case "deconfig" | "leasefail":
-                # So a search begins, and ends in vain; a client that was started again searches,
-                # too. Until its time is up the lease holds.
+                # A search begins, or ends without an answer. A client that was restarted searches,
+                # too: the lease holds until it expires.
                 if self.get(mac) is not None or not self.forget(mac):
                     return False
                 logger.error("%s: the DHCP lease has ended, and no server answers", mac)
@@ -91,7 +90,7 @@ class Leases:
     def path(self, mac: Mac) -> Path:
         return self.directory / f"{mac.replace(':', '-')}.json"
 
-    def _remember(self, mac: Mac, lease: Lease) -> None:
+    def _put(self, mac: Mac, lease: Lease) -> None:
         earlier = self.get(mac)
         files.write(self.path(mac), encode(lease))
         if earlier is None or msgspec.structs.replace(earlier, expires=lease.expires) != lease:

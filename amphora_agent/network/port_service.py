@@ -28,7 +28,7 @@ from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
 from amphora_agent.network.plan.interface import (
     VIP_INTERFACE,
     InterfaceSpec,
-    interface_spec,
+    build_interface_spec,
     remove_all,
 )
 from amphora_agent.network.plan.namespace_settings import NamespaceOp
@@ -179,7 +179,7 @@ class Ports:
 
     def build_spec(self, record: PortRecord, *, single: bool) -> InterfaceSpec:
         """Return what the interface of a port must have now."""
-        return interface_spec(
+        return build_interface_spec(
             record.mac,
             record.name,
             vip=record.vip,

@@ -1,6 +1,7 @@
-"""The kernel's settings, by their path below /proc/sys: `net/ipv4/ip_forward`.
+"""Read and write settings of the kernel, by their path below /proc/sys: `net/ipv4/ip_forward`.
 
-Those of a network belong to the namespace of the thread that reads or writes them."""
+Those of networks belong to the network namespace of the calling thread.
+"""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,22 +15,22 @@ _SYSCTLS = Path("/proc/sys")
 
 
 def path(key: str) -> Path:
-    """The file of a setting."""
+    """Return the file of a setting."""
     return _SYSCTLS / key
 
 
 def read(keys: Iterable[str]) -> frozenset[tuple[str, str]]:
-    """Those of `keys` that the kernel offers, with their values."""
-    found = set()
+    """Return those of `keys` that the kernel offers, with their values."""
+    settings = set()
     for key in keys:
         with suppress(FileNotFoundError):
-            # Values of several numbers are written with spaces, and read with tabs.
-            found.add((key, " ".join(path(key).read_text().split())))
-    return frozenset(found)
+            # Several numbers are written with spaces, and read with tabs.
+            settings.add((key, " ".join(path(key).read_text().split())))
+    return frozenset(settings)
 
 
 def write(key: str, value: str) -> None:
-    """Raises OSError when there is no such setting, or the kernel refuses."""
+    """Write a setting. Raises OSError if there is none, or the kernel refuses."""
     with open(path(key), "r+") as file:
         file.write(value)
 
@@ -37,12 +38,13 @@ def write(key: str, value: str) -> None:
 _USED, _LIMIT = "net/netfilter/nf_conntrack_count", "net/netfilter/nf_conntrack_max"
 
 
-def usage(namespace: Namespace) -> Conntrack | None:
-    """That of the namespace; None where the kernel tracks nothing, or there is no namespace."""
+def read_conntrack(namespace: Namespace) -> Conntrack | None:
+    """Return the use of the table of connections of a namespace; None if the kernel tracks none, or
+    there is no namespace."""
     try:
-        found = dict(namespace.run(lambda: read((_USED, _LIMIT))))
+        settings = dict(namespace.run(lambda: read((_USED, _LIMIT))))
     except OperationFailed:
         return None
-    if not found.keys() >= {_USED, _LIMIT}:
+    if not settings.keys() >= {_USED, _LIMIT}:
         return None
-    return Conntrack(used=int(found[_USED]), limit=int(found[_LIMIT]))
+    return Conntrack(used=int(settings[_USED]), limit=int(settings[_LIMIT]))

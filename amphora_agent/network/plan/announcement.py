@@ -1,8 +1,7 @@
-"""What tells the neighbours of an interface that an address is now at its MAC address, as frames.
+"""Build the frames that announce the MAC address of an address to neighbours.
 
-Neighbours, and routers above all, remember the MAC address of whoever had the address before, and
-send to that for minutes. Frames are whole: Ethernet header first, without the checksum that the
-hardware adds.
+Neighbours, above all routers, keep the MAC address of the previous holder for minutes. Frames begin
+with the Ethernet header, and have no checksum: the hardware adds it.
 """
 
 import struct
@@ -25,25 +24,25 @@ _NEIGHBOUR_ADVERTISEMENT = 136
 #: Of the flags router, solicited and override, in this order from the highest bit.
 _OVERRIDE = 0x20000000
 _TARGET_LINK_LAYER_ADDRESS = 2
-#: Neighbours drop what has a smaller one: a router could have forwarded it.
+#: Neighbours drop packets with a smaller one, which a router could have forwarded.
 _HOP_LIMIT = 255
 
 
-def frames(mac: Mac, address: Address) -> tuple[bytes, ...]:
-    """All that announces `address` at `mac` once."""
+def build_frames(mac: Mac, address: Address) -> tuple[bytes, ...]:
+    """Return the frames that announce `address` at `mac` once."""
     if isinstance(address, IPv4Address):
         return gratuitous_arp(mac, address)
     return (unsolicited_advertisement(mac, address),)
 
 
 def gratuitous_arp(mac: Mac, address: IPv4Address) -> tuple[bytes, bytes]:
-    """The announcement as an ARP request (RFC 5227, 2.3), and as a reply (RFC 5944, 4.6).
+    """Return the announcement as an ARP request (RFC 5227, 2.3) and a reply (RFC 5944, 4.6).
 
-    Both are broadcast and name the address as sender and as target. Some neighbours, and some
-    switches that guard against spoofing, heed the one and some the other.
+    Both are broadcast and name the address as sender and as target. Some neighbours, and switches
+    that guard against spoofing, heed only one of them.
     """
     hardware = _bytes(mac)
-    # What a request has as hardware address of its target is not read by anyone, and zero.
+    # Nothing reads the target hardware address of a request.
     return (
         _arp(_REQUEST, hardware, address, target=bytes(6)),
         _arp(_REPLY, hardware, address, target=hardware),
@@ -51,9 +50,8 @@ def gratuitous_arp(mac: Mac, address: IPv4Address) -> tuple[bytes, bytes]:
 
 
 def unsolicited_advertisement(mac: Mac, address: IPv6Address) -> bytes:
-    """A neighbour advertisement to all nodes that overrides what they know (RFC 4861, 4.4, 7.2.6).
-
-    It does not call the amphora a router: nobody is to send through it what is not for it.
+    """Return a neighbour advertisement to all nodes that overrides their entries (RFC 4861, 4.4,
+    7.2.6). It does not call the amphora a router: nobody shall route through it.
     """
     hardware = _bytes(mac)
     body = struct.pack(
@@ -93,7 +91,7 @@ def _ethernet(destination: bytes, source: bytes, kind: int) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071) of an even number of bytes."""
+    """Return the Internet checksum (RFC 1071) of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

@@ -1,8 +1,8 @@
 """Compare what an interface must have with what it has: the difference is a list of operations.
 
-What is missing is added, what is ours and no longer wanted is removed, and nothing else is
-touched. Additions come first, so that a change of gateway or address leaves no moment without
-one. Two diffs with the operations carried out in between: the second is empty.
+The operations add what is missing, remove what the agent added and no longer wants, and leave the
+rest. Additions come first: a change of gateway or address leaves no moment without one. After the
+operations the next difference is empty.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from amphora_agent.network.plan.interface import (
 class HeldAddress(msgspec.Struct, frozen=True):
     """An address that an interface has.
 
-    tentative: duplicate-address detection (DAD) still goes on. failed: it found another holder;
-    the kernel does not use the address. permanent: it has no lifetime, as one learned has.
+    tentative: duplicate-address detection (DAD) has not ended. failed: DAD found another holder,
+    and the kernel does not use the address. permanent: it has no lifetime, unlike a learned one.
     """
 
     interface: Interface
@@ -35,9 +35,9 @@ class HeldAddress(msgspec.Struct, frozen=True):
 
 
 class InterfaceState(msgspec.Struct, frozen=True):
-    """What an interface has. One that is not yet `inside` the namespace has nothing that stays.
+    """What an interface has. One outside the namespace (`inside`) loses everything at its move.
 
-    `sysctls` has only those that the kernel offers.
+    `sysctls`: those that the kernel offers.
     """
 
     name: str
@@ -94,7 +94,7 @@ class SetDown(msgspec.Struct, frozen=True):
 
 
 class AddAddress(msgspec.Struct, frozen=True):
-    """Add an address, or give one that is there its right lifetime."""
+    """Add an address, or set the lifetime of one that exists."""
 
     address: HostAddress
 
@@ -110,7 +110,7 @@ class RemoveAddress(msgspec.Struct, frozen=True):
 
 
 class AwaitAddresses(msgspec.Struct, frozen=True):
-    """Wait until duplicate-address detection is through with these addresses."""
+    """Wait for the end of duplicate-address detection of these addresses."""
 
     addresses: tuple[Address, ...]
 
@@ -168,10 +168,10 @@ T = TypeVar("T")
 
 
 def diff(desired: InterfaceSpec, actual: InterfaceState) -> NetOps:
-    """What makes `actual` what is `desired`, in the order in which it must be done.
+    """Return the operations that turn `actual` into `desired`, in order.
 
-    An interface with the wrong name is only renamed: on older kernels it loses routes and
-    addresses by that, so the rest is for another diff, after another look.
+    An interface with the wrong name is only renamed: on older kernels it loses routes and addresses
+    by that, and another diff follows after another look.
     """
     if not actual.inside:
         unknown = frozenset((key, "") for key, _ in desired.sysctls)
@@ -190,16 +190,16 @@ def _configure(desired: InterfaceSpec, actual: InterfaceState) -> Iterator[NetOp
         if has.get(key, value) != value:
             yield SetSysctl(key, value)
     if desired.up and not actual.up:
-        # After the sysctls: no router advertisement may come in between.
+        # After the sysctls: no router advertisement must come in before them.
         yield SetUp()
 
     held = {address.interface: address for address in actual.addresses}
-    yield from _clear_the_way(desired, held)
+    yield from _remove_obstacles(desired, held)
     for address in desired.addresses:
         if not _is_as_wanted(address, held.get(address.interface)):
             yield AddAddress(address)
 
-    # What needs no finished DAD comes before the wait for it, and is there even when that fails.
+    # Operations that do not need the end of DAD come before the wait, which may fail.
     routes = [route for route in desired.routes if route not in actual.routes]
     yield from (AddRoute(route) for route in routes if not _needs_dad(route))
     if desired.owns_rules:
@@ -222,23 +222,23 @@ def _configure(desired: InterfaceSpec, actual: InterfaceState) -> Iterator[NetOp
             yield RemoveRoute(route)
     ips = {address.interface.ip for address in desired.addresses}
     for interface in _sorted(desired.retired):
-        # Those with the ip of a wanted one have been seen to by _clear_the_way.
+        # Addresses with the ip of a wanted one are removed by _remove_obstacles.
         if interface in held and (interface.version == 4 or interface.ip not in ips):
             yield RemoveAddress(interface)
     if actual.up and not desired.up:
         yield SetDown()
 
 
-def _clear_the_way(
+def _remove_obstacles(
     desired: InterfaceSpec, held: dict[Interface, HeldAddress]
 ) -> Iterator[RemoveAddress]:
-    """Removals that must come before additions."""
+    """Yield removals that must come before additions."""
     wanted = {address.interface for address in desired.addresses}
     ips = {interface.ip for interface in wanted}
     for interface, address in sorted(held.items(), key=lambda item: str(item[0])):
-        # DAD only begins anew with a new address.
+        # DAD begins anew only for a new address.
         again = interface in wanted and address.failed
-        # IPv6 has an address once, with one prefix length. Ours or not: it is in the way.
+        # IPv6 allows one prefix length for an address: another one is in the way.
         other_prefix = interface.version == 6 and interface.ip in ips and interface not in wanted
         if again or other_prefix:
             yield RemoveAddress(interface)
@@ -258,7 +258,7 @@ def _is_usable(held: HeldAddress | None) -> bool:
 
 
 def _needs_dad(route: Route) -> bool:
-    """The kernel refuses an IPv6 route whose preferred source is not a finished address."""
+    """Return whether the kernel refuses a route before DAD of its source has ended."""
     return route.source is not None and route.source.version == 6
 
 

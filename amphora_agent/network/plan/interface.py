@@ -1,8 +1,7 @@
-"""What an interface of the amphora must have, computed from what the controller has said.
+"""Compute what an interface of the amphora must have from what the controller plugged.
 
-The addresses, routes and rules are those of WIRE §5. Every route and rule of ours carries our own
-protocol number, so that the kernel itself remembers which are ours: keepalived's and the kernel's
-are never touched.
+The addresses, routes and rules are those of WIRE §5. Each route and rule of the agent carries its
+own protocol number: those of keepalived and the kernel are never changed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +16,17 @@ from amphora_agent.network.plan.dhcp_lease import Lease
 #: The interface that holds the VIPs, whatever the kernel called it.
 VIP_INTERFACE = "eth1"
 
-#: The mark of our routes and rules. Unassigned in iproute2's rt_protos and in the kernel's
-#: rtnetlink.h, and above RTPROT_STATIC: the kernel itself gives it no meaning.
+#: The protocol number of the agent's routes and rules. Unassigned in iproute2's rt_protos and in
+#: the kernel's rtnetlink.h, and above RTPROT_STATIC: the kernel itself gives it no meaning.
 OWN_PROTOCOL = 154
 
 MAIN_TABLE = 254
 #: Where packets from a VIP are routed (WIRE §5). keepalived uses the same in ACTIVE_STANDBY.
 VIP_TABLE = 1
-#: As keepalived has it in the controller's template.
+#: As in the controller's template for keepalived.
 VIP_RULE_PRIORITY = 100
 
-#: What IPv6 routes have when nothing is said.
+#: The default metric of IPv6 routes.
 _IPV6_METRIC = 1024
 
 #: By IP version.
@@ -37,7 +36,7 @@ DEFAULT_DESTINATION = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 class HostAddress(msgspec.Struct, frozen=True):
     """An address of an interface.
 
-    A deprecated one answers, and is never chosen as the source of a new connection.
+    A deprecated one answers, and is never the source of a new connection.
     """
 
     interface: Interface
@@ -80,11 +79,11 @@ class Rule(msgspec.Struct, frozen=True):
 class InterfaceSpec(msgspec.Struct, frozen=True):
     """What an interface must have. `mtu` None leaves it as it is.
 
-    `dhcp` wants a DHCP client beside it: the lease that it gets is one more source of this spec.
-    `optional` are routes that a tenant has chosen: one that the kernel refuses is reported and left
-    out, since it must not take the load balancer down.
-    `retired` are addresses that an earlier spec wanted and this one does not. Any other address
-    that the interface has besides was put there by the kernel or keepalived, and stays.
+    `dhcp`: the interface needs a DHCP client, whose lease is one more source of the spec.
+    `optional`: routes that a tenant chose. One that the kernel refuses is logged and left out: it
+    must not take the load balancer down.
+    `retired`: addresses that an earlier spec had and this one has not. Any other address was added
+    by the kernel or keepalived, and stays.
     """
 
     mac: Mac
@@ -101,7 +100,7 @@ class InterfaceSpec(msgspec.Struct, frozen=True):
 
     @property
     def owns_rules(self) -> bool:
-        """Rules belong to no interface; the VIP interface answers for all of ours."""
+        """Rules belong to no interface: the VIP interface reconciles all of the agent's."""
         return self.name == VIP_INTERFACE
 
     @property
@@ -121,7 +120,7 @@ class InterfaceSpec(msgspec.Struct, frozen=True):
         return tuple(settings.items())
 
 
-def interface_spec(
+def build_interface_spec(
     mac: Mac,
     name: str,
     *,
@@ -131,7 +130,7 @@ def interface_spec(
     lease: Lease | None = None,
     owned: Iterable[Interface] = (),
 ) -> InterfaceSpec:
-    """The spec of the port `mac` as interface `name`.
+    """Return the spec of the port `mac` as interface `name`.
 
     Args:
         vip: what was plugged as VIP on this port, if anything.
@@ -147,13 +146,13 @@ def interface_spec(
     lease = lease if dhcp else None
     addresses: list[HostAddress] = []
     if vip and vip.vrrp_ip is not None:
-        addresses.append(_in_subnet(vip.vrrp_ip, vip.subnet_cidr))
+        addresses.append(_add_prefix(vip.vrrp_ip, vip.subnet_cidr))
     if lease:
         addresses.append(HostAddress(lease.address))
     if single:
-        addresses += (_alone(each.ip_address) for each in vips)
-    addresses += (_in_subnet(each.ip_address, each.subnet_cidr) for each in fixed_ips)
-    addresses = _first_of_each(addresses)
+        addresses += (_as_host(each.ip_address) for each in vips)
+    addresses += (_add_prefix(each.ip_address, each.subnet_cidr) for each in fixed_ips)
+    addresses = _drop_duplicates(addresses)
 
     connected = {address.interface.network for address in addresses}
     routing = _Routing(metric=int(name.removeprefix("eth")), connected=connected)
@@ -163,8 +162,8 @@ def interface_spec(
             routing.add_vip(each, VIP_TABLE)
     for fixed_ip in fixed_ips:
         routing.add_host_routes(fixed_ip.host_routes, MAIN_TABLE)
-        # A member network never leads to the world, except on the VIP's own port, where it may be
-        # the only one of its family.
+        # A member network gets a default route only on the VIP's own port, where it may be the
+        # only one of its family.
         if vip:
             routing.add_default(fixed_ip.gateway, MAIN_TABLE)
             if single:
@@ -213,7 +212,7 @@ class _Routing:
 
     @property
     def optional(self) -> frozenset[Route]:
-        """Those that are there because a tenant has chosen them, and for no other reason."""
+        """The routes that stand here only because a tenant chose them."""
         return frozenset(self._chosen)
 
     def add_vip(self, vip: VipAddress, table: int) -> None:
@@ -240,7 +239,7 @@ class _Routing:
         gateway: Address | None = None,
         source: Address | None = None,
     ) -> Route | None:
-        """Returns the route, unless there is one to the destination already."""
+        """Add and return a route; return None if there is one to the destination."""
         if table == MAIN_TABLE and destination in self._connected:
             return None  # the kernel makes this route, with the address
         if (table, destination) in self._routes:
@@ -251,17 +250,17 @@ class _Routing:
         return route
 
 
-def _in_subnet(address: Address, subnet: Network) -> HostAddress:
+def _add_prefix(address: Address, subnet: Network) -> HostAddress:
     return HostAddress(ip_interface((address, subnet.prefixlen)))
 
 
-def _alone(vip: Address) -> HostAddress:
+def _as_host(vip: Address) -> HostAddress:
     # Connections to members come from vrrp_ip. IPv4 chooses it by its subnet; IPv6 would choose
     # the VIP when that has more bits in common with the member. keepalived deprecates it, too.
     return HostAddress(ip_interface(vip), deprecated=vip.version == 6)
 
 
-def _first_of_each(addresses: Iterable[HostAddress]) -> list[HostAddress]:
+def _drop_duplicates(addresses: Iterable[HostAddress]) -> list[HostAddress]:
     def unique() -> Iterator[HostAddress]:
         seen: set[Address] = set()
         for address in addresses:

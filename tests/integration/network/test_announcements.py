@@ -18,7 +18,7 @@ import pytest
 from amphora_agent.model.addressing import Address, parse_address, parse_mac
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.announcer import PAUSES, Announcer, announce_once
-from amphora_agent.network.plan.announcement import frames
+from amphora_agent.network.plan.announcement import build_frames
 from lab.network import Lab
 from lab.waiting import until
 
@@ -214,7 +214,7 @@ def test_a_neighbour_that_knew_another_holder_is_put_right(wire: Wire, address: 
 )
 def test_each_frame_is_enough_by_itself(wire: Wire, address: Address, index: int) -> None:
     wire.mislead(address)
-    wire.send(frames(parse_mac(MAC), address)[index])
+    wire.send(build_frames(parse_mac(MAC), address)[index])
     until(lambda: wire.believed(address) == MAC, "the neighbour to believe it")
 
 

@@ -16,7 +16,7 @@ from amphora_agent.model.addressing import (
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import HostRoute, NetworkPlug, PluggedVip
 from amphora_agent.network.plan.dhcp_lease import Lease
-from amphora_agent.network.plan.interface import InterfaceSpec, interface_spec, remove_all
+from amphora_agent.network.plan.interface import InterfaceSpec, build_interface_spec, remove_all
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 
@@ -54,7 +54,7 @@ def spec(
     if fixed_ips is not None or network:
         sent = {"mac_address": MAC, "fixed_ips": fixed_ips} | network
         plug = decode(json.dumps(sent).encode(), NetworkPlug)
-    return interface_spec(
+    return build_interface_spec(
         MAC,
         name,
         vip=decode(json.dumps(vip).encode(), PluggedVip) if vip else None,

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from amphora_agent.model.addressing import parse_mac
 from amphora_agent.network.plan.announcement import (
-    frames,
+    build_frames,
     gratuitous_arp,
     unsolicited_advertisement,
 )
@@ -66,5 +66,5 @@ def test_an_unsolicited_advertisement_overrides_and_is_no_answer_and_of_no_route
 
 
 def test_each_family_has_its_frames() -> None:
-    assert frames(MAC, VIP4) == gratuitous_arp(MAC, VIP4)
-    assert frames(MAC, VIP6) == (unsolicited_advertisement(MAC, VIP6),)
+    assert build_frames(MAC, VIP4) == gratuitous_arp(MAC, VIP4)
+    assert build_frames(MAC, VIP6) == (unsolicited_advertisement(MAC, VIP6),)

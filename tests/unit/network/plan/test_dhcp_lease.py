@@ -7,7 +7,7 @@ import pytest
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import parse_interface
 from amphora_agent.model.decode import decode, encode
-from amphora_agent.network.plan.dhcp_lease import Lease, lease_from
+from amphora_agent.network.plan.dhcp_lease import Lease, parse_lease
 
 NOW = 1_700_000_000.0
 
@@ -34,7 +34,7 @@ BOUND = {
 
 def lease(**changes: str | None) -> Lease:
     said = {**BOUND, **changes}
-    return lease_from({key: value for key, value in said.items() if value is not None}, NOW)
+    return parse_lease({key: value for key, value in said.items() if value is not None}, NOW)
 
 
 def routes(text: str) -> list[str]:
