@@ -2,9 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -19,8 +19,6 @@ from amphora_agent.network.port_record import PortRecord
 from amphora_agent.network.port_service import INTERFACE, Patience, Ports, Settled
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: Announces addresses to the neighbours of an interface; returns at once.
 Announce = Callable[[str, Iterable[Address]], None]
@@ -162,14 +160,6 @@ class Network:
         """
         booting = self._make_namespace()
         files.sweep(self._ports.records.directory)
-        records = self._ports.records.all()
-        failures: list[str] = []
-
-        def fail(what: str, error: Exception) -> None:
-            unexpected = None if isinstance(error, AgentError | OSError) else error
-            logger.error("%s is not restored: %s", what, error, exc_info=unexpected)
-            failures.append(f"{what}: {error}")
-
         firewall = _BackgroundCall(lambda: self._ports.guard(fresh=booting))
         # Devices may appear late after a boot; later, a missing one is gone. All ports share one
         # deadline.
@@ -180,16 +170,21 @@ class Network:
                 if (error := firewall.wait()) and record.guarded:
                     raise OperationFailed("It stays down", f"no firewall would guard it: {error}")
 
-            try:
-                # A port that was missing before is not waited for again.
-                until = self._clock() if record.missing else deadline
-                self._settle_again(record.mac, single=single, deadline=until, before_up=before_up)
-            except Exception as error:  # the other ports must work
-                fail(f"{record.name} ({record.mac})", error)
+            # A port that was missing before is not waited for again.
+            until = self._clock() if record.missing else deadline
+            self._settle_again(record.mac, single=single, deadline=until, before_up=before_up)
 
-        _call_side_by_side(restore, records)
-        if error := firewall.wait():
-            fail("the firewall", error)
+        # Side by side: IPv6 addresses take a second to be usable.
+        calls = {
+            f"{record.name} ({record.mac})": _BackgroundCall(partial(restore, record))
+            for record in self._ports.records.all()
+        }
+        failures: list[str] = []
+        for subject, call in (calls | {"the firewall": firewall}).items():
+            if error := call.wait():
+                unexpected = None if isinstance(error, AgentError | OSError) else error
+                logger.error("%s is not restored: %s", subject, error, exc_info=unexpected)
+                failures.append(f"{subject}: {error}")
         return failures
 
     def follow_lease(self, mac: Mac, *, single: bool) -> None:
@@ -288,17 +283,6 @@ class _BackgroundCall:
         """Wait for the end of the call; return what it raised."""
         self._thread.join()
         return self._error
-
-
-def _call_side_by_side(function: Callable[[T], None], values: Sequence[T]) -> None:
-    """Call the function for all values at once: IPv6 addresses take a second to be usable."""
-    threads = [threading.Thread(target=function, args=(value,)) for value in values[1:]]
-    for thread in threads:
-        thread.start()
-    for value in values[:1]:
-        function(value)
-    for thread in threads:
-        thread.join()
 
 
 def _no_interface(address: Address) -> NotFound:

@@ -60,6 +60,22 @@ class _Watched:
     pause: float = _FIRST_PAUSE
     restart_at: float | None = None
 
+    @property
+    def runs(self) -> bool:
+        return self.pidfd is not None and not _await_end(self.pidfd, 0)
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ran and has ended, and nothing has taken notice yet."""
+        return self.pidfd is not None and not self.runs
+
+    def back_off(self, now: float) -> float:
+        """Schedule the next start; return the pause until then, and double the next one."""
+        pause = self.pause
+        self.restart_at = now + pause
+        self.pause = min(pause * 2, _LONGEST_PAUSE)
+        return pause
+
 
 class EmbeddedSupervisor:
     """Implements `Supervisor`.
@@ -104,8 +120,8 @@ class EmbeddedSupervisor:
         self._output_files.follow(spec.name)
         with self._lock:
             before = self._watched.get(spec.name)
-            if before is not None and before.pidfd is not None:
-                if not _has_ended(before.pidfd):
+            if before is not None:
+                if before.runs:
                     self._save(before, spec=spec)
                     return
                 self._release(before)
@@ -137,7 +153,7 @@ class EmbeddedSupervisor:
     def reload(self, name: str) -> None:
         with self._lock:
             watched = self._watched.get(name)
-            if watched is None or watched.pidfd is None or _has_ended(watched.pidfd):
+            if watched is None or watched.pidfd is None or not watched.runs:
                 raise OperationFailed(f"Cannot reload {name}", "it does not run")
             try:
                 _send(watched.pidfd, signal.SIGHUP)
@@ -166,8 +182,7 @@ class EmbeddedSupervisor:
             watched = self._watched.get(name)
             if watched is None:
                 return ProcessState.STOPPED
-            alive = watched.pidfd is not None and not _has_ended(watched.pidfd)
-            return ProcessState.RUNNING if alive else ProcessState.FAILED
+            return ProcessState.RUNNING if watched.runs else ProcessState.FAILED
 
     def mark(self, name: str) -> Mark:
         try:
@@ -287,7 +302,7 @@ class EmbeddedSupervisor:
         except OSError:
             return False
         # Compared after the pidfd is held: from here on the pid cannot change its meaning.
-        if record.start_time != start_time(record.pid) or _has_ended(pidfd):
+        if record.start_time != start_time(record.pid) or _await_end(pidfd, 0):
             os.close(pidfd)
             return False
         watched.pidfd = pidfd
@@ -400,24 +415,22 @@ class EmbeddedSupervisor:
 
     def _has_death(self) -> bool:
         with self._lock:
-            return any(w.pidfd is not None and _has_ended(w.pidfd) for w in self._watched.values())
+            return any(watched.has_died for watched in self._watched.values())
 
     def _note_deaths(self) -> None:
         for name, watched in self._watched.items():
-            if watched.pidfd is None or not _has_ended(watched.pidfd):
+            if not watched.has_died:
                 continue
             status = watched.child.poll() if watched.child else None
             self._release(watched)
             now = self._clock()
             if now - watched.started_at >= _STABLE_AFTER:
                 watched.pause = _FIRST_PAUSE
-            watched.restart_at = now + watched.pause
             how = "" if status is None else f" with status {status}"
-            reason = f"died{how}; starts again in {watched.pause:.1f} s"
+            reason = f"died{how}; starts again in {watched.back_off(now):.1f} s"
             logger.error("%s: %s", name, reason)
             if self._died is not None:
                 self._died(name, reason)
-            watched.pause = min(watched.pause * 2, _LONGEST_PAUSE)
 
     def _list_due(self) -> list[str]:
         with self._lock:
@@ -429,16 +442,13 @@ class EmbeddedSupervisor:
             ]
 
     def _restart_due(self) -> None:
-        now = self._clock()
-        for name, watched in self._watched.items():
-            if watched.restart_at is None or watched.restart_at > now:
-                continue
+        for name in self._list_due():
+            watched = self._watched[name]
             try:
                 self._launch(watched)
             except (OperationFailed, OSError) as error:
-                watched.restart_at = now + watched.pause
-                logger.error("%s: %s; next try in %.1f s", name, error, watched.pause)
-                watched.pause = min(watched.pause * 2, _LONGEST_PAUSE)
+                pause = watched.back_off(self._clock())
+                logger.error("%s: %s; next try in %.1f s", name, error, pause)
 
     def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):  # a full pipe wakes just as well
@@ -449,10 +459,6 @@ def _send(pidfd: int, number: signal.Signals) -> None:
     """Send a signal, unless the process has ended."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, number)
-
-
-def _has_ended(pidfd: int) -> bool:
-    return _await_end(pidfd, 0)
 
 
 def _await_end(pidfd: int, timeout: float) -> bool:
