@@ -420,8 +420,9 @@ class Layout:
     def instance_locks(self) -> Path:
         return self.run / "instances"
 
-    def instance_lock(self, instance_id: ObjectId) -> Path:
-        return self.instance_locks / f"{instance_id}.lock"
+    def instance_lock(self, name: str) -> Path:
+        """The lock of a load balancer, by its id, or of a keepalived, by its process."""
+        return self.instance_locks / f"{name}.lock"
 
     @property
     def network_locks(self) -> Path:

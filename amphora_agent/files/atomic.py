@@ -322,6 +322,18 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def locked_for(owner: Path, path: Path) -> Iterator[None]:
+    """Hold the lock `path` of what is at `owner`. The lock file goes when that is no more."""
+    make_directory(path.parent)
+    with locked(path):
+        try:
+            yield
+        finally:
+            if not owner.exists():
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def locked_if_free(path: Path) -> Iterator[bool]:
     """Hold the lock `path` if nobody else does; yield whether it is held."""
     try:

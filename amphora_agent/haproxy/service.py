@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -417,18 +417,10 @@ class Instances:
             or (instance.directory / "certificates").exists()
         )
 
-    @contextlib.contextmanager
-    def _locked(self, instance: InstanceLayout) -> Iterator[None]:
-        """The lock of an instance: that of its load balancer."""
-        files.make_directory(self._layout.instance_locks)
+    def _locked(self, instance: InstanceLayout) -> AbstractContextManager[None]:
+        """Return the lock of an instance: that of its load balancer."""
         owner = instance.owner
-        lock = self._layout.instance_lock(ObjectId(owner.name))
-        with files.locked(lock):
-            try:
-                yield
-            finally:
-                if not owner.exists():  # any more, or at all
-                    lock.unlink()
+        return files.locked_for(owner, self._layout.instance_lock(owner.name))
 
     def tidy(self, instance: InstanceLayout) -> None:
         """End what a change could not, and remove what it has left behind and nobody uses."""

@@ -272,3 +272,17 @@ def test_a_directory_that_cannot_be_taken_away_is_as_it_was(
             files.remove_at_once(tmp_path / "keys")
     assert (tmp_path / "keys/key").read_bytes() == b"x"
     assert names(tmp_path) == ["keys"]
+
+
+def test_a_lock_goes_with_what_it_is_for(tmp_path: Path) -> None:
+    owner, lock = tmp_path / "owner", tmp_path / "locks" / "owner.lock"
+    owner.touch()
+    with files.locked_for(owner, lock), files.locked_if_free(lock) as free:
+        assert not free
+    assert lock.exists()
+    with files.locked_for(owner, lock):
+        owner.unlink()
+    assert not lock.exists()
+    with files.locked_for(owner, lock):
+        pass
+    assert not lock.exists()

@@ -7,9 +7,7 @@ results of checks.
 
 import contextlib
 import logging
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -64,7 +62,6 @@ class LvsListeners:
         self._supervisor = supervisor
         self._services = services
         self._clock = clock
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._configs = ConfigCache()
 
     # Configuration
@@ -85,7 +82,7 @@ class LvsListeners:
         except ConfigError as error:
             raise InvalidRequest("Invalid request", str(error)) from None
         with (
-            self._locks[listener_id],
+            self._locked(listener_id),
             files.Staged(listener.configuration, configuration, files.PRIVATE) as staged,
             files.Staged(listener.given, given.text, files.PRIVATE) as staged_given,
         ):
@@ -131,7 +128,7 @@ class LvsListeners:
         Raises:
             NotFound, OperationFailed
         """
-        with self._locks[listener_id]:
+        with self._locked(listener_id):
             listener = self._existing(listener_id)
             if not is_running(listener):
                 self._activate(listener, "start")
@@ -145,13 +142,13 @@ class LvsListeners:
             NotFound
             OperationFailed: it did not come up; it serves its earlier configuration again.
         """
-        with self._locks[listener_id]:
+        with self._locked(listener_id):
             self._activate(self._existing(listener_id), "reload")
         return f"keepalivedlvs listener {listener_id} reloaded"
 
     def stop(self, listener_id: ObjectId) -> str:
         """Stop a listener until it is started again; return the sentence for the controller."""
-        with self._locks[listener_id]:
+        with self._locked(listener_id):
             listener = self._existing(listener_id)
             self._supervisor.stop(listener.name)
         logger.info("listener=%s change=stop", listener_id)
@@ -160,7 +157,7 @@ class LvsListeners:
     def delete(self, listener_id: ObjectId) -> None:
         """Stop a listener and remove all its files. Nothing happens when there is none."""
         listener = self._layout.lvs(listener_id)
-        with self._locks[listener_id]:
+        with self._locked(listener_id):
             self._supervisor.forget(listener.name)
             for file in (
                 listener.given,
@@ -285,6 +282,11 @@ class LvsListeners:
     def _provide_check(self) -> None:
         script = templates.render("systemd", "udp_check.sh.j2").encode()
         files.provide(self._layout.udp_check, script, files.PROGRAM)
+
+    def _locked(self, listener_id: ObjectId) -> contextlib.AbstractContextManager[None]:
+        """Return the lock of a listener, which commands on the amphora hold, too."""
+        listener = self._layout.lvs(listener_id)
+        return files.locked_for(listener.configuration, self._layout.instance_lock(listener.name))
 
     def _existing(self, listener_id: ObjectId) -> LvsLayout:
         if not self.holds(listener_id):

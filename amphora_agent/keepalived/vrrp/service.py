@@ -7,9 +7,9 @@ script reads. The agent may stop, crash or be replaced: no VIP moves by that.
 import logging
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from amphora_agent import files, templates
@@ -52,7 +52,6 @@ class Vrrp:
         self._alarms = alarms
         self._supervisor = supervisor
         self._clock = clock
-        self._lock = threading.Lock()
 
     def upload(self, configuration: bytes) -> None:
         """Check and store the configuration; keepalived does not read it yet.
@@ -66,7 +65,7 @@ class Vrrp:
         except ConfigError as error:
             raise InvalidRequest("Invalid request", str(error)) from None
         with (
-            self._lock,
+            self._locked(),
             files.Staged(self._vrrp.configuration, configuration, files.PRIVATE) as staged,
             files.Staged(self._vrrp.given, given.text, files.PRIVATE) as staged_given,
         ):
@@ -91,7 +90,7 @@ class Vrrp:
             OperationFailed: there is no configuration, it is not allowed, or keepalived does not
                 come up with it.
         """
-        with self._lock:
+        with self._locked():
             self._provide_given()
             return self._reload() if is_running(self._vrrp) else self._start()
 
@@ -100,7 +99,7 @@ class Vrrp:
 
     def stop(self) -> str:
         """Stop keepalived until it is started again: the VIPs move to the other amphora."""
-        with self._lock:
+        with self._locked():
             self._stop_both()
         logger.info("vrrp change=stop")
         return "keepalived stopped"
@@ -122,7 +121,7 @@ class Vrrp:
 
     def resume(self) -> None:
         """Run the probe of this agent's version if keepalived is wanted."""
-        with self._lock:
+        with self._locked():
             if self._supervisor.state(_KEEPALIVED) is not ProcessState.STOPPED:
                 self._supervisor.start(self._build_probe_spec())
 
@@ -211,6 +210,11 @@ class Vrrp:
         return (*python, mode, str(self._layout.base), str(self._supervisor.wanted), *arguments)
 
     # Files
+
+    def _locked(self) -> AbstractContextManager[None]:
+        """Return the lock of VRRP, which commands on the amphora would hold, too."""
+        lock = self._layout.instance_lock(_KEEPALIVED)
+        return files.locked_for(self._vrrp.configuration, lock)
 
     def _rewrite(self, configuration: bytes) -> Rendered:
         check_script, fifo = str(self._vrrp.check_script), str(self._vrrp.fifo)
