@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from itertools import chain
 
 from amphora_agent.events.journal import ChangeRecord
@@ -25,15 +26,17 @@ logger = logging.getLogger(__name__)
 _STEPS = ("nothing", "runtime", "stop", "reload", "replace", "start")
 
 
+@dataclass
 class Change(ABC):
     """A change of an instance, or of a load balancer with all its processes. The steps without
     which a change can be are left out by default."""
 
-    #: From what was committed, for the record.
-    differences: Sequence[Difference] = ()
+    instance: InstanceLayout
 
-    def __init__(self, instance: InstanceLayout) -> None:
-        self.instance = instance
+    @property
+    def differences(self) -> Sequence[Difference]:
+        """From what was committed, for the record."""
+        return ()
 
     def commit(self, stages: ExitStack) -> None:  # noqa: B027
         """Commit what is to run, if that is not committed yet. What must surround the next steps is
@@ -60,16 +63,15 @@ class Change(ABC):
         return plans
 
 
+@dataclass
 class Activate(Change):
     """An instance is to run what is committed. If it does not come up, `run` puts back the files
     that did."""
 
-    def __init__(self, instance: InstanceLayout, run: Callable[[], Outcome]) -> None:
-        super().__init__(instance)
-        self._run = run
+    run: Callable[[], Outcome]
 
     def activate(self) -> list[ProcessPlan] | None:
-        return [describe_outcome(self.instance, self._run())]
+        return [describe_outcome(self.instance, self.run())]
 
 
 class Application:

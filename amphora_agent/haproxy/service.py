@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -217,7 +218,7 @@ class Instances:
         self.store.live.check(instance)
         before = reading.committed(instance) or {}
         record.differences = [*_differences(instance, before, wanted)]
-        yield _Return(self, instance, before, wanted, record)
+        yield _Return(instance, self, before, wanted, record)
 
     # Life
 
@@ -271,7 +272,7 @@ class Instances:
         self.takeovers.tell_apart(self._layout.uploaded(instance_id))
         uploaded = self._layout.uploaded(instance_id)
         record.plan = "replace"
-        self.application.carry_out(_TakeOver(self, uploaded, give_way), record)
+        self.application.carry_out(_TakeOver(uploaded, self, give_way), record)
 
     def _activate(self, instance: InstanceLayout, record: ChangeRecord) -> list[ProcessPlan]:
         """Make it run what is committed, and keep that as a generation."""
@@ -484,59 +485,50 @@ class Instances:
         )
 
 
+@dataclass
 class _Return(Change):
     """An instance returns to a generation, `wanted`. If it does not run, it is not started."""
 
-    def __init__(
-        self,
-        instances: Instances,
-        instance: InstanceLayout,
-        before: Manifest,
-        wanted: Manifest,
-        record: ChangeRecord,
-    ) -> None:
-        super().__init__(instance)
-        self._instances = instances
-        self._before = before
-        self._wanted = wanted
-        self._record = record
+    instances: Instances
+    before: Manifest
+    wanted: Manifest
+    record: ChangeRecord
 
     def commit(self, stages: ExitStack) -> None:
         """Raises OperationFailed: haproxy does not take it any more."""
-        store, instance = self._instances.store, self.instance
-        certificates = {n: each for n, each in self._wanted.items() if n.startswith(CERTIFICATES)}
+        store, instance = self.instances.store, self.instance
+        certificates = {n: each for n, each in self.wanted.items() if n.startswith(CERTIFICATES)}
         # With the certificates of both, what is committed can be loaded all the while.
-        store.commit(instance, {**self._before, **certificates})
-        checked = self._instances.haproxy.check_files(instance, self._wanted)
+        store.commit(instance, {**self.before, **certificates})
+        checked = self.instances.haproxy.check_files(instance, self.wanted)
         if not checked.succeeded:
             raise OperationFailed("Cannot go back", checked.output.strip())
         came_up = reading.loaded(instance) or {}
-        if came_up.get(CONFIGURATION) != self._before.get(CONFIGURATION):
-            self._record.words.append("the configuration that waited for a reload is dropped")
+        if came_up.get(CONFIGURATION) != self.before.get(CONFIGURATION):
+            self.record.words.append("the configuration that waited for a reload is dropped")
             store.keep_rejected(instance)
-        store.commit(instance, self._wanted)
+        store.commit(instance, self.wanted)
 
     def activate(self) -> list[ProcessPlan] | None:
-        activation = self._instances.activation
+        activation = self.instances.activation
         if not activation.runs(self.instance):
             return None
         return [describe_outcome(self.instance, activation.activate(self.instance))]
 
     def go_back(self) -> None:
-        self._instances.store.commit(self.instance, self._before)
+        self.instances.store.commit(self.instance, self.before)
 
 
+@dataclass
 class _TakeOver(Change):
     """An uploaded text takes the place of a rendered load balancer, which `give_way` ends."""
 
-    def __init__(self, instances: Instances, instance: InstanceLayout, give_way: GiveWay) -> None:
-        super().__init__(instance)
-        self._instances = instances
-        self._give_way = give_way
+    instances: Instances
+    give_way: GiveWay
 
     def activate(self) -> list[ProcessPlan]:
-        start = partial(self._instances.activation.start, self.instance)
-        self._give_way(self.instance.id, start)
+        start = partial(self.instances.activation.start, self.instance)
+        self.give_way(self.instance.id, start)
         return [ProcessPlan(id=self.instance.id, step="replace")]
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from amphora_agent.keepalived.lvs import poller
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import results
 from amphora_agent.loadbalancer.states import Record, State, States
+from amphora_agent.model.events import Difference
 from amphora_agent.model.loadbalancer.responses import ProcessPlan
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
@@ -155,12 +157,6 @@ class Commitment:
         return tuple(plans)
 
     # Doing it
-
-    def change_to(
-        self, lb_id: ObjectId, staged: Manifest, prepared: Sequence[Prepared], before: State | None
-    ) -> Change:
-        """Return the change to a staged state."""
-        return _StateChange(self, self._layout.rendered(lb_id), staged, prepared, before)
 
     def with_own_name(self, prepared: Prepared) -> Prepared:
         """Return a process as it is called beside that of an uploaded text."""
@@ -335,76 +331,72 @@ class Commitment:
             self._read.clear()
 
 
-class _StateChange(Change):
+@dataclass
+class StateChange(Change):
     """A staged state becomes that of a load balancer, after the state `before`."""
 
-    def __init__(
-        self,
-        commitment: Commitment,
-        instance: RenderedLayout,
-        staged: Manifest,
-        prepared: Sequence[Prepared],
-        before: State | None,
-    ) -> None:
-        super().__init__(instance)
-        self.differences = [*chain.from_iterable(each.verdict.differences for each in prepared)]
-        self._commitment = commitment
-        self._staged = staged
-        self._prepared = prepared
-        self._before = before
-        #: The one that is committed, once it is.
-        self._state: State | None = None
-        #: Whether other processes serve meanwhile.
-        self._others = before is not None
-        self._takeover: Takeover | None = None
+    instance: RenderedLayout
+    commitment: Commitment
+    staged: Manifest
+    prepared: Sequence[Prepared]
+    before: State | None
+    #: The one that is committed, once it is.
+    state: State | None = None
+    takeover: Takeover | None = None
+
+    @property
+    def differences(self) -> Sequence[Difference]:
+        return [*chain.from_iterable(each.verdict.differences for each in self.prepared)]
 
     def commit(self, stages: contextlib.ExitStack) -> None:
-        commitment, lb_id = self._commitment, self.instance.id
+        commitment, lb_id = self.commitment, self.instance.id
         uploaded = commitment.find_uploaded(lb_id)
         if uploaded is not None:
-            self._others = True
             commitment.takeovers.tell_apart(self.instance)
-            self._prepared = [commitment.with_own_name(each) for each in self._prepared]
-        self._state = commitment.states.commit(lb_id, self._staged)
-        if self._others:
+            self.prepared = [commitment.with_own_name(each) for each in self.prepared]
+        self.state = commitment.states.commit(lb_id, self.staged)
+        if uploaded is not None or self.before is not None:
             commitment.hand_over()
         if uploaded is not None:
             taking_over = commitment.takeovers.taking_over(lb_id, [uploaded])
-            self._takeover = stages.enter_context(taking_over)
+            self.takeover = stages.enter_context(taking_over)
 
     def activate(self) -> list[ProcessPlan]:
-        assert self._state is not None
+        assert self.state is not None
         plans = []
-        for instance, _, read, verdict in self._prepared:
-            activate = self._commitment.instances.activation.activate
-            outcome = activate(instance, verdict.foreseen, read, self._takeover)
+        for instance, _, read, verdict in self.prepared:
+            activate = self.commitment.instances.activation.activate
+            outcome = activate(instance, verdict.foreseen, read, self.takeover)
             plans.append(describe_outcome(instance, outcome))
-        return plans + self._commitment.serve_layer4(self._state, self._before)
+        return plans + self.commitment.serve_layer4(self.state, self.before)
 
     def go_back(self) -> None:
-        if self._state is not None:
-            self._commitment.go_back(
-                self.instance.id, self._state, self._before, by_and_by=self._others
+        if self.state is not None:
+            self.commitment.go_back(
+                self.instance.id,
+                self.state,
+                self.before,
+                by_and_by=self.takeover is not None or self.before is not None,
             )
 
     def take_place(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
-        if self._takeover is None:
+        if self.takeover is None:
             return plans
-        self._takeover.end()
+        self.takeover.end()
         return results.replacing(self.instance.id, plans)
 
     def finish(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
-        assert self._state is not None
-        commitment, lb_id = self._commitment, self.instance.id
-        for each in self._prepared:
+        assert self.state is not None
+        commitment, lb_id = self.commitment, self.instance.id
+        for each in self.prepared:
             commitment.instances.acceptance.committed(each.instance, each.verdict)
-        commitment.keep_texts(self._prepared)
+        commitment.keep_texts(self.prepared)
         commitment.remove_uploaded(lb_id)
-        if self._before is not None:
-            left_over = commitment.find_left_over(lb_id, self._state.record)
+        if self.before is not None:
+            left_over = commitment.find_left_over(lb_id, self.state.record)
             if any(left_over):
                 commitment.end_processes(*left_over, keep=lb_id, by_and_by=True)
-        return plans + results.stopped(self._before, self._state.record)
+        return plans + results.stopped(self.before, self.state.record)
 
 
 def _prefix(process: str, state: Manifest) -> str:

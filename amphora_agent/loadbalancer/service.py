@@ -26,7 +26,7 @@ from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import desired_processes, results
-from amphora_agent.loadbalancer.apply import Commitment
+from amphora_agent.loadbalancer.apply import Commitment, StateChange
 from amphora_agent.loadbalancer.certificates.resolve import check
 from amphora_agent.loadbalancer.desired_state import Draft, Drafts
 from amphora_agent.loadbalancer.states import State, States
@@ -239,7 +239,8 @@ class Declared:
             processes = again.record.processes
             staged = self._commitment.with_parts(lb_id, processes, again.files)
             prepared = self._commitment.prepare(lb_id, processes, staged)
-            yield self._commitment.change_to(lb_id, staged, prepared, before)
+            instance = self._layout.rendered(lb_id)
+            yield StateChange(instance, self._commitment, staged, prepared, before)
 
     def delete(
         self,
@@ -354,7 +355,8 @@ class Declared:
             if dry_run:
                 plans = self._commitment.foresee(lb_id, staged, prepared, before, draft.record)
                 return results.result(lb_id, draft.record, before, plans, dry_run=True)
-            change = self._commitment.change_to(lb_id, staged, prepared, before)
+            instance = self._layout.rendered(lb_id)
+            change = StateChange(instance, self._commitment, staged, prepared, before)
             plans = tuple(self._instances.application.carry_out(change, record) or ())
         instances = self._instances
         limits = desired_processes.limits(draft.processes, instances.headroom.descriptors())
