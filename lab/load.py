@@ -26,7 +26,7 @@ from lab.http import Client, LostRequestError
 
 
 class Trouble(enum.Enum):
-    """What happens to requests beside being answered."""
+    """What can happen to a request."""
 
     # Endings
     ANNOUNCED = "answered, and told that the connection closes"
@@ -65,7 +65,7 @@ class FailedError(Exception):
 
 @dataclass
 class Tally:
-    """What has happened to one visitor, or to several of a kind."""
+    """Counts of one visitor, or of all visitors of a kind."""
 
     connections: int = 0
     answered: int = 0
@@ -148,10 +148,10 @@ class TrafficResult:
 
 
 class Traffic:
-    """Visitors, each in a thread of its own, until told to stop or a bound is reached.
+    """Runs visitors, each in a thread, until it is stopped or reaches a bound.
 
-    `pause` is the time between two visits of one visitor: without any, a small machine has no room
-    for what the visitors are there to see.
+    `pause`: seconds between two visits of one visitor. Without a pause, the load starves everything
+    else on a small machine.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """The visitors of lab.load: HTTP/1.1 on kept connections, HTTP/2 over TLS, and TCP.
 
-All ask a ``lab.backend``, whose answers tell what was asked, so that an answer to somebody else's
-request is seen. That a server closes is nothing exceptional here: it is what is looked for, and
-what it means depends on what had come before.
+All send requests to a ``lab.backend``, whose answers repeat the request: an answer to the request
+of another client is noticed. A server that closes a connection is an ending or a failure, which
+depends on what it sent before. That is why these clients are raw: an HTTP library does not tell.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STREAM_PIECES = 20
 
 
 class Wire:
-    """A connection whose end is something read, as b"", however it came about."""
+    """A connection whose end, also by a reset, is read as b""."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -77,7 +77,7 @@ class Wire:
         return cls(connection)
 
     def send(self, data: bytes) -> None:
-        """Whether it was received, only reading tells: an answer may be there already."""
+        """Send, and ignore that the server closed: its answer may have come already."""
         try:
             with contextlib.suppress(*_ENDED):
                 self._connection.sendall(data)
@@ -85,7 +85,7 @@ class Wire:
             raise FailedError(Trouble.LATE, "could not send") from error
 
     def receive(self, size: int = 65536) -> bytes:
-        """What has come; b"" at the end. Raises FailedError when nothing comes."""
+        """Return what has come; b"" at the end. Raises FailedError after the timeout."""
         try:
             data = self._connection.recv(size)
         except TimeoutError as error:
@@ -97,7 +97,7 @@ class Wire:
         return data
 
     def waiting(self) -> bytes | None:
-        """What has come already, without waiting: b"" at the end, None when there is nothing."""
+        """Return what has come already: b"" at the end, None if nothing has."""
         timeout = self._connection.gettimeout()
         self._connection.settimeout(0)
         try:
@@ -141,8 +141,9 @@ class _Reader(io.RawIOBase):
 
 @dataclass
 class Place:
-    """Where to go, and how long to wait there for anything. `path` is asked for each time; without
-    one, each request has a path of its own."""
+    """An address to send requests to. Every request is for `path`; without one, each has its own.
+
+    `timeout`: seconds that each step may take."""
 
     namespace: Namespace
     address: str
@@ -173,7 +174,7 @@ class Place:
 
 
 class HttpVisitor:
-    """HTTP/1.1, one request after the other, on one connection as long as it is kept."""
+    """Sends HTTP/1.1 requests one after the other, on one connection as long as it is kept."""
 
     def __init__(self, place: Place, *, kind: str = "HTTP/1.1") -> None:
         self.kind = kind
@@ -207,7 +208,7 @@ class HttpVisitor:
             wire.close()
 
     def _ask(self, wire: Wire, path: str) -> bool:
-        """Whether there was an answer, or the beginning of one."""
+        """Send one request; return False if the connection closed before any byte of an answer."""
         before = wire.received
         wire.send(f"GET {path} HTTP/1.1\r\nHost: {self._place.address}\r\n\r\n".encode())
         with http.client.HTTPResponse(wire, method="GET") as response:  # type: ignore[arg-type]
@@ -228,7 +229,7 @@ class HttpVisitor:
 
 
 class TcpVisitor:
-    """Lines on plain TCP, that come back. A session ends in order after so many `lines`."""
+    """Sends lines on plain TCP that come back; ends each session after so many `lines`."""
 
     def __init__(self, place: Place, *, lines: int = 20, kind: str = "TCP") -> None:
         self.kind = kind
@@ -287,7 +288,7 @@ class _Stream:
 
 
 class Http2Visitor:
-    """HTTP/2 over TLS, some `streams` at once."""
+    """Sends HTTP/2 requests over TLS, `streams` at once."""
 
     def __init__(self, place: Place, *, streams: int = 4, kind: str = "HTTP/2 over TLS") -> None:
         if place.tls is None or place.tls.alpn != ("h2",):
@@ -457,7 +458,7 @@ def _examine(path: str, status: int, body: bytes) -> None:
 
 
 def _is_stream(body: bytes) -> bool:
-    """Whether all pieces are there, in their order, and all from one backend."""
+    """Whether all pieces came in order, from one backend."""
     words = [line.split() for line in body.decode(errors="replace").splitlines()]
     name = words[0][0] if words and words[0] else ""
     return words == [[name, str(number)] for number in range(_STREAM_PIECES)]

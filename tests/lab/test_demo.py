@@ -61,7 +61,7 @@ def remains() -> list[str]:
     return found
 
 
-def test_success(demo: subprocess.Popen[str]) -> None:
+def test_the_demo_succeeds_and_leaves_nothing(demo: subprocess.Popen[str]) -> None:
     output, _ = demo.communicate(timeout=60)
     assert demo.returncode == 0, output
     assert "FAILED" not in output
@@ -70,7 +70,9 @@ def test_success(demo: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", ["2/11", "3/11", "6/11"])
-def test_interrupted(demo: subprocess.Popen[str], number: signal.Signals, step: str) -> None:
+def test_an_interrupted_demo_leaves_nothing(
+    demo: subprocess.Popen[str], number: signal.Signals, step: str
+) -> None:
     read_until(demo, step)
     os.killpg(demo.pid, number)
     output, _ = demo.communicate(timeout=60)
@@ -78,7 +80,7 @@ def test_interrupted(demo: subprocess.Popen[str], number: signal.Signals, step: 
     assert remains() == []
 
 
-def test_failed_half_way(demo: subprocess.Popen[str]) -> None:
+def test_a_demo_that_fails_half_way_leaves_nothing(demo: subprocess.Popen[str]) -> None:
     read_until(demo, "6/11")
     for process in running():
         if any(f"/tmp/{PREFIX}-" in argument for argument in process.arguments):

@@ -44,7 +44,7 @@ def send(receiver: HeartbeatReceiver, datagram: bytes) -> None:
         sender.sendto(datagram, (host.strip("[]"), int(port)))
 
 
-def test_a_good_one(receiver: HeartbeatReceiver) -> None:
+def test_a_signed_heartbeat_is_decoded(receiver: HeartbeatReceiver) -> None:
     send(receiver, envelope(packed(MESSAGE)))
     heartbeat = receiver.next(1)
     assert heartbeat.message == MESSAGE
@@ -60,7 +60,7 @@ def test_a_wrong_key_is_refused(receiver: HeartbeatReceiver) -> None:
     assert len(receiver.refused) == 1
 
 
-def test_a_good_one_after_bad_ones_is_found(receiver: HeartbeatReceiver) -> None:
+def test_a_good_heartbeat_after_bad_ones_is_found(receiver: HeartbeatReceiver) -> None:
     send(receiver, b"")
     send(receiver, envelope(packed(MESSAGE), "another key"))
     send(receiver, envelope(packed(MESSAGE | {"seq": 8})))
@@ -92,6 +92,6 @@ def test_waiting_in_vain_tells_what_was_seen(receiver: HeartbeatReceiver) -> Non
         packed(MESSAGE) + hmac.new(KEY.encode(), packed(MESSAGE), hashlib.sha256).digest(),
     ],
 )
-def test_refused(datagram: bytes) -> None:
+def test_a_malformed_datagram_is_refused(datagram: bytes) -> None:
     with pytest.raises(BadHeartbeatError):
         decode(datagram, KEY)

@@ -31,7 +31,9 @@ def backend(namespace: Namespace) -> Iterator[Backend]:
         yield backend
 
 
-def test_all_is_well(namespace: Namespace, backend: Backend) -> None:
+def test_a_load_on_a_healthy_server_counts_every_answer(
+    namespace: Namespace, backend: Backend
+) -> None:
     with Load(lambda: Client(namespace, ADDRESS, 80), clients=3) as load:
         load.wait_for(100)
     assert load.result.failed == 0

@@ -72,7 +72,7 @@ def test_a_failing_command_says_why() -> None:
         lab.namespace("inside").address("nosuchif", "10.0.0.1/24")
 
 
-def test_one_owner_at_a_time() -> None:
+def test_a_laboratory_has_one_owner_at_a_time() -> None:
     with Lab(PREFIX), pytest.raises(InUseError):
         Lab(PREFIX)
     Lab(PREFIX).close()

@@ -55,7 +55,9 @@ def ask(
         return get(namespace, "127.0.0.1", 443, tls=tls)
 
 
-def test_intermediate(namespace: Namespace, root: Authority, tmp_path: Path) -> None:
+def test_an_intermediate_authority_is_trusted_through_its_root(
+    namespace: Namespace, root: Authority, tmp_path: Path
+) -> None:
     server = root.intermediate("below", key="ec").issue(NAME, dns=[NAME], key="rsa")
     answer = ask(namespace, tmp_path, server, root)
     assert answer.peer is not None
@@ -63,7 +65,9 @@ def test_intermediate(namespace: Namespace, root: Authority, tmp_path: Path) -> 
     assert answer.peer.names == (NAME,)
 
 
-def test_client_certificate(namespace: Namespace, root: Authority, tmp_path: Path) -> None:
+def test_a_server_takes_client_certificates_of_its_authority_alone(
+    namespace: Namespace, root: Authority, tmp_path: Path
+) -> None:
     server = root.issue(NAME, dns=[NAME], key="ec")
     clients = Authority.create("clients", key="ec")
     alice = clients.issue("alice", server=False, key="ec")
@@ -74,7 +78,9 @@ def test_client_certificate(namespace: Namespace, root: Authority, tmp_path: Pat
             ask(namespace, tmp_path, server, root, client_ca=clients, client=stranger)
 
 
-def test_refused_by_the_client(namespace: Namespace, root: Authority, tmp_path: Path) -> None:
+def test_a_client_refuses_a_wrong_server_certificate_with_the_reason(
+    namespace: Namespace, root: Authority, tmp_path: Path
+) -> None:
     yesterday = datetime.now(UTC) - timedelta(days=1)
     cases = {
         "expired": root.issue(
@@ -97,7 +103,7 @@ def test_refused_by_the_client(namespace: Namespace, root: Authority, tmp_path: 
             ask(namespace, tmp_path, server, root)
 
 
-def test_files_of_an_amphora(tmp_path: Path) -> None:
+def test_files_of_an_amphora_are_for_the_owner_alone(tmp_path: Path) -> None:
     pki = AmphoraPki.create(tmp_path / "pki", "amphora-1", key="ec")
     for path in (pki.server_pem, pki.client_ca, pki.server_ca, pki.controller_pem):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

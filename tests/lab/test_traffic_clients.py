@@ -471,7 +471,7 @@ class Odd:
         pass
 
 
-def test_what_nobody_thought_of_is_a_failure_too() -> None:
+def test_an_unexpected_exception_is_a_failure() -> None:
     with Traffic([Odd()], most_visits=2) as traffic:
         traffic.finish()
     assert traffic.result.total.troubles == {Trouble.BROKEN: 2}
