@@ -1,4 +1,4 @@
-"""A record of what a laboratory made outside its own process, for the case that it is killed.
+"""A record of what a laboratory made outside its own process, to remove it if that is killed.
 
 One JSON file per laboratory below ``/run/amphora-lab``; whoever comes next can remove what the
 owner, gone without cleaning up, left behind.
@@ -102,7 +102,7 @@ class Record:
         self.save()
 
     def remove(self) -> None:
-        """Remove everything in the record, and the record. What is already gone is fine."""
+        """Remove everything in the record that is still there, and the record."""
         for workplace in self.workplaces:
             processes.end(processes.mentioning(Path(workplace)))
         for ifname in self.links:
@@ -115,7 +115,7 @@ class Record:
 
 
 def remove_leftovers(*, records: Path = RECORDS) -> list[str]:
-    """Remove what laboratories of dead owners left behind; answers with their names."""
+    """Remove what laboratories of dead owners left behind; return their names."""
     removed = []
     for file in sorted(records.glob("*.json")):
         record = Record._read(file)

@@ -51,7 +51,7 @@ class Ending(NamedTuple):
 
 
 class CrashingProcess:
-    """Gives the orders, to a process of its own. For one thread at a time."""
+    """Gives orders to a process of its own. For one thread at a time."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         self._process = subprocess.Popen(
@@ -97,7 +97,7 @@ class Steps:
         self.fault: Callable[..., object] = die
 
     def say(self, what: Any) -> None:
-        """Tell whoever gave the order (whatever JSON can express)."""
+        """Send a value that JSON can express to the one who gave the order."""
         os.write(self._last_words, json.dumps(["said", what]).encode() + b"\n")
 
     def begin(self, *what: object) -> None:
@@ -112,7 +112,7 @@ class Steps:
             self.fault(*what)
 
     def listen(self, is_step: Callable[[str, tuple[Any, ...]], bool]) -> None:
-        """Count what Python tells of, as far as it is a step."""
+        """Count audit events that are steps."""
 
         def heard(event: str, arguments: tuple[Any, ...]) -> None:
             if self._counting and is_step(event, arguments):
@@ -129,7 +129,7 @@ class Steps:
         sys.addaudithook(heard)
 
     def wrap(self, owner: Any, name: str) -> None:
-        """Count the calls of a method or function, of which Python does not tell."""
+        """Count the calls of a method or function that raises no audit event."""
         function: Callable[..., Any] = getattr(owner, name)
 
         @functools.wraps(function)
@@ -140,7 +140,7 @@ class Steps:
         setattr(owner, name, counted)
 
     def start(self) -> None:
-        """From now on steps count."""
+        """Begin to count steps."""
         self._counting = True
 
 
@@ -157,7 +157,7 @@ def die(*step: object) -> None:
 
 
 def changes_something(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether what Python tells of is a step: files, directories, locks, programs."""
+    """Whether an audit event is a step: it changes files or locks, or starts a program."""
     match event, arguments:
         case ("open", (str(path), _, flags)):
             opens_a_lock = path.endswith(".lock") and os.path.exists(path)

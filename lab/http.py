@@ -34,7 +34,7 @@ class LostRequestError(ConnectionError):
 
 
 FAILURES: tuple[type[Exception], ...] = (OSError, http.client.HTTPException)
-"""What a request can fail with; ssl.SSLError and TimeoutError are OSErrors."""
+"""The exceptions of a failed request; ssl.SSLError and TimeoutError are OSErrors."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Tls:
 
 @dataclass(frozen=True)
 class Peer:
-    """What the server's certificate said."""
+    """The certificate and the protocol that the server presented."""
 
     subject: str
     serial: int
@@ -126,7 +126,7 @@ class Client(Closing):
         self._connection: _Connection | None = None
         self._peer: Peer | None = None
         self.reconnects = 0
-        """Kept connections that were found closed before a request was sent on them."""
+        """How often the server had closed the kept connection before a request was sent."""
 
     @property
     def connected(self) -> bool:
@@ -193,11 +193,7 @@ class Client(Closing):
         if self._context is None:
             return _Connection(raw)
         assert self._tls is not None
-        try:
-            secure = self._context.wrap_socket(raw, server_hostname=self._tls.server_name)
-        except BaseException:  # also an interruption leaves no connection open
-            raw.close()
-            raise
+        secure = start_tls(raw, self._context, self._tls.server_name)
         self._peer = _peer(secure)
         return _Connection(secure)
 
@@ -207,7 +203,7 @@ _CLOSED = (ConnectionError, http.client.RemoteDisconnected, ssl.SSLEOFError, ssl
 
 
 class _Connection(http.client.HTTPConnection):
-    """HTTP on a connection that is there already, and never makes another by itself."""
+    """HTTP on an open connection; it never opens another by itself."""
 
     auto_open = 0
 
@@ -216,10 +212,25 @@ class _Connection(http.client.HTTPConnection):
         self.sock = connection
 
     def closed_by_server(self) -> bool:
-        poller = select.poll()
-        # Not merely "readable": TLS 1.3 session tickets wait there too.
-        poller.register(self.sock, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-        return bool(poller.poll(0))
+        return is_closed_by_peer(self.sock)
+
+
+def start_tls(
+    connection: socket.socket, context: ssl.SSLContext, server_name: str | None
+) -> ssl.SSLSocket:
+    """Make a connection a TLS connection, or close it."""
+    try:
+        return context.wrap_socket(connection, server_hostname=server_name)
+    except BaseException:  # also an interruption leaves no connection open
+        connection.close()
+        raise
+
+
+def is_closed_by_peer(connection: socket.socket) -> bool:
+    poller = select.poll()
+    # Not merely "readable": TLS 1.3 session tickets wait there too.
+    poller.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
+    return bool(poller.poll(0))
 
 
 def get(
@@ -241,7 +252,7 @@ def get(
 
 
 def spread(client: Client, count: int, path: str = "/") -> Counter[str]:
-    """Send requests one after the other; answers which backend (its name) served how many.
+    """Send requests one after the other; return how many each backend served, by its name.
 
     Raises one of FAILURES, or ValueError for an answer that is not 200 from a ``lab.backend``.
     """

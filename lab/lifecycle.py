@@ -1,4 +1,4 @@
-"""What lasts as long as the block of a `with` statement."""
+"""Base classes for objects that last as long as the block of a `with` statement."""
 
 from abc import ABC, abstractmethod
 from typing import Self
@@ -18,7 +18,7 @@ class Closing(ABC):
 
 
 class Starting(Closing):
-    """Started when its block begins, too."""
+    """Started when its block begins, closed when it ends."""
 
     def __enter__(self) -> Self:
         try:

@@ -12,7 +12,6 @@ import http.client
 import io
 import itertools
 import json
-import select
 import socket
 import ssl
 import time
@@ -25,7 +24,7 @@ import h2.connection
 import h2.errors
 import h2.events
 
-from lab.http import Tls
+from lab.http import Tls, is_closed_by_peer, start_tls
 from lab.load import FailedError, Tally, Trouble
 from lab.network import Namespace
 
@@ -63,11 +62,7 @@ class Wire:
         try:
             connection = namespace.connect(address, port, timeout=timeout)
             if tls is not None:
-                try:
-                    connection = tls.wrap_socket(connection, server_hostname=server_name)
-                except BaseException:  # also an interruption leaves no connection open
-                    connection.close()
-                    raise
+                connection = start_tls(connection, tls, server_name)
         except ConnectionRefusedError as error:
             raise FailedError(Trouble.REFUSED, error) from error
         except _ENDED as error:
@@ -109,10 +104,7 @@ class Wire:
 
     def ended(self) -> bool:
         """Whether the server has closed."""
-        poller = select.poll()
-        # Not merely "readable": TLS 1.3 session tickets wait there too.
-        poller.register(self._connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-        return bool(poller.poll(0))
+        return is_closed_by_peer(self._connection)
 
     def finish_sending(self) -> None:
         with contextlib.suppress(OSError):  # it is closed already: to be seen by reading

@@ -1,4 +1,4 @@
-"""Waiting for what nobody announces."""
+"""Awaiting a condition that nothing announces."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], bool], what: str, *, timeout: float = 10) -> None:
-    """Look every few milliseconds; raises TimeoutError, which says ``what`` was awaited."""
+    """Check a condition every few milliseconds; raise TimeoutError, which says ``what`` it is."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

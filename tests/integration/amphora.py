@@ -27,7 +27,7 @@ from amphora_agent.client.v2 import AmphoraClient
 from lab import processes
 from lab.agent import AgentProcess
 from lab.heartbeats import HeartbeatReceiver
-from lab.http import Client, Tls
+from lab.http import Client, Tls, start_tls
 from lab.listeners import (
     HealthMonitor,
     Listener,
@@ -78,11 +78,7 @@ class Amphora:
         """A TLS connection as the controller, or as `tls` says."""
         tls = tls or self.agent.tls
         raw = socket.create_connection(("127.0.0.1", self.agent.port), timeout)
-        try:
-            return tls.context().wrap_socket(raw, server_hostname=tls.server_name)
-        except BaseException:
-            raw.close()
-            raise
+        return start_tls(raw, tls.context(), tls.server_name)
 
     def send(self, data: bytes) -> Answer:
         """Send exactly these bytes and read one answer."""
