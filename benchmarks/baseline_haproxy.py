@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from lab import processes
+from lab.lifecycle import Closing
 from lab.network import Namespace
 from lab.processes import Process
 
@@ -37,7 +38,7 @@ def private_copy(haproxy: Path, directory: Path) -> Path:
     return copy
 
 
-class BareHaproxy:
+class BareHaproxy(Closing):
     """haproxy in master-worker mode in a namespace, with its files in one directory.
 
     `name` (`-L`) is its own among its peers. `master_socket` may be elsewhere.
@@ -61,12 +62,6 @@ class BareHaproxy:
         self._namespace = namespace
         self._name = name
         self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> BareHaproxy:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def start(self, text: str) -> None:
         """Start with a configuration, and return when it serves."""

@@ -7,6 +7,8 @@ import os
 import struct
 from pathlib import Path
 
+from lab.lifecycle import Closing
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _CLOEXEC, _NONBLOCK = 0x1, 0x2
@@ -18,7 +20,7 @@ _AT_FDCWD = -100
 _EVENT = struct.Struct("=IBBHQii")
 
 
-class Executions:
+class Executions(Closing):
     """Of the program file at `path`, by whomever, from now on. Needs root."""
 
     def __init__(self, path: Path) -> None:
@@ -29,12 +31,6 @@ class Executions:
         if _libc.fanotify_mark(self._queue, _MARK_ADD, mask, _AT_FDCWD, os.fsencode(path)) != 0:
             self.close()
             raise _error("fanotify_mark")
-
-    def __enter__(self) -> Executions:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def since(self) -> list[int]:
         """The process ids of those that were executed since this was last asked."""

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
+from lab.lifecycle import Closing
 from lab.network import Namespace
 
 Mode = Literal["http", "tcp"]
@@ -51,7 +52,7 @@ class Counts:
     health: int
 
 
-class Backend:
+class Backend(Closing):
     """A backend that runs in a namespace.
 
     ``binds`` are ``address:port`` or ``[address]:port``. ``tls`` is a file with certificate and
@@ -88,14 +89,8 @@ class Backend:
         try:
             self._read("ready")
         except BaseException:  # also Ctrl-C: nothing that was started may stay
-            self.stop()
+            self.close()
             raise
-
-    def __enter__(self) -> Backend:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
 
     @property
     def pid(self) -> int:
@@ -118,7 +113,7 @@ class Backend:
         """What every other path answers from now on."""
         self._ask(f"status {status}")
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End it at once, connections and all. May be called again."""
         self._process.kill()
         self._process.wait()

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.lifecycle import Closing
 from lab.network import CommandError, Namespace
 from lab.waiting import until
 
@@ -22,7 +23,7 @@ SHORTEST = 120
 _numbers = itertools.count()
 
 
-class DhcpServer:
+class DhcpServer(Closing):
     """Lends the addresses from ``first`` to ``last`` to whoever asks on ``ifname``.
 
     ``options`` are dnsmasq's, for example ``121,192.168.7.0/24,10.2.0.9``; clients get those that
@@ -59,14 +60,8 @@ class DhcpServer:
         try:
             until(self._serves, "the DHCP server serves")
         except BaseException:  # also Ctrl-C: nothing that was started may stay
-            self.stop()
+            self.close()
             raise
-
-    def __enter__(self) -> DhcpServer:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
 
     @property
     def log(self) -> str:
@@ -78,7 +73,7 @@ class DhcpServer:
         """How many leases it has granted, renewals included."""
         return self.log.count(" DHCPACK(")
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End it; nobody is told. May be called again."""
         self._process.kill()
         self._process.wait()

@@ -59,7 +59,7 @@ def test_a_server_that_dies_is_an_error(
 ) -> None:
     with Load(lambda: Client(namespace, ADDRESS, 80, keep_alive=keep_alive)) as load:
         load.wait_for(20)
-        backend.stop()
+        backend.close()
         load.wait_for(20)
     assert load.result.failed >= 10
     assert "ConnectionRefusedError" in load.result.total.words[-1]

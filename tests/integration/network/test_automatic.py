@@ -56,7 +56,7 @@ class Automatic:
         server = DhcpServer(
             router, cable.ifname_a, address, address, directory=directory, options=options
         )
-        self._ending.callback(server.stop)
+        self._ending.callback(server.close)
         return server
 
     def plug_member(self) -> str:

@@ -88,7 +88,7 @@ class Segment:
         self, first: str = "10.2.0.50", last: str = "10.2.0.60", **options: Any
     ) -> DhcpServer:
         server = DhcpServer(self.router, "r0", first, last, directory=self.directory, **options)
-        self._ending.callback(server.stop)
+        self._ending.callback(server.close)
         return server
 
     def start(self) -> Lease:
@@ -191,7 +191,7 @@ def test_the_server_lends_another_address_later(segment: Segment) -> None:
     first_server = segment.serve()
     segment.start()
     segment.await_events("bound True")
-    first_server.stop()
+    first_server.close()
     segment.serve("10.2.0.80", "10.2.0.90")
     segment.client().send(signal.SIGUSR1)
     segment.await_events("bound True", "nak True", "bound True")
@@ -202,7 +202,7 @@ def test_a_client_that_died_comes_back_and_the_lease_has_stayed(segment: Segment
     server = segment.serve()
     lease = segment.start()
     segment.await_events("bound True")
-    server.stop()
+    server.close()
     killed = segment.client()
     killed.send(signal.SIGKILL)
     segment.await_events("bound True", "deconfig False")
