@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -36,6 +36,9 @@ ONLY = os.environ.get("FAULTS_ONLY", "")
 _LEAST = 2
 #: Seconds after which what a fault has left is in order.
 _SETTLED = 8.0
+#: What the agent gives up for a change that runs, until the next one: by what its log says of it,
+#: the field of the instance that tells it.
+_GIVEN_UP = {"cannot be kept as a generation": "pending"}
 #: Failures that are told in full.
 _TOLD = 6
 
@@ -147,6 +150,7 @@ class Trial:
         place = self._known
         self._operation.prepare(place)
         yield from self._unlike(self._before, "prepared")
+        mark = len(place.amphora.agent.log)
         with self._faults.injected(fault, self._process):
             answer = self._operation.act(place)
         if not self._faults.hit:
@@ -158,17 +162,28 @@ class Trial:
         if self._operation.serves and not place.accepts(*self._operation.serves):
             yield "{}:{} is not served any more".format(*self._operation.serves)
         yield from _await_none(lambda: list(place.complaints()))
+        if answer is not None and answer.status < 300:
+            said = place.log_since(mark)
+            given_up = {field for words, field in _GIVEN_UP.items() if words in said}
+            yield from self._unlike(self._after, "answered with success", given_up)
         again = self._operation.act(place)
         if again is None or not (again.status < 300 or again.status == self._operation.done):
             yield f"a repetition fails: {again}"
         yield from self._unlike(self._after, "repeated")
 
-    def _unlike(self, wanted: State, when: str) -> Iterator[str]:
-        place = self._known
+    def _unlike(self, wanted: State, when: str, given_up: Collection[str] = ()) -> Iterator[str]:
+        """Await a state, but for fields of instances that are given up; yield what differs."""
+        wanted = _without(wanted, given_up)
+        found: State = {}
+
+        def is_reached() -> bool:
+            found.update(_without(self._known.state(), given_up))
+            return found == wanted
+
         try:
-            until(lambda: place.state() == wanted, when, timeout=_SETTLED)
+            until(is_reached, when, timeout=_SETTLED)
         except TimeoutError:
-            for line in differences(wanted, place.state()):
+            for line in differences(wanted, found):
                 yield f"{when}: {line}"
 
     def finish(self) -> list[str]:
@@ -181,6 +196,15 @@ class Trial:
         self._remove(place)
         left += self._unlike(self._nothing, "removed")
         return left + _await_none(lambda: place.more_descriptors(self._descriptors))
+
+
+def _without(state: State, fields: Collection[str]) -> State:
+    """Return a state without these fields of its instances."""
+    instances = [
+        {name: value for name, value in instance.items() if name not in fields}
+        for instance in state["instances"]
+    ]
+    return {**state, "instances": instances}
 
 
 def _settled_state(place: Place) -> State:
