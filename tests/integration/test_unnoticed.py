@@ -14,7 +14,6 @@ import itertools
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ import pytest
 
 from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.replies.workers import Workers
-from amphora_agent.haproxy.runtime.socket import MasterSocket
 from benchmarks.baseline_haproxy import BareHaproxy
 from lab import haproxies
 from lab.backend import Backend
@@ -46,6 +44,7 @@ from lab.pki import Authority, Credentials
 from lab.processes import Process
 from lab.traffic_clients import Http2Visitor, HttpVisitor, Place, TcpVisitor
 from lab.waiting import until
+from tests.builders.pushed import PushedBalancer
 from tests.integration.amphora import Amphora
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -167,27 +166,29 @@ def amount(program: Path) -> Amount:
 
 
 @dataclass
-class Balancer:
+class Balancer(PushedBalancer):
     """The agent's."""
 
-    amphora: Amphora
-    id: str
-    listed: Path
+    vip = VIP
 
-    def push(self, wanted: Wanted) -> None:
-        text = wanted.text(VIP, self.id, self.amphora.agent.base_path, self.listed)
+    amphora: Amphora
+
+    @property
+    def certificates(self) -> Path:
+        return self.amphora.agent.cert_path / self.id
+
+    def apply(self, wanted: Wanted) -> None:
+        listed = self.certificates / "list.pem"
+        text = wanted.text(VIP, self.id, self.amphora.agent.base_path, listed)
         self.amphora.api.upload_haproxy(self.id, text)
-        self.amphora.api.reload(self.id)
+        self.reload()
 
     def put_certificate(self, certificate: Credentials) -> None:
         self.amphora.api.upload_certificate(self.id, "site.pem", certificate.pem)
 
-    def workers(self) -> Workers:
-        return workers.read_workers(self._ask("show proc"))
-
     def servers(self) -> dict[str, tuple[str, str, str]]:
         """Address, port and weight of those that are not in maintenance, by name."""
-        rows = [row.split() for row in self._ask("@1 show servers state").splitlines()]
+        rows = [row.split() for row in self.ask("@1 show servers state").splitlines()]
         return {
             row[3]: (row[4], row[18], row[7])
             for row in rows
@@ -196,10 +197,6 @@ class Balancer:
 
     def processes(self) -> list[Process]:
         return self.amphora.haproxies()
-
-    def _ask(self, command: str) -> str:
-        master = MasterSocket(self.amphora.agent.run_path / f"{self.id}.master")
-        return master.command(command, timeout=5)
 
 
 #: `show servers state`: a server was put into maintenance, by command or by configuration.
@@ -215,13 +212,11 @@ def balancer(
 ) -> Iterator[Balancer]:
     with ExitStack() as ending:
         amphora = boot(ending, settings={"haproxy_amphora": {"haproxy_cmd": str(program)}})
-        lb_id = str(uuid.uuid4())
-        certificates = amphora.agent.cert_path / lb_id
-        made = Balancer(amphora, lb_id, certificates / "list.pem")
+        made = Balancer(amphora)
         made.put_certificate(issue(authority))
-        listed = crt_list([str(certificates / "site.pem")]).encode()
-        amphora.api.upload_certificate(lb_id, "list.pem", listed)
-        made.push(Wanted.first())
+        listed = crt_list([str(made.certificates / "site.pem")]).encode()
+        amphora.api.upload_certificate(made.id, "list.pem", listed)
+        made.apply(Wanted.first())
         yield made
 
 
@@ -232,7 +227,7 @@ class Control:
     haproxy: BareHaproxy
     listed: Path
 
-    def push(self, wanted: Wanted) -> None:
+    def apply(self, wanted: Wanted) -> None:
         text = wanted.text(CONTROL, "control", self.haproxy.directory, self.listed)
         self.haproxy.configuration.write_text(text)
         self.haproxy.check()
@@ -332,7 +327,7 @@ def test_nobody_notices_changes_at_run_time(
             if number % 50 == 0:
                 certificate = issue(authority)
                 balancer.put_certificate(certificate)
-            balancer.push(wanted)
+            balancer.apply(wanted)
         seconds = time.monotonic() - begun
         running.wait_for(2)
     grown = pss(balancer) - memory
@@ -374,7 +369,7 @@ def test_nobody_notices_reloads_more_than_those_of_haproxy_alone(
         with traffic(namespace, vip, authority) as running:
             running.wait_for(2)
             for number in range(amount.reloads):
-                side.push(replace(Wanted.first(), client_timeout=50001 + number))
+                side.apply(replace(Wanted.first(), client_timeout=50001 + number))
                 most = max(most, len(side.workers().leaving))
             seconds = time.monotonic() - begun
             running.wait_for(2)
