@@ -110,7 +110,10 @@ def find_status(
     )
     by_id = {pool.pool_id: pool for pool in pools}
     listeners = tuple(
-        _noted(_listener(listener, said, layer4, by_id), notes.get(listener.listener_id))
+        _noted(
+            _listener(listener, balancer.is_up, said, layer4, by_id),
+            notes.get(listener.listener_id),
+        )
         for listener in balancer.listeners
     )
     status, reason = Status.OFFLINE, _DOWN
@@ -171,12 +174,13 @@ def _read(statistics: Iterable[str | None]) -> _Said:
 
 def _listener(
     listener: ResolvedListener,
+    is_balancer_up: bool,
     said: _Said,
     layer4: Mapping[str, InstanceReading],
     pools: Mapping[str, PoolStatus],
 ) -> ListenerStatus:
     status, reason, connections = Status.OFFLINE, _DOWN, 0
-    if listener.admin_state_up:
+    if is_balancer_up and listener.admin_state_up:
         status, reason, connections = _serving(listener, said, layer4)
     if status is Status.ONLINE:
         found = (pools[pool.pool_id] for pool in listener.used_pools)

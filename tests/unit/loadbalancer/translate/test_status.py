@@ -182,3 +182,10 @@ def test_what_is_administratively_down() -> None:
     shown = status.find_status(resolve(decoded({**body, "admin_state_up": False})), {}, {})
     parts = (shown, shown.listeners[0], shown.pools[0], shown.pools[0].members[0])
     assert {each.operating_status for each in parts} == {"OFFLINE"}
+
+
+def test_listeners_of_a_load_balancer_that_is_down_are_offline() -> None:
+    body = {**balancer(listener()), "admin_state_up": False}
+    shown = status.find_status(resolve(decoded(body)), {}, {})
+    assert shown.listeners[0].operating_status == "OFFLINE"
+    assert shown.listeners[0].reason == "administratively down"
