@@ -141,7 +141,7 @@ conformance-14 conformance-10 conformance-10-0.5 conformance-2: \
 
 .PHONY: openapi
 openapi: $(VENV)/demo  ## Write docs/openapi.json, the document of API 2.0, anew
-	$(BIN)/python -m amphora_agent.api.v2.openapi > docs/openapi.json
+	$(BIN)/python -m amphora_agent.api.openapi > docs/openapi.json
 
 .PHONY: scale
 scale: $(VENV)/test  ## A load balancer with 5,000 listeners (LISTENERS=n), its times and memory

@@ -8,15 +8,14 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from amphora_agent.api import v1
-from amphora_agent.api.services import Services
-from amphora_agent.api.v1 import http
-from amphora_agent.api.v2 import routes
-from amphora_agent.api.v2.http import (
+from amphora_agent.api import v1, v2
+from amphora_agent.api.http import (
     answer_problem,
+    find_version,
     require_known_query,
     wants_problem_details,
 )
+from amphora_agent.api.services import Services
 from amphora_agent.errors import (
     AgentError,
     Conflict,
@@ -67,7 +66,7 @@ def create_app(services: Services) -> Flask:
     app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
     app.url_map.strict_slashes = False
     app.url_map.converters["rest"] = _Rest
-    for blueprint in (*v1.blueprints(services), *routes.blueprints(services)):
+    for blueprint in (*v1.blueprints(services), *v2.blueprints(services)):
         app.register_blueprint(blueprint)
     v1.add_legacy_rules(app)
     _count_requests(app, services.metrics)
@@ -83,7 +82,7 @@ def create_app(services: Services) -> Flask:
 
     @app.after_request
     def remember_version(response: Response) -> Response:
-        version = http.find_version()
+        version = find_version()
         if version is not None and request.method != "GET" and response.status_code < 400:
             services.controller.record(version)
         return response

@@ -14,9 +14,9 @@ from amphora_agent.agent.host import Host
 from amphora_agent.agent.reconfiguration import Reconfiguration, require_listening
 from amphora_agent.agent.settings_file import ControllerApi, SettingsFile
 from amphora_agent.api.app import create_app
+from amphora_agent.api.http import CURRENT
 from amphora_agent.api.server.tls import ServerTls, make_first_context
 from amphora_agent.api.services import MadeOnce, Services
-from amphora_agent.api.v1.http import CURRENT
 from amphora_agent.daemon import monitoring
 from amphora_agent.daemon.arbiter import AgentServer, Heart
 from amphora_agent.errors import AgentError

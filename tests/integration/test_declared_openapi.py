@@ -50,7 +50,7 @@ def schema(amphora: Amphora) -> Any:
 
 
 def operations() -> list[str]:
-    from amphora_agent.api.v2.openapi import OPERATIONS
+    from amphora_agent.api.openapi import OPERATIONS
 
     return [operation.name for operation in OPERATIONS]
 

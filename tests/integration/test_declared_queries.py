@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from amphora_agent.api.v2.openapi import OPERATIONS, ApiOperation
+from amphora_agent.api.openapi import OPERATIONS, ApiOperation
 from lab.backend import Backend
 from lab.pki import Authority
 from tests.integration.amphora import Amphora, differences

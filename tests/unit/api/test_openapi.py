@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from flask import Flask
 
+from amphora_agent.api import openapi, v2
 from amphora_agent.api.services import Services
-from amphora_agent.api.v2 import openapi, routes
 from amphora_agent.model.loadbalancer.types import ListenerProtocol
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.write_document())
@@ -16,7 +16,7 @@ DOCUMENT: dict[str, Any] = json.loads(openapi.write_document())
 def test_it_has_every_route_and_no_other() -> None:
     nobody = cast(Services, None)  # nothing is called
     app = Flask(__name__, static_folder=None)
-    for blueprint in routes.blueprints(nobody):
+    for blueprint in v2.blueprints(nobody):
         app.register_blueprint(blueprint)
     known = {
         (method, rule.rule.replace("<", "{").replace(">", "}"))

@@ -7,18 +7,18 @@ sends texts never does.
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from amphora_agent.api.services import Services, caller
-from amphora_agent.api.v1.http import body
-from amphora_agent.api.v2.http import (
-    LARGEST_BALANCER,
+from amphora_agent.api.http import (
     LARGEST_CERTIFICATE,
+    LARGEST_CONFIGURATION,
     LARGEST_PATCH,
     answer,
     answer_bytes,
+    body,
     matches,
     wants_absence,
     wants_dry_run,
 )
+from amphora_agent.api.services import Services, caller
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.events.journal import MOST_ENTRIES
 from amphora_agent.model.events import Changes
@@ -41,13 +41,13 @@ def document() -> Blueprint:
 
     @routes.get("/2.0")
     def overview() -> ResponseReturnValue:
-        from amphora_agent.api.v2.openapi import describe_briefly
+        from amphora_agent.api.openapi import describe_briefly
 
         return answer_bytes(describe_briefly())
 
     @routes.get("/2.0/openapi.json")
     def complete() -> ResponseReturnValue:
-        from amphora_agent.api.v2.openapi import write_document
+        from amphora_agent.api.openapi import write_document
 
         return answer_bytes(write_document())
 
@@ -101,7 +101,7 @@ def loadbalancers(services: Services) -> Blueprint:
 
         done = services.declared().put(
             object_id(lb_id),
-            body(LARGEST_BALANCER),
+            body(LARGEST_CONFIGURATION),
             caller(),
             precondition=Precondition(matches(), wants_absence()),
             process_model=_process_model(),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from amphora_agent import __version__
-from amphora_agent.api.v2.http import DRY_RUN
+from amphora_agent.api.http import DRY_RUN
 from amphora_agent.model.addressing import Address, Network
 from amphora_agent.model.events import Changes
 from amphora_agent.model.loadbalancer.responses import (
