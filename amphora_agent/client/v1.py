@@ -1,9 +1,153 @@
-"""A client of API 1.0, which sends haproxy configurations as text, as Octavia's controller does."""
+"""The connection of clients with one amphora, with mutual TLS and errors; and a client of API 1.0,
+which sends haproxy configurations as text, as Octavia's controller does.
 
+An amphora's certificate names its id, not its address, so clients assert the id (WIRE §1).
+"""
+
+import ssl
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from amphora_agent.client.transport import Client, Json
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.ssl_ import create_urllib3_context
+
+Json = dict[str, Any]
+
+_PROBLEM = "application/problem+json"
+
+
+class _NamedByIdAdapter(HTTPAdapter):
+    """Asserts that the server's certificate names `amphora_id`, whatever its address.
+
+    Python 3.13 refuses certificates without key identifiers by default. Controllers before
+    release 15 issue such certificates, and RFC 5280 leaves their verification as it is.
+    """
+
+    def __init__(self, amphora_id: str) -> None:
+        self._amphora_id = amphora_id
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        context = create_urllib3_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        kwargs["ssl_context"] = context
+        kwargs["assert_hostname"] = self._amphora_id
+        super().init_poolmanager(*args, **kwargs)
+
+
+class AmphoraError(Exception):
+    """The agent refused: `status` is its HTTP status, `answer` the JSON that explains it."""
+
+    def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
+        names = ("message", "details", "error", "title", "detail")
+        words = (answer.get(name) for name in names)
+        super().__init__(f"{status}: {': '.join(str(word) for word in words if word)}")
+        self.status = status
+        self.answer = answer
+
+
+class Wrong(NamedTuple):
+    """One thing that is wrong, and where: `listeners[2].l7policies[0].rules[1].value`."""
+
+    path: str
+    message: str
+
+
+class ProblemError(AmphoraError):
+    """A refusal below `/2.0`, as problem details (RFC 9457): `title`, `detail`, and in `errors`
+    everything that is wrong with the request's body."""
+
+    def __init__(self, status: int, answer: Mapping[str, Any]) -> None:
+        super().__init__(status, answer)
+        self.title = str(answer.get("title", ""))
+        self.detail = str(answer.get("detail", ""))
+        self.errors = tuple(
+            Wrong(str(each["path"]), str(each["message"])) for each in answer.get("errors", ())
+        )
+
+
+class Client:
+    """One amphora's API. `base_url` is like `https://192.0.2.7:9443`; `client_certificate` is a PEM
+    of certificate and key, `server_ca` the authority that signed the amphora's certificate.
+
+    One instance keeps its connections; it may be used by one thread at a time. Every call raises
+    AmphoraError for a refusal and requests.RequestException when the agent cannot be reached.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        amphora_id: str,
+        client_certificate: Path,
+        server_ca: Path,
+        timeout: float = 60.0,
+    ) -> None:
+        self.amphora_id = amphora_id
+        self._base_url = base_url.rstrip("/")
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.cert = str(client_certificate)
+        self._session.verify = str(server_ca)
+        self._session.trust_env = False  # no proxy stands between a controller and its amphora
+        self._session.mount("https://", _NamedByIdAdapter(amphora_id))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: bytes | None = None,
+        json: Any = None,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> requests.Response:
+        """Send any request; `path` begins with a slash."""
+        response = self._session.request(
+            method,
+            self._base_url + path,
+            data=data,
+            json=json,
+            params=params,
+            headers=headers,
+            timeout=self._timeout,
+        )
+        if response.status_code >= 400:
+            raise _make_error(response)
+        return response
+
+    # Instances: their status, and their changes
+
+    def instances(self) -> list[Json]:
+        instances: list[Json] = self._json("GET", "/2.0/instances")["instances"]
+        return instances
+
+    def instance(self, instance_id: str) -> Json:
+        return self._json("GET", f"/2.0/instances/{instance_id}")
+
+    def changes(self, instance_id: str, limit: int | None = None) -> list[Json]:
+        """Return the changes of a load balancer, the newest first."""
+        query = "" if limit is None else f"?limit={limit}"
+        path = f"/2.0/instances/{instance_id}/changes{query}"
+        changes: list[Json] = self._json("GET", path)["changes"]
+        return changes
+
+    def _json(self, method: str, path: str, **given: Any) -> Json:
+        answer: Json = self.request(method, path, **given).json()
+        return answer
+
+
+def _make_error(response: requests.Response) -> AmphoraError:
+    try:
+        answer = response.json()
+    except ValueError:
+        return AmphoraError(response.status_code, {"error": response.text})
+    is_problem = response.headers.get("Content-Type", "").startswith(_PROBLEM)
+    return (ProblemError if is_problem else AmphoraError)(response.status_code, answer)
 
 
 class AmphoraClient(Client):

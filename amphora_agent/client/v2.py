@@ -1,6 +1,6 @@
 """A client of API 2.0, which sends whole load balancers, for provider drivers, operators and tests.
 
-`v1` has `AmphoraClient`, that of API 1.0; `transport` has their connection and errors.
+`v1` has `AmphoraClient`, that of API 1.0, and the connection and errors of both.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 import requests
 
-from amphora_agent.client.transport import AmphoraError, Client, Json, ProblemError, Wrong
-from amphora_agent.client.v1 import AmphoraClient
+from amphora_agent.client.v1 import AmphoraClient, AmphoraError, Client, Json, ProblemError, Wrong
 
 __all__ = [
     "AmphoraClient",

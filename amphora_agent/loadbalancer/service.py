@@ -34,9 +34,8 @@ from amphora_agent.loadbalancer.translate import certificate_files, status
 from amphora_agent.loadbalancer.translate.certificate_files import Times
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events import Caller, Operation
-from amphora_agent.model.loadbalancer import pool_forms, validation
-from amphora_agent.model.loadbalancer.pool_forms import normalize
-from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer, resolve
+from amphora_agent.model.loadbalancer import resolved, validation
+from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer, normalize, resolve
 from amphora_agent.model.loadbalancer.responses import (
     About,
     Given,
@@ -207,9 +206,9 @@ class Declared:
             _require(before, precondition)
             whole = msgspec.json.decode(before.model())
             if member_id is None:
-                changed = pool_forms.patch_pool(whole, pool_id, patch)
+                changed = resolved.patch_pool(whole, pool_id, patch)
             else:
-                changed = pool_forms.patch_member(whole, pool_id, member_id, patch)
+                changed = resolved.patch_member(whole, pool_id, member_id, patch)
             balancer = _decoded(lb_id, msgspec.json.encode(changed))
             return self._make(lb_id, balancer, before, None, record, dry_run=dry_run)
 

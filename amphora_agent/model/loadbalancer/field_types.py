@@ -97,7 +97,7 @@ Ciphers = Annotated[
         examples=["ECDHE-RSA-AES256-GCM-SHA384:TLS_AES_256_GCM_SHA384"],
     ),
 ]
-#: What a rule compares with: printable ASCII. Its type and comparison say more (l7_validation.py).
+#: What a rule compares with: printable ASCII. Its type and comparison say more (validation.py).
 RuleValue = Annotated[
     str,
     Meta(

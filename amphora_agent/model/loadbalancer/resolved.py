@@ -2,15 +2,21 @@
 
 A body may say a thing in more than one place, or leave it out. `resolve` decides once what it
 means; whatever works on a load balancer after it was decoded takes the result.
+
+A load balancer has its pools in `pools`, a listener has its default pool once more in itself, and
+so has a policy. Of a pool that is in `pools` that form counts alone: who changes it there need not
+change it elsewhere. Of others one form may say less than another; what several say must be the
+same. `normalize` keeps each pool once, and a patch changes all forms of one.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+import msgspec
 from msgspec.structs import asdict
 
+from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.model.addressing import Address, Claim, claim
-from amphora_agent.model.loadbalancer.pool_forms import find_pools, merge_pools
 from amphora_agent.model.loadbalancer.types import (
     Action,
     ClientAuthentication,
@@ -228,3 +234,226 @@ def _resolve_policies(
                 policy.redirect_url or policy.redirect_prefix or "",
                 policy.redirect_http_code,
             )
+
+
+#: What is told of an object for people, or follows from the place where it is told.
+_ASIDE = frozenset(
+    {
+        "description", "id", "listener_id", "loadbalancer_id", "name", "pool_id", "primary_cn",
+        "project_id", "subnet_id", "vnic_type",
+    }
+)  # fmt: skip
+
+
+class MergedPools(NamedTuple):
+    """Pools by their ids. `differing` has the paths of those forms that contradict what was said
+    before, each with the field."""
+
+    pools: Mapping[str, Pool]
+    differing: Mapping[str, str]
+
+
+class _DifferentError(ValueError):
+    """The message is the path of the field."""
+
+
+def find_pools(balancer: LoadBalancer) -> Iterator[tuple[str, Pool]]:
+    """Yield all forms of all pools, each with its path."""
+    for index, pool in enumerate(balancer.pools or ()):
+        yield f"pools[{index}]", pool
+    for index, listener in enumerate(balancer.listeners or ()):
+        path = f"listeners[{index}]"
+        if listener.default_pool:
+            yield f"{path}.default_pool", listener.default_pool
+        for number, policy in enumerate(listener.l7policies or ()):
+            if policy.redirect_pool:
+                yield f"{path}.l7policies[{number}].redirect_pool", policy.redirect_pool
+
+
+def merge_pools(balancer: LoadBalancer) -> MergedPools:
+    """Return what all forms of each pool say. A form that contradicts does not count, and of a pool
+    in `balancer.pools` no other form does."""
+    pools = {pool.pool_id: pool for pool in balancer.pools or ()}
+    complete = frozenset(pools)
+    differing: dict[str, str] = {}
+    for path, pool in find_pools(balancer):
+        if pool.pool_id in complete:
+            continue
+        before = pools.get(pool.pool_id)
+        if before is None:
+            pools[pool.pool_id] = pool
+        elif before != pool:
+            try:
+                pools[pool.pool_id] = _merge(before, pool, "")
+            except _DifferentError as error:
+                differing[path] = str(error)
+    return MergedPools(pools, differing)
+
+
+def _merge(one: Any, other: Any, path: str) -> Any:
+    """Return what two values of a field say together. Raises _DifferentError."""
+    if other is None or one == other:
+        return one
+    if one is None:
+        return other
+    if isinstance(one, msgspec.Struct) and type(one) is type(other):
+        return msgspec.structs.replace(one, **_merge_fields(one, other, path))
+    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        in_order = _sort_as(one, other)
+        pairs = zip(one, in_order, strict=True)
+        return tuple(_merge(*pair, f"{path}[{i}]") for i, pair in enumerate(pairs))
+    raise _DifferentError(path)
+
+
+def _merge_fields(one: msgspec.Struct, other: msgspec.Struct, path: str) -> dict[str, object]:
+    fields = {}
+    for name in one.__struct_fields__:
+        a, b = getattr(one, name), getattr(other, name)
+        if a is None or (b is not None and a != b and name not in _ASIDE):
+            fields[name] = _merge(a, b, f"{path}.{name}" if path else name)
+    return fields
+
+
+def _sort_as(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Members of `other` in the order of `one`, where they are the same members."""
+    if not all(isinstance(each, Member) for each in (*one, *other)):
+        return other
+    by_id = {member.member_id: member for member in other}
+    if by_id.keys() != {member.member_id for member in one}:
+        return other
+    return tuple(by_id[member.member_id] for member in one)
+
+
+#: What tells an id that is null in a body from one that is not there.
+_Json = Mapping[str, Any]
+
+
+def normalize(balancer: LoadBalancer, body: bytes) -> LoadBalancer:
+    """Return the normal form of a load balancer that was decoded from `body`."""
+    pools = tuple(merge_pools(balancer).pools.values())
+    listeners = balancer.listeners
+    if any(each.default_pool or _embeds_pools(each) for each in listeners or ()):
+        raw: list[_Json] = msgspec.json.decode(body)["listeners"]
+        pairs = zip(listeners or (), raw, strict=True)
+        listeners = tuple(_normalize_listener(each, said) for each, said in pairs)
+    return msgspec.structs.replace(
+        balancer, listeners=listeners, pools=pools if pools else balancer.pools
+    )
+
+
+def _embeds_pools(listener: Listener) -> bool:
+    return any(policy.redirect_pool for policy in listener.l7policies or ())
+
+
+def _normalize_listener(listener: Listener, said: _Json) -> Listener:
+    pool_id = listener.default_pool_id
+    if "default_pool_id" not in said:
+        pool_id = listener.target_pool_id
+    policies = listener.l7policies
+    if policies:
+        pairs = zip(policies, said["l7policies"], strict=True)
+        policies = tuple(_normalize_policy(each, told) for each, told in pairs)
+    return msgspec.structs.replace(
+        listener, default_pool=None, default_pool_id=pool_id, l7policies=policies
+    )
+
+
+def _normalize_policy(policy: L7Policy, said: _Json) -> L7Policy:
+    pool_id = policy.redirect_pool_id
+    if "redirect_pool_id" not in said:
+        pool_id = policy.target_pool_id
+    return msgspec.structs.replace(policy, redirect_pool=None, redirect_pool_id=pool_id)
+
+
+#: A part of a load balancer in JSON.
+_Object = dict[str, Any]
+
+
+def apply_patch(target: object, patch: object) -> object:
+    """Apply a JSON merge patch (RFC 7396): null removes, an object is merged, all else replaces."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = apply_patch(result.get(name), value)
+    return result
+
+
+def patch_pool(balancer: _Object, pool_id: str, patch: _Object) -> _Object:
+    """Return a load balancer in which each form of one pool is patched.
+
+    Raises:
+        NotFound
+        InvalidRequest: the patch is of another pool.
+    """
+    _require_same(patch, "pool_id", pool_id)
+    return _change_pool(balancer, pool_id, lambda pool: _as_object(apply_patch(pool, patch)))
+
+
+def patch_member(balancer: _Object, pool_id: str, member_id: str, patch: _Object) -> _Object:
+    """Return a load balancer in which one member of a pool is patched. Raises as `patch_pool`."""
+    _require_same(patch, "member_id", member_id)
+
+    def change(pool: _Object) -> _Object:
+        members = pool.get("members") or []
+        if not any(member["member_id"] == member_id for member in members):
+            raise NotFound("Member Not Found", f"pool {pool_id} has no member {member_id}")
+        return {
+            **pool,
+            "members": [
+                apply_patch(member, patch) if member["member_id"] == member_id else member
+                for member in members
+            ],
+        }
+
+    return _change_pool(balancer, pool_id, change)
+
+
+def _change_pool(balancer: _Object, pool_id: str, change: Callable[[_Object], _Object]) -> _Object:
+    is_there = False
+
+    def changed(pool: _Object) -> _Object:
+        nonlocal is_there
+        if pool["pool_id"] != pool_id:
+            return pool
+        is_there = True
+        return change(pool)
+
+    result = dict(balancer)
+    if balancer.get("pools"):
+        result["pools"] = [changed(pool) for pool in balancer["pools"]]
+    if balancer.get("listeners"):
+        result["listeners"] = [_change_listener(each, changed) for each in balancer["listeners"]]
+    if not is_there:
+        raise NotFound("Pool Not Found", f"no pool {pool_id}")
+    return result
+
+
+def _change_listener(listener: _Object, changed: Callable[[_Object], _Object]) -> _Object:
+    result = dict(listener)
+    if listener.get("default_pool"):
+        result["default_pool"] = changed(listener["default_pool"])
+    if listener.get("l7policies"):
+        result["l7policies"] = list(_change_policies(listener["l7policies"], changed))
+    return result
+
+
+def _change_policies(
+    policies: list[_Object], changed: Callable[[_Object], _Object]
+) -> Iterator[_Object]:
+    for policy in policies:
+        pool = policy.get("redirect_pool")
+        yield {**policy, "redirect_pool": changed(pool)} if pool else policy
+
+
+def _as_object(value: object) -> _Object:
+    assert isinstance(value, dict)
+    return value
+
+
+def _require_same(patch: _Object, field: str, wanted: str) -> None:
+    if patch.get(field, wanted) != wanted:
+        raise InvalidRequest.from_problems([(field, f"cannot change; it is {wanted}")])

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from amphora_agent.haproxy.config.parser import Section, parse_config, split_sections
 from amphora_agent.haproxy.policy.engine import find_violations
 from amphora_agent.haproxy.policy.values import Bounds
-from amphora_agent.model.loadbalancer.pool_forms import merge_pools
+from amphora_agent.model.loadbalancer.resolved import merge_pools
 from amphora_agent.model.loadbalancer.types import (
     METRICS_BACKEND,
     HealthMonitor,

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.keepalived.config.lvs import Endpoint, Member, describe, rewrite
 from amphora_agent.model.loadbalancer import types
-from amphora_agent.model.loadbalancer.pool_forms import merge_pools
+from amphora_agent.model.loadbalancer.resolved import merge_pools
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from tests.builders.loadbalancers import balancers
 from tests.builders.places import BASE

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.errors import InvalidRequest, NotFound
-from amphora_agent.model.loadbalancer import pool_forms
+from amphora_agent.model.loadbalancer import resolved
 from tests.builders.bodies import balancer, listener, member, policy, pool
 
 
@@ -29,7 +29,7 @@ from tests.builders.bodies import balancer, listener, member, policy, pool
     ],
 )
 def test_a_patch(target: Any, patch: Any, result: Any) -> None:
-    assert pool_forms.apply_patch(target, patch) == result
+    assert resolved.apply_patch(target, patch) == result
 
 
 def test_every_form_of_a_pool_changes() -> None:
@@ -40,7 +40,7 @@ def test_every_form_of_a_pool_changes() -> None:
         ),
         pools=(shared, pool(name="other")),
     )
-    changed = pool_forms.patch_pool(body, "pool", {"name": "new"})
+    changed = resolved.patch_pool(body, "pool", {"name": "new"})
     new = {**shared, "name": "new"}
     front = changed["listeners"][0]
     assert changed["pools"] == [new, pool(name="other")]
@@ -50,7 +50,7 @@ def test_every_form_of_a_pool_changes() -> None:
 
 def test_a_member_changes_and_its_neighbours_do_not() -> None:
     body = balancer(pools=(pool(members=[member("a"), member("b")]),))
-    changed = pool_forms.patch_member(body, "pool", "b", {"weight": 3})
+    changed = resolved.patch_member(body, "pool", "b", {"weight": 3})
     assert changed["pools"][0]["members"] == [member("a"), member("b", weight=3)]
 
 
@@ -58,6 +58,6 @@ def test_what_is_not_there_and_what_must_stay() -> None:
     body = balancer(pools=(pool(members=[member()]),))
     for pool_id, member_id in (("nowhere", "member"), ("pool", "nobody")):
         with pytest.raises(NotFound):
-            pool_forms.patch_member(body, pool_id, member_id, {})
+            resolved.patch_member(body, pool_id, member_id, {})
     with pytest.raises(InvalidRequest):
-        pool_forms.patch_pool(body, "pool", {"pool_id": "renamed"})
+        resolved.patch_pool(body, "pool", {"pool_id": "renamed"})

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer.pool_forms import normalize
+from amphora_agent.model.loadbalancer.resolved import normalize
 from amphora_agent.model.loadbalancer.types import LoadBalancer
 from tests.builders.bodies import balancer, listener, member, policy, pool
 

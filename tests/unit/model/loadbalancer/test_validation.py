@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.pool_forms import merge_pools
+from amphora_agent.model.loadbalancer.resolved import merge_pools
 from tests.builders.bodies import (
     balancer,
     decoded,
