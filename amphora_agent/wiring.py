@@ -180,7 +180,7 @@ def make_declared(
     from amphora_agent.keepalived.lvs import ipvs
     from amphora_agent.keepalived.lvs.poller import LvsPoller
     from amphora_agent.loadbalancer.service import Declared
-    from amphora_agent.model.loadbalancer.responses import ProcessModel
+    from amphora_agent.model.responses import ProcessModel
 
     poller = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
     return Declared(

@@ -28,8 +28,8 @@ from amphora_agent.loadbalancer.translate import names
 from amphora_agent.loadbalancer.translate.backends import Backend, BackendServer
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer.responses import ProcessModel
-from amphora_agent.model.loadbalancer.types import ListenerProtocol, LoadBalancer, Pool
+from amphora_agent.model.loadbalancer import ListenerProtocol, LoadBalancer, Pool
+from amphora_agent.model.responses import ProcessModel
 from amphora_agent.supervisor.contract import Mark, ProcessSpec
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from lab import rendered

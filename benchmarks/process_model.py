@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from amphora_agent.haproxy.replies import statistics
-from amphora_agent.model.loadbalancer.responses import ProcessModel
+from amphora_agent.model.responses import ProcessModel
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from benchmarks import baseline_haproxy, fleet
 from benchmarks.baseline_haproxy import BareHaproxy, private_copy

@@ -8,8 +8,8 @@ from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.translate import names, to_haproxy, to_lvs
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.loadbalancer.translate.to_lvs import VirtualServer
-from amphora_agent.model.loadbalancer.resolved import resolve
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.resolved import resolve
 
 
 def translate_whole(balancer: LoadBalancer) -> Process:

@@ -12,7 +12,8 @@ from amphora_agent import __version__
 from amphora_agent.api.http import DRY_RUN
 from amphora_agent.model.addressing import Address, Network
 from amphora_agent.model.events import Changes
-from amphora_agent.model.loadbalancer.responses import (
+from amphora_agent.model.loadbalancer import LoadBalancer, Member, Pool
+from amphora_agent.model.responses import (
     About,
     CertificateList,
     LoadBalancerStatus,
@@ -20,7 +21,6 @@ from amphora_agent.model.loadbalancer.responses import (
     Result,
     Summaries,
 )
-from amphora_agent.model.loadbalancer.types import LoadBalancer, Member, Pool
 from amphora_agent.model.status import InstanceDetails, InstanceList
 
 

@@ -22,7 +22,7 @@ from amphora_agent.api.services import Services, caller
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.events.journal import MOST_ENTRIES
 from amphora_agent.model.events import Changes
-from amphora_agent.model.loadbalancer.responses import ProcessModel, Result
+from amphora_agent.model.responses import ProcessModel, Result
 from amphora_agent.model.status import InstanceList
 from amphora_agent.paths import ObjectId, object_id
 
@@ -59,7 +59,7 @@ def certificates(services: Services) -> Blueprint:
 
     @routes.get("/2.0/loadbalancers/<lb_id>/certificates")
     def overview(lb_id: str) -> ResponseReturnValue:
-        from amphora_agent.model.loadbalancer.responses import CertificateList
+        from amphora_agent.model.responses import CertificateList
 
         certificates = services.declared().certificates(object_id(lb_id))
         return answer(CertificateList(certificates))

@@ -16,7 +16,7 @@ from itertools import chain
 from amphora_agent.events.journal import ChangeRecord
 from amphora_agent.haproxy.process.activator import Outcome
 from amphora_agent.model.events import Difference
-from amphora_agent.model.loadbalancer.responses import ProcessPlan
+from amphora_agent.model.responses import ProcessPlan
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions.store import RevisionStore
 

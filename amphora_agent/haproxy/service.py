@@ -43,7 +43,7 @@ from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCoun
 from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
 from amphora_agent.haproxy.validate.validator import Candidate, Validator
 from amphora_agent.model.events import AGENT, AlarmKind, Caller, Difference, Operation, Part
-from amphora_agent.model.loadbalancer.responses import ProcessPlan
+from amphora_agent.model.responses import ProcessPlan
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
 from amphora_agent.revisions import adoption, reading
 from amphora_agent.revisions.contents import (

@@ -28,7 +28,7 @@ from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import results
 from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.model.events import Difference
-from amphora_agent.model.loadbalancer.responses import ProcessPlan
+from amphora_agent.model.responses import ProcessPlan
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout

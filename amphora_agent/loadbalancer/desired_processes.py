@@ -19,9 +19,9 @@ from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.translate import certificate_files, names, to_haproxy, to_lvs
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.model.addressing import Address
-from amphora_agent.model.loadbalancer.resolved import ResolvedListener, ResolvedLoadBalancer
-from amphora_agent.model.loadbalancer.responses import ProcessModel
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.resolved import ResolvedListener, ResolvedLoadBalancer
+from amphora_agent.model.responses import ProcessModel
 from amphora_agent.paths import PARTS
 
 #: File descriptors that haproxy has for itself, and some.

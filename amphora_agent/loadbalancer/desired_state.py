@@ -13,8 +13,8 @@ from amphora_agent.loadbalancer.certificates import resolve
 from amphora_agent.loadbalancer.desired_processes import Text, Wanted
 from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.states import Record, State, States
-from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
-from amphora_agent.model.loadbalancer.responses import ProcessModel
+from amphora_agent.model.resolved import ResolvedLoadBalancer
+from amphora_agent.model.responses import ProcessModel
 from amphora_agent.paths import Layout, ObjectId, object_id
 from amphora_agent.revisions.contents import digest_of
 

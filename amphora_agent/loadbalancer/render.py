@@ -14,7 +14,7 @@ from amphora_agent.loadbalancer.translate.backends import Backend
 from amphora_agent.loadbalancer.translate.frontends import Frontend
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.loadbalancer.translate.to_lvs import VirtualServer
-from amphora_agent.model.loadbalancer.types import METRICS_BACKEND
+from amphora_agent.model.loadbalancer import METRICS_BACKEND
 
 _FOLDER = "haproxy_templates"
 

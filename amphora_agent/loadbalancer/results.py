@@ -6,8 +6,8 @@ import msgspec
 
 from amphora_agent.haproxy.apply import find_greatest
 from amphora_agent.loadbalancer.states import Record, State
-from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
-from amphora_agent.model.loadbalancer.responses import ProcessModel, ProcessPlan, Result, Summary
+from amphora_agent.model.resolved import ResolvedLoadBalancer
+from amphora_agent.model.responses import ProcessModel, ProcessPlan, Result, Summary
 
 _BESIDE = (
     "haproxy runs with an uploaded text: this one starts beside it and takes its place, and no"

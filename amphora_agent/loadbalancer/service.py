@@ -32,11 +32,12 @@ from amphora_agent.loadbalancer.desired_state import Draft, Drafts
 from amphora_agent.loadbalancer.states import State, States
 from amphora_agent.loadbalancer.translate import certificate_files, status
 from amphora_agent.loadbalancer.translate.certificate_files import Times
+from amphora_agent.model import resolved, validation
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events import Caller, Operation
-from amphora_agent.model.loadbalancer import resolved, validation
-from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer, normalize, resolve
-from amphora_agent.model.loadbalancer.responses import (
+from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.resolved import ResolvedLoadBalancer, normalize, resolve
+from amphora_agent.model.responses import (
     About,
     Given,
     LoadBalancerStatus,
@@ -44,7 +45,6 @@ from amphora_agent.model.loadbalancer.responses import (
     Result,
     Summaries,
 )
-from amphora_agent.model.loadbalancer.types import LoadBalancer
 from amphora_agent.model.status import InstanceReading
 from amphora_agent.paths import Layout, ObjectId, object_id
 

@@ -16,7 +16,7 @@ import msgspec
 
 from amphora_agent import files
 from amphora_agent.errors import NotFound
-from amphora_agent.model.loadbalancer.responses import About
+from amphora_agent.model.responses import About
 from amphora_agent.paths import Layout, ObjectId, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import COMMITTED, Manifest, Revisions

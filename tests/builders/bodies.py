@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
 
 Body = dict[str, Any]
 

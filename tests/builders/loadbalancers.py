@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from amphora_agent.model.decode import Problem
-from amphora_agent.model.loadbalancer.types import (
+from amphora_agent.model.loadbalancer import (
     Algorithm,
     AlpnProtocol,
     CompareType,
@@ -23,7 +23,7 @@ from amphora_agent.model.loadbalancer.types import (
     RuleType,
     TlsVersion,
 )
-from amphora_agent.model.loadbalancer.validation import POOLS_OF, find_problems
+from amphora_agent.model.validation import POOLS_OF, find_problems
 from tests.builders.bodies import Body, decoded, listener, policy, rule
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"

@@ -9,9 +9,9 @@ import sys
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.loadbalancer import render
+from amphora_agent.model import validation
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
 from lab import rendered
 from tests.builders.places import PLACES
 

@@ -20,9 +20,9 @@ from amphora_agent.keepalived.program import SOMETHING_TO_SAY, find_complaints
 from amphora_agent.loadbalancer import render as loadbalancer_render
 from amphora_agent.loadbalancer.render import Places
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
-from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.types import LoadBalancer
-from amphora_agent.model.loadbalancer.validation import MOST_RULES
+from amphora_agent.model import validation
+from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.validation import MOST_RULES
 from lab import rendered
 from lab.pki import Authority
 from tests.builders.bodies import (

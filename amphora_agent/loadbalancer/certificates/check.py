@@ -16,7 +16,7 @@ from amphora_agent import entry
 from amphora_agent.haproxy.named_files import certificate_content
 from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind
 from amphora_agent.haproxy.validate import openssl
-from amphora_agent.model.loadbalancer.responses import (
+from amphora_agent.model.responses import (
     About,
     Checked,
     Given,

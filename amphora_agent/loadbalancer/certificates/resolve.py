@@ -14,8 +14,8 @@ from amphora_agent.loadbalancer.desired_processes import Wanted
 from amphora_agent.loadbalancer.states import KeptCertificate, State
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.model.decode import Problem
-from amphora_agent.model.loadbalancer.resolved import ResolvedLoadBalancer
-from amphora_agent.model.loadbalancer.responses import Checked, Given, Purpose
+from amphora_agent.model.resolved import ResolvedLoadBalancer
+from amphora_agent.model.responses import Checked, Given, Purpose
 from amphora_agent.supervisor.command import run
 from amphora_agent.x509 import pem
 

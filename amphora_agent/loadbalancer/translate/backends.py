@@ -3,13 +3,7 @@
 from typing import NamedTuple
 
 from amphora_agent.model.addressing import format_endpoint, with_brackets
-from amphora_agent.model.loadbalancer.resolved import (
-    HealthCheck,
-    ResolvedListener,
-    ResolvedMember,
-    ResolvedPool,
-)
-from amphora_agent.model.loadbalancer.types import (
+from amphora_agent.model.loadbalancer import (
     Algorithm,
     InsertHeader,
     Listener,
@@ -18,6 +12,12 @@ from amphora_agent.model.loadbalancer.types import (
     Pool,
     PoolProtocol,
     TlsVersion,
+)
+from amphora_agent.model.resolved import (
+    HealthCheck,
+    ResolvedListener,
+    ResolvedMember,
+    ResolvedPool,
 )
 
 _BALANCE = {

@@ -12,13 +12,13 @@ import msgspec
 
 from amphora_agent.loadbalancer.translate import names
 from amphora_agent.model.decode import Problem
-from amphora_agent.model.loadbalancer.resolved import (
+from amphora_agent.model.loadbalancer import Listener, LoadBalancer, Pool, TlsContainer
+from amphora_agent.model.resolved import (
     ResolvedListener,
     ResolvedLoadBalancer,
     ResolvedPool,
 )
-from amphora_agent.model.loadbalancer.responses import OperatingStatus
-from amphora_agent.model.loadbalancer.types import Listener, LoadBalancer, Pool, TlsContainer
+from amphora_agent.model.responses import OperatingStatus
 from amphora_agent.x509 import pem
 from amphora_agent.x509.validity import Stage, find_stage
 

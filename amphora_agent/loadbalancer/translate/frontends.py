@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 from amphora_agent.loadbalancer.translate.backends import Tls, translate_tls
 from amphora_agent.model.addressing import Address, format_endpoint
-from amphora_agent.model.loadbalancer.resolved import (
-    ResolvedListener,
-    ResolvedPolicy,
-    ResolvedPool,
-)
-from amphora_agent.model.loadbalancer.types import (
+from amphora_agent.model.loadbalancer import (
     METRICS_BACKEND,
     Action,
     Algorithm,
@@ -21,6 +16,11 @@ from amphora_agent.model.loadbalancer.types import (
     L7Rule,
     ListenerProtocol,
     RuleType,
+)
+from amphora_agent.model.resolved import (
+    ResolvedListener,
+    ResolvedPolicy,
+    ResolvedPool,
 )
 
 #: The controller's default (`default_connection_limit`), and what it ever asks for.

@@ -16,12 +16,12 @@ import msgspec
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.replies.statistics import read_statistics
 from amphora_agent.loadbalancer.translate.certificate_files import Note
-from amphora_agent.model.loadbalancer.resolved import (
+from amphora_agent.model.resolved import (
     ResolvedListener,
     ResolvedLoadBalancer,
     ResolvedPool,
 )
-from amphora_agent.model.loadbalancer.responses import (
+from amphora_agent.model.responses import (
     ListenerStatus,
     LoadBalancerStatus,
     MemberStatus,

@@ -11,8 +11,8 @@ from amphora_agent.loadbalancer.translate import backends, frontends
 from amphora_agent.loadbalancer.translate.backends import Backend, Use
 from amphora_agent.loadbalancer.translate.frontends import MOST_CONNECTIONS, Frontend
 from amphora_agent.model.addressing import Address
-from amphora_agent.model.loadbalancer.resolved import ResolvedListener, ResolvedPool
-from amphora_agent.model.loadbalancer.types import ListenerProtocol, MonitorType
+from amphora_agent.model.loadbalancer import ListenerProtocol, MonitorType
+from amphora_agent.model.resolved import ResolvedListener, ResolvedPool
 
 
 class Process(NamedTuple):

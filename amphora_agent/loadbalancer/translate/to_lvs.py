@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from amphora_agent.model.addressing import Address, prefix_length
-from amphora_agent.model.loadbalancer.resolved import (
+from amphora_agent.model.loadbalancer import Algorithm
+from amphora_agent.model.resolved import (
     HealthCheck,
     ResolvedListener,
     ResolvedLoadBalancer,
     ResolvedMember,
     ResolvedPool,
 )
-from amphora_agent.model.loadbalancer.types import Algorithm
 
 #: What the controllers say where nobody else does: seconds, and how much of a client's address is
 #: one client.

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from amphora_agent.haproxy.config.parser import Section, parse_config, split_sections
 from amphora_agent.haproxy.policy.engine import find_violations
 from amphora_agent.haproxy.policy.values import Bounds
-from amphora_agent.model.loadbalancer.resolved import merge_pools
-from amphora_agent.model.loadbalancer.types import (
+from amphora_agent.model.loadbalancer import (
     METRICS_BACKEND,
     HealthMonitor,
     L7Policy,
@@ -23,6 +22,7 @@ from amphora_agent.model.loadbalancer.types import (
     Member,
     Pool,
 )
+from amphora_agent.model.resolved import merge_pools
 from lab import rendered
 from tests.builders.bodies import (
     balancer,

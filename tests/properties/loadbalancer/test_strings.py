@@ -15,8 +15,8 @@ from msgspec import inspect
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.loadbalancer import render
-from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model import validation
+from amphora_agent.model.loadbalancer import LoadBalancer
 from lab import rendered
 from tests.builders.bodies import Body, decoded, member, monitor, policy, pool, rule
 from tests.builders.loadbalancers import PEM

@@ -8,7 +8,7 @@ from flask import Flask
 
 from amphora_agent.api import openapi, v2
 from amphora_agent.api.services import Services
-from amphora_agent.model.loadbalancer.types import ListenerProtocol
+from amphora_agent.model.loadbalancer import ListenerProtocol
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.write_document())
 

@@ -14,7 +14,7 @@ from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer import service
 from amphora_agent.loadbalancer.service import Declared
 from amphora_agent.model.events import AGENT
-from amphora_agent.model.loadbalancer.responses import ProcessModel, Result
+from amphora_agent.model.responses import ProcessModel, Result
 from amphora_agent.paths import Layout, object_id
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor

@@ -7,7 +7,7 @@ import pytest
 from amphora_agent.errors import NotFound
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.loadbalancer.states import Record, State, States
-from amphora_agent.model.loadbalancer.responses import About, Purpose
+from amphora_agent.model.responses import About, Purpose
 from amphora_agent.paths import Layout, ObjectId, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.live import LiveFiles

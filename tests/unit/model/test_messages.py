@@ -7,7 +7,7 @@ import pytest
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
 from tests.builders.bodies import balancer, listener, policy, pool, rule
 
 

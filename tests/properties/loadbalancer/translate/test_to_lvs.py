@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 
 from amphora_agent.keepalived.config.lvs import Endpoint, Member, describe, rewrite
-from amphora_agent.model.loadbalancer import types
-from amphora_agent.model.loadbalancer.resolved import merge_pools
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model import loadbalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.resolved import merge_pools
 from tests.builders.loadbalancers import balancers
 from tests.builders.places import BASE
 from tests.properties.loadbalancer.test_render import is_up
@@ -44,7 +44,7 @@ def test_any_of_them_is_read_back(made: LoadBalancer) -> None:
         assert set(found.members) == {expected(each, a_pool) for each in reached}
 
 
-def expected(of: types.Member, a_pool: types.Pool) -> Member:
+def expected(of: loadbalancer.Member, a_pool: loadbalancer.Pool) -> Member:
     if not is_up(of):
         return Member(of.member_id, None)
     checks = a_pool.healthmonitor

@@ -10,7 +10,7 @@ from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.loadbalancer.translate.certificate_files import extract, without_keys
 from amphora_agent.model.decode import encode
-from amphora_agent.model.loadbalancer.resolved import resolve
+from amphora_agent.model.resolved import resolve
 from lab import rendered
 from tests.builders.bodies import balancer, decoded, listener, member, pool
 from tests.builders.places import CURRENT, PLACES

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from amphora_agent.loadbalancer.translate import status
-from amphora_agent.model.loadbalancer.resolved import resolve
-from amphora_agent.model.loadbalancer.responses import LoadBalancerStatus
+from amphora_agent.model.resolved import resolve
+from amphora_agent.model.responses import LoadBalancerStatus
 from tests.builders.bodies import (
     balancer,
     decoded,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from amphora_agent.loadbalancer import render
-from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model import validation
+from amphora_agent.model.loadbalancer import LoadBalancer
 from lab.rendered import translate_layer4
 from tests.builders.bodies import balancer, decoded, listener, member, monitor, pool
 from tests.builders.places import BASE, PLACES

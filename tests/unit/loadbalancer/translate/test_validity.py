@@ -6,7 +6,7 @@ import pytest
 
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.loadbalancer.translate.certificate_files import Note, Times
-from amphora_agent.model.loadbalancer.responses import OperatingStatus
+from amphora_agent.model.responses import OperatingStatus
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 DEGRADED, ERROR, ONLINE = (

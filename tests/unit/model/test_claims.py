@@ -6,7 +6,7 @@ import pytest
 
 from amphora_agent.haproxy.config import queries
 from amphora_agent.model.addressing import Claim, claim, first_meeting
-from amphora_agent.model.loadbalancer.resolved import resolve
+from amphora_agent.model.resolved import resolve
 from tests.builders.bodies import balancer, decoded, listener
 
 

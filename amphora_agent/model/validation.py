@@ -1,4 +1,5 @@
-"""Validation of the fields of a load balancer against each other; types.py has what each may be.
+"""Validation of the fields of a load balancer against each other. What each may be is in
+loadbalancer.py.
 
 The rules are those of Octavia's API (API reference, and what its amphora provider can do). Fields
 that an object of its kind does not use are passed over where Octavia fills them in by itself, and
@@ -14,8 +15,7 @@ from types import MappingProxyType
 
 from amphora_agent.model.addressing import Address, prefix_length
 from amphora_agent.model.decode import Problem, either
-from amphora_agent.model.loadbalancer.resolved import MergedPools, find_pools, merge_pools
-from amphora_agent.model.loadbalancer.types import (
+from amphora_agent.model.loadbalancer import (
     METRICS_BACKEND,
     Action,
     ClientAuthentication,
@@ -35,6 +35,7 @@ from amphora_agent.model.loadbalancer.types import (
     RuleType,
     TlsVersion,
 )
+from amphora_agent.model.resolved import MergedPools, find_pools, merge_pools
 
 _HTTP = frozenset({ListenerProtocol.HTTP, ListenerProtocol.TERMINATED_HTTPS})
 _PROXY = frozenset({PoolProtocol.PROXY, PoolProtocol.PROXYV2})

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from amphora_agent.model.addressing import Address, Network
-from amphora_agent.model.loadbalancer.field_types import (
+from amphora_agent.model.field_types import (
     Ciphers,
     ConnectionLimit,
     CookieName,

@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 
 from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.model.addressing import Address, Claim, claim
-from amphora_agent.model.loadbalancer.types import (
+from amphora_agent.model.loadbalancer import (
     Action,
     ClientAuthentication,
     HealthMonitor,

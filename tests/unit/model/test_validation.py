@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.model.loadbalancer import validation
-from amphora_agent.model.loadbalancer.resolved import merge_pools
+from amphora_agent.model import validation
+from amphora_agent.model.resolved import merge_pools
 from tests.builders.bodies import (
     balancer,
     decoded,

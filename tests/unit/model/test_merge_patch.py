@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.errors import InvalidRequest, NotFound
-from amphora_agent.model.loadbalancer import resolved
+from amphora_agent.model import resolved
 from tests.builders.bodies import balancer, listener, member, policy, pool
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 
 from amphora_agent.model.decode import decode
-from amphora_agent.model.loadbalancer.resolved import normalize
-from amphora_agent.model.loadbalancer.types import LoadBalancer
+from amphora_agent.model.loadbalancer import LoadBalancer
+from amphora_agent.model.resolved import normalize
 from tests.builders.bodies import balancer, listener, member, policy, pool
 
 
