@@ -24,9 +24,8 @@ from amphora_agent.haproxy.replies.workers import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.loadbalancer import render
 from amphora_agent.loadbalancer.render import Places
-from amphora_agent.loadbalancer.translate import names
-from amphora_agent.loadbalancer.translate.backends import Backend, BackendServer
-from amphora_agent.loadbalancer.translate.to_haproxy import Process
+from amphora_agent.loadbalancer.translate.certificate_files import name_file
+from amphora_agent.loadbalancer.translate.to_haproxy import Backend, BackendServer, Process
 from amphora_agent.model.decode import decode
 from amphora_agent.model.loadbalancer import ListenerProtocol, LoadBalancer, Pool
 from amphora_agent.model.responses import ProcessModel
@@ -187,8 +186,8 @@ class Instance:
 
     def write_pool(self, backends: Sequence[Backend]) -> None:
         """Write the file of the pool that these backends are."""
-        text = render.render_pool(backends, self._places)
-        (self._configuration / names.pool(backends[0].pool_id)).write_text(text)
+        text = render.render_pool(backends, self._places).made()
+        (self._configuration / f"pool-{backends[0].pool_id}.cfg").write_text(text)
 
     def specification(self, namespace: Path) -> ProcessSpec:
         command = (
@@ -348,9 +347,9 @@ class Fleet:
         return sum(pss(pid) for pid in self.pids())
 
     def _write_certificate(self, listener_id: str, credentials: Credentials) -> None:
-        certificate = self._certificates / names.certificate(listener_id, "default")
+        certificate = self._certificates / name_file(listener_id, "default")
         certificate.write_bytes(credentials.pem)
-        listed = self._certificates / names.certificate(listener_id)
+        listed = self._certificates / name_file(listener_id)
         listed.write_text(f"{certificate}\n")
 
 

@@ -1,11 +1,9 @@
 """All files of one haproxy process, as the agent makes them one by one."""
 
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 
-from amphora_agent.loadbalancer import render as loadbalancer_render
-from amphora_agent.loadbalancer.render import Places
-from amphora_agent.loadbalancer.translate import names, to_haproxy, to_lvs
+from amphora_agent.loadbalancer.render import Places, render_process
+from amphora_agent.loadbalancer.translate import to_haproxy, to_lvs
 from amphora_agent.loadbalancer.translate.to_haproxy import Process
 from amphora_agent.loadbalancer.translate.to_lvs import VirtualServer
 from amphora_agent.model.loadbalancer import LoadBalancer
@@ -33,11 +31,4 @@ def translate_layer4(balancer: LoadBalancer) -> Iterator[VirtualServer]:
 
 def render(process: Process, places: Places) -> Mapping[str, str]:
     """Return the files of the configuration directory by name."""
-    files = {names.PROCESS: loadbalancer_render.render_process(process, places)}
-    for listener in process.frontends:
-        files[names.listener(listener.id)] = loadbalancer_render.render_listener(listener, places)
-        if listener.allowed is not None:
-            files[names.allowed(listener.id)] = loadbalancer_render.render_allowed(listener.allowed)
-    for pool_id, pools in groupby(process.backends, key=lambda backend: backend.pool_id):
-        files[names.pool(pool_id)] = loadbalancer_render.render_pool(tuple(pools), places)
-    return files
+    return {name: text.made() for name, text in render_process(process, places)}

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
+import msgspec
+
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.apply import Change, describe_outcome
@@ -25,7 +27,6 @@ from amphora_agent.keepalived import program
 from amphora_agent.keepalived.config import lvs
 from amphora_agent.keepalived.lvs import poller
 from amphora_agent.keepalived.lvs.service import LvsListeners
-from amphora_agent.loadbalancer import results
 from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.model.events import Difference
 from amphora_agent.model.responses import ProcessPlan
@@ -147,13 +148,13 @@ class Commitment:
             for each in prepared
         ]
         if uploaded is not None:
-            plans = results.replacing(lb_id, plans)
+            plans = _replace_uploaded(lb_id, plans)
         for listener in record.layer4:
             name = f"layer4/{listener}.conf"
             was = before.files.get(name) if before else None
             if state[name] != was:
                 plans.append(ProcessPlan(id=listener, step="reload" if was else "start"))
-        plans += results.stopped(before, record)
+        plans += _list_stopped(before, record)
         return tuple(plans)
 
     # Doing it
@@ -383,7 +384,7 @@ class StateChange(Change):
         if self.takeover is None:
             return plans
         self.takeover.end()
-        return results.replacing(self.instance.id, plans)
+        return _replace_uploaded(self.instance.id, plans)
 
     def finish(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
         assert self.state is not None
@@ -396,7 +397,7 @@ class StateChange(Change):
             left_over = commitment.find_left_over(lb_id, self.state.record)
             if any(left_over):
                 commitment.end_processes(*left_over, keep=lb_id, by_and_by=True)
-        return plans + results.stopped(self.before, self.state.record)
+        return plans + _list_stopped(self.before, self.state.record)
 
 
 def _prefix(process: str, state: Manifest) -> str:
@@ -410,3 +411,35 @@ def _layer4_text(state: State | None, listener: str) -> bytes | None:
         return state.layer4(listener) if state else None
     except FileNotFoundError:
         return None
+
+
+_BESIDE = (
+    "haproxy runs with an uploaded text: this one starts beside it and takes its place, and no"
+    " request is lost",
+)
+_ENDS = (
+    "haproxy runs with an uploaded text: when all others serve, it accepts no more connections,"
+    " serves those that it has, and ends",
+)
+
+
+def _replace_uploaded(lb_id: str, plans: Sequence[ProcessPlan]) -> list[ProcessPlan]:
+    """The same plans where a load balancer takes the place of an uploaded text of its id."""
+    found = []
+    for each in plans:
+        if each.step == "start":
+            step = "replace" if each.id == lb_id else each.step
+            each = msgspec.structs.replace(each, step=step, reasons=_BESIDE)
+        found.append(each)
+    if not any(each.id == lb_id for each in plans):
+        found.append(ProcessPlan(id=lb_id, step="stop", reasons=_ENDS))
+    return found
+
+
+def _list_stopped(before: State | None, record: Record) -> list[ProcessPlan]:
+    """The processes that end with a state from before."""
+    if before is None:
+        return []
+    gone = [each for each in before.record.processes if each not in record.processes]
+    gone += [each for each in before.record.layer4 if each not in record.layer4]
+    return [ProcessPlan(id=each, step="stop") for each in gone]

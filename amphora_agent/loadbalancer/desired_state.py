@@ -1,25 +1,45 @@
-"""A state that is to be: decided before anything is written."""
+"""Decide what a load balancer is to be, before anything is written: its processes, its certificates
+and its files.
 
-from collections.abc import Mapping
+Files depend on nothing but the values that they are made of, so of a load balancer that was there
+before only those are made whose values differ: their digests are kept.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
 
 from amphora_agent import __version__
-from amphora_agent.haproxy.process import render
+from amphora_agent.haproxy.config import preflight
+from amphora_agent.haproxy.process import render as haproxy_render
+from amphora_agent.haproxy.runtime import config_dir
 from amphora_agent.haproxy.service import Instances
-from amphora_agent.loadbalancer import desired_processes
-from amphora_agent.loadbalancer.certificates import resolve
-from amphora_agent.loadbalancer.desired_processes import Text, Wanted
-from amphora_agent.loadbalancer.render import Places
-from amphora_agent.loadbalancer.states import Record, State, States
+from amphora_agent.loadbalancer.certificates import resolve_certificates
+from amphora_agent.loadbalancer.render import (
+    CANONICAL,
+    Places,
+    Text,
+    WantedProcess,
+    join_texts,
+    render_layer4,
+    render_process,
+)
+from amphora_agent.loadbalancer.states import Record, State
+from amphora_agent.loadbalancer.translate.certificate_files import without_keys
+from amphora_agent.loadbalancer.translate.to_haproxy import Process, translate_process
+from amphora_agent.loadbalancer.translate.to_lvs import translate_virtual_server
 from amphora_agent.model.resolved import ResolvedLoadBalancer
 from amphora_agent.model.responses import ProcessModel
-from amphora_agent.paths import Layout, ObjectId, object_id
+from amphora_agent.paths import PARTS, Layout, ObjectId
 from amphora_agent.revisions.contents import digest_of
 
 #: What the controllers' texts say of haproxy's surroundings (WIRE §3).
 _LOG = "/run/rsyslog/octavia/log"
+#: File descriptors that haproxy has for itself, and some.
+_OTHERS = 200
 
 
 class Draft(NamedTuple):
@@ -28,7 +48,7 @@ class Draft(NamedTuple):
     the marks of texts yet."""
 
     model: bytes
-    processes: tuple[Wanted, ...]
+    processes: tuple[WantedProcess, ...]
     layer4: Mapping[str, Text]
     certificates: Mapping[str, bytes]
     record: Record
@@ -43,94 +63,133 @@ class Files(NamedTuple):
     record: Record
 
 
-class Drafts:
-    """Makes them."""
+def make_draft(
+    layout: Layout,
+    instances: Instances,
+    balancer: ResolvedLoadBalancer,
+    before: State | None,
+    stored: Mapping[str, bytes],
+    model: ProcessModel,
+    chosen: ProcessModel | None,
+) -> Draft:
+    """Decide what this load balancer is to be, after the state `before`. `stored` are certificates
+    that were put beforehand; `chosen` is the process model where it was asked for.
 
-    def __init__(self, layout: Layout, store: States, instances: Instances) -> None:
-        self._layout = layout
-        self._store = store
-        self._instances = instances
+    Raises:
+        InvalidRequest: a certificate is missing, or cannot serve.
+    """
+    choose_places = partial(_choose_places, layout, instances.group, balancer)
+    descriptors = instances.headroom.descriptors()
+    processes = tuple(_choose_processes(balancer, model, choose_places, descriptors))
+    resolved = resolve_certificates(balancer, processes, before, stored)
+    places = choose_places(balancer.id)
+    layer4 = {
+        each.listener_id: render_layer4(translate_virtual_server(balancer, each), places)
+        for each in balancer.lvs_listeners
+    }
+    content = CANONICAL.encode(without_keys(balancer.model))
+    digests = CANONICAL.encode({name: each.file for name, each in resolved.known.items()})
+    # What tells this load balancer from every other one.
+    identity = hashlib.sha256(b"\0".join((content, str(model).encode(), digests)))
+    record = Record(
+        etag=identity.hexdigest()[:32],
+        process_model=model,
+        chosen=chosen,
+        maker=__version__,
+        processes=tuple(each.process.id for each in processes),
+        layer4=tuple(layer4),
+        certificates=dict(resolved.known),
+    )
+    return Draft(content, processes, layer4, resolved.files, record)
 
-    def of(
-        self,
-        lb_id: ObjectId,
-        balancer: ResolvedLoadBalancer,
-        before: State | None,
-        model: ProcessModel,
-        chosen: ProcessModel | None,
-    ) -> Draft:
-        """What this load balancer is to be, after the state `before`. `chosen` is the process model
-        where it was asked for.
 
-        Raises:
-            InvalidRequest: a certificate is missing, or cannot serve.
-        """
-        processes = desired_processes.processes(balancer, model, self._places)
-        certificates = resolve.resolve_certificates(
-            balancer, processes, before, self._store.stored(lb_id)
+def choose_files(draft: Draft, before: State | None) -> Files:
+    """Return the files of a draft. What is made of the same values as in `before`, or has the same
+    content, is kept."""
+    there = before.files if before else {}
+    marks = before.record.marks if before and before.record.maker == __version__ else {}
+    texts = {f"layer4/{listener}.conf": text for listener, text in draft.layer4.items()}
+    for wanted in draft.processes:
+        texts |= _render_files(wanted)
+    made = dict(draft.certificates)
+    kept = []
+    for name, text in texts.items():
+        if name in there and marks.get(name) == text.mark:
+            kept.append(name)
+        else:
+            made[name] = text.made().encode()
+    for name in [name for name in made if name in there]:
+        if there[name].digest == digest_of(made[name]):
+            kept.append(name)
+            del made[name]
+    marked = {name: text.mark for name, text in texts.items()}
+    return Files(made, tuple(kept), msgspec.structs.replace(draft.record, marks=marked))
+
+
+def _choose_processes(
+    balancer: ResolvedLoadBalancer,
+    model: ProcessModel,
+    choose_places: Callable[[str], Places],
+    descriptors: int,
+) -> Iterator[WantedProcess]:
+    """Yield the processes that a load balancer needs: none for nothing to listen at."""
+    listeners = balancer.haproxy_listeners
+    served = {balancer.id: listeners} if listeners else {}
+    if model is ProcessModel.LISTENER:
+        served = {listener.listener_id: (listener,) for listener in listeners}
+    for name, some in served.items():
+        process = translate_process(name, balancer.vips, some)
+        prefix = f"{name}/" if model is ProcessModel.LISTENER else ""
+        yield WantedProcess(
+            prefix,
+            choose_places(name),
+            _limit_connections(process, descriptors),
+            process.connection_limit,
         )
-        layer4 = desired_processes.layer4_texts(balancer, self._places(balancer, lb_id))
-        content = desired_processes.canonical(balancer.model)
-        digests = {name: each.file for name, each in certificates.known.items()}
-        return Draft(
-            content,
-            processes,
-            layer4,
-            certificates.files,
-            Record(
-                etag=desired_processes.etag(content, model, digests),
-                process_model=model,
-                chosen=chosen,
-                maker=__version__,
-                processes=tuple(each.id for each in processes),
-                layer4=tuple(layer4),
-                certificates=dict(certificates.known),
-            ),
-        )
 
-    def files(self, draft: Draft, before: State | None) -> Files:
-        """The files of a draft. What is made of the same values as in `before`, or has the same
-        content, is kept."""
-        made: dict[str, bytes] = {}
-        kept: list[str] = []
-        there = before.files if before else {}
-        marks = before.record.marks if before and before.record.maker == __version__ else {}
 
-        def add(name: str, content: bytes) -> None:
-            if name in there and there[name].digest == digest_of(content):
-                kept.append(name)
-            else:
-                made[name] = content
+def _limit_connections(process: Process, descriptors: int) -> Process:
+    """Return a process with no more connections than there are file descriptors for, with which
+    haproxy starts: each takes two, and every second one half a pipe (haproxy/config/preflight.py).
+    """
+    sockets = sum(len(each.binds) for each in process.frontends)
+    sockets += sum(len(each.servers) for each in process.backends if each.check)
+    most = (descriptors - sockets - _OTHERS) * 2 // 5
+    limit = max(1, min(process.connection_limit, most))
+    return process._replace(
+        connection_limit=limit,
+        spare_pipes=preflight.choose_spare_pipes(limit, sockets, descriptors),
+    )
 
-        texts = desired_processes.texts(draft.processes, self._instances.headroom.descriptors())
-        for name, text in texts.items():
-            if name in there and marks.get(name) == text.mark:
-                kept.append(name)
-            else:
-                add(name, text.made().encode())
-        for name, content in draft.certificates.items():
-            add(name, content)
-        for listener, text in draft.layer4.items():
-            add(f"layer4/{listener}.conf", text.made().encode())
-        marked = {name: text.mark for name, text in texts.items()}
-        return Files(made, tuple(kept), msgspec.structs.replace(draft.record, marks=marked))
 
-    def _places(self, balancer: ResolvedLoadBalancer, process: str) -> Places:
-        instance = self._layout.rendered(object_id(process))
-        return Places(
-            loadbalancer_id=balancer.id,
-            project_id=balancer.project_id,
-            configuration=str(instance.current),
-            certificates=str(instance.certificates),
-            stats_socket=str(instance.stats_socket),
-            state_file=str(instance.state),
-            ping_wrapper=str(self._layout.ping_wrapper),
-            log=_LOG,
-            user=render.USER,
-            group=self._instances.group,
-            hard_stop_after=render.HARD_STOP_AFTER,
-            first_check=render.FIRST_CHECK,
-            max_reloads=render.MOST_RELOADS,
-            namespace=self._layout.namespace.name,
-            udp_check=str(self._layout.udp_check),
-        )
+def _render_files(wanted: WantedProcess) -> dict[str, Text]:
+    """Return all files that are rendered for one haproxy, and the parts that it is given, by their
+    names in the state."""
+    texts = dict(render_process(wanted.process, wanted.places))
+    configuration = [name for name in texts if name.endswith(".cfg")]
+    for part, names in config_dir.group_into_parts(configuration).items():
+        texts[f"{PARTS}/{part}"] = join_texts([texts[name] for name in names])
+    return {f"{wanted.prefix}{name}": text for name, text in texts.items()}
+
+
+def _choose_places(
+    layout: Layout, group: str, balancer: ResolvedLoadBalancer, process: str
+) -> Places:
+    instance = layout.rendered(ObjectId(process))
+    return Places(
+        loadbalancer_id=balancer.id,
+        project_id=balancer.project_id,
+        configuration=str(instance.current),
+        certificates=str(instance.certificates),
+        stats_socket=str(instance.stats_socket),
+        state_file=str(instance.state),
+        ping_wrapper=str(layout.ping_wrapper),
+        log=_LOG,
+        user=haproxy_render.USER,
+        group=group,
+        hard_stop_after=haproxy_render.HARD_STOP_AFTER,
+        first_check=haproxy_render.FIRST_CHECK,
+        max_reloads=haproxy_render.MOST_RELOADS,
+        namespace=layout.namespace.name,
+        udp_check=str(layout.udp_check),
+    )

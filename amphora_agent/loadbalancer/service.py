@@ -6,7 +6,7 @@ Everything about one is done under its lock, which the uploads of API 1.0 hold, 
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
@@ -20,18 +20,17 @@ from amphora_agent.errors import (
     PreconditionFailed,
 )
 from amphora_agent.events import journal
-from amphora_agent.haproxy.apply import Change
+from amphora_agent.haproxy.apply import Change, find_greatest
 from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
-from amphora_agent.loadbalancer import desired_processes, results
 from amphora_agent.loadbalancer.apply import Commitment, StateChange
-from amphora_agent.loadbalancer.certificates.resolve import check
-from amphora_agent.loadbalancer.desired_state import Draft, Drafts
-from amphora_agent.loadbalancer.states import State, States
-from amphora_agent.loadbalancer.translate import certificate_files, status
-from amphora_agent.loadbalancer.translate.certificate_files import Times
+from amphora_agent.loadbalancer.certificates import check
+from amphora_agent.loadbalancer.desired_state import Draft, choose_files, make_draft
+from amphora_agent.loadbalancer.states import Record, State, States
+from amphora_agent.loadbalancer.translate import status
+from amphora_agent.loadbalancer.translate.status import Times
 from amphora_agent.model import resolved, validation
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events import Caller, Operation
@@ -42,8 +41,10 @@ from amphora_agent.model.responses import (
     Given,
     LoadBalancerStatus,
     ProcessModel,
+    ProcessPlan,
     Result,
     Summaries,
+    Summary,
 )
 from amphora_agent.model.status import InstanceReading
 from amphora_agent.paths import Layout, ObjectId, object_id
@@ -95,7 +96,6 @@ class Declared:
         self._readings = readings
         self._process_model = process_model
         self._store = States(layout, instances.store)
-        self._drafts = Drafts(layout, self._store, instances)
         self._commitment = Commitment(layout, self._store, instances, layer4)
         #: By which each load balancer is what it is, as far as that is known.
         self._answered: dict[ObjectId, _Answered] = {}
@@ -108,7 +108,7 @@ class Declared:
         for lb_id in self._store.ids():
             state = self._store.state(lb_id)
             if state is not None:
-                found.append(results.summary(_resolved(state), state))
+                found.append(_summarize(_resolved(state), state))
         return Summaries(tuple(found))
 
     def get(self, lb_id: ObjectId) -> tuple[bytes, str]:
@@ -144,7 +144,7 @@ class Declared:
             name: Times(kept.about.not_before, kept.about.not_after)
             for name, kept in state.record.certificates.items()
         }
-        notes = certificate_files.find_notes(times, datetime.now(UTC))
+        notes = status.find_notes(times, datetime.now(UTC))
         return status.find_status(_resolved(state), said, layer4, notes)
 
     # Changes
@@ -257,7 +257,7 @@ class Declared:
         with self._changing(lb_id, by, Operation.DELETE, kept=not dry_run):
             state = self._store.existing(lb_id)
             _require(state, precondition)
-            done = results.deletion(lb_id, state, dry_run=dry_run)
+            done = _answer_deletion(lb_id, state, dry_run=dry_run)
             if dry_run:
                 return done
             self._commitment.end(lb_id, state)
@@ -340,10 +340,11 @@ class Declared:
             chosen = ProcessModel(before.record.chosen)
         model = chosen or self._process_model
         self._require_free(lb_id, balancer, model)
-        draft = self._drafts.of(lb_id, balancer, before, model, chosen)
+        stored = self._store.stored(lb_id)
+        draft = make_draft(self._layout, self._instances, balancer, before, stored, model, chosen)
         if before is not None and self._is_so(lb_id, before, draft):
             return _nothing(lb_id, before, record, dry_run=dry_run)
-        made, kept, described = self._drafts.files(draft, before)
+        made, kept, described = choose_files(draft, before)
         layer4 = {*draft.record.layer4, *(before.record.layer4 if before else ())}
         with (
             self._instances.listeners.counting(lb_id, len(balancer.active_listeners), own=layer4),
@@ -353,15 +354,13 @@ class Declared:
             prepared = self._commitment.prepare(lb_id, draft.record.processes, staged)
             if dry_run:
                 plans = self._commitment.foresee(lb_id, staged, prepared, before, draft.record)
-                return results.result(lb_id, draft.record, before, plans, dry_run=True)
+                return _answer(lb_id, draft.record, before, plans, dry_run=True)
             instance = self._layout.rendered(lb_id)
             change = StateChange(instance, self._commitment, staged, prepared, before)
             plans = tuple(self._instances.application.carry_out(change, record) or ())
-        instances = self._instances
-        limits = desired_processes.limits(draft.processes, instances.headroom.descriptors())
-        for process, (asked, given) in limits.items():
-            instances.report_connections(process, asked, given)
-        return results.result(lb_id, draft.record, before, plans, number=record.generation)
+        for _, _, process, asked in draft.processes:
+            self._instances.report_connections(process.id, asked, process.connection_limit)
+        return _answer(lb_id, draft.record, before, plans, number=record.generation)
 
     def _is_so(self, lb_id: ObjectId, state: State, draft: Draft) -> bool:
         """Whether a committed state is what is wanted, and runs."""
@@ -452,7 +451,7 @@ def _nothing(
     """The answer where all is as it is wanted."""
     record.plan = "nothing"
     record.generation = state.number
-    return results.result(lb_id, state.record, state, (), dry_run=dry_run)
+    return _answer(lb_id, state.record, state, (), dry_run=dry_run)
 
 
 def _json_object(body: bytes) -> dict[str, object]:
@@ -472,3 +471,44 @@ def _require(state: State | None, precondition: Precondition) -> None:
         raise PreconditionFailed("There is none")
     if "*" not in precondition.matches and state.record.etag not in precondition.matches:
         raise PreconditionFailed("It has changed since", f"its ETag is {state.record.etag}")
+
+
+def _summarize(balancer: ResolvedLoadBalancer, state: State) -> Summary:
+    """A load balancer among others."""
+    return Summary(
+        loadbalancer_id=balancer.id,
+        etag=state.record.etag,
+        process_model=ProcessModel(state.record.process_model),
+        generation=state.number,
+        listeners=len(balancer.listeners),
+        pools=len(balancer.pools),
+    )
+
+
+def _answer(
+    lb_id: str,
+    record: Record,
+    before: State | None,
+    plans: Sequence[ProcessPlan],
+    *,
+    dry_run: bool = False,
+    number: int | None = None,
+) -> Result:
+    """The answer to a change, to the state `number` or to what was there before."""
+    return Result(
+        loadbalancer_id=lb_id,
+        etag=record.etag,
+        process_model=ProcessModel(record.process_model),
+        created=before is None,
+        dry_run=dry_run,
+        step=find_greatest([plan.step for plan in plans]),
+        processes=tuple(plans),
+        generation=number or (before.number if before else None),
+    )
+
+
+def _answer_deletion(lb_id: str, state: State, *, dry_run: bool) -> Result:
+    """The answer to the deletion of a load balancer."""
+    processes = (*state.record.processes, *state.record.layer4)
+    plans = tuple(ProcessPlan(id=each, step="stop") for each in processes)
+    return _answer(lb_id, state.record, state, plans, dry_run=dry_run)

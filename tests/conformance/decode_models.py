@@ -29,7 +29,7 @@ def answer(body: bytes) -> dict[str, object]:
         "frontends": [each.id for each in process.frontends],
         "backends": [each.id for each in process.backends],
         "layer4": {
-            each.id: render.render_layer4(each, PLACES)
+            each.id: render.render_layer4(each, PLACES).made()
             for each in rendered.translate_layer4(balancer)
         },
     }

@@ -191,7 +191,7 @@ def test_a_shared_pool_is_checked_by_one_backend(
 
 def layer4_texts(made: LoadBalancer, directory: Path) -> list[str]:
     return [
-        loadbalancer_render.render_layer4(each, places(directory))
+        loadbalancer_render.render_layer4(each, places(directory)).made()
         for each in rendered.translate_layer4(made)
     ]
 

@@ -4,13 +4,11 @@ A file's name says whose it is and what for, and stays the same when the certifi
 replaced: so haproxy can be given the new one while it runs."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
 
-from amphora_agent.loadbalancer.translate import names
 from amphora_agent.model.decode import Problem
 from amphora_agent.model.loadbalancer import Listener, LoadBalancer, Pool, TlsContainer
 from amphora_agent.model.resolved import (
@@ -18,9 +16,7 @@ from amphora_agent.model.resolved import (
     ResolvedLoadBalancer,
     ResolvedPool,
 )
-from amphora_agent.model.responses import OperatingStatus
 from amphora_agent.x509 import pem
-from amphora_agent.x509.validity import Stage, find_stage
 
 #: The label of any private key.
 _KEY = "[A-Z ]*PRIVATE KEY"
@@ -44,6 +40,11 @@ class _Source(NamedTuple):
     name: str
     data: TlsContainer | str | None
     ref: str | None
+
+
+def name_file(owner_id: str, purpose: str = "") -> str:
+    """Name the certificate file of an object; without a purpose a listener's crt-list."""
+    return f"{owner_id}.{purpose}.pem" if purpose else f"{owner_id}.pem"
 
 
 def extract(
@@ -74,7 +75,7 @@ def extract(
         if listener.listener_id in listeners and listener.terminates_tls:
             served = _served(listener)
             lines = dict.fromkeys(f"{directory}/{source.name}\n" for source in served)
-            files[names.certificate(listener.listener_id)] = "".join(lines).encode()
+            files[name_file(listener.listener_id)] = "".join(lines).encode()
     return ExtractedFiles(files, tuple(problems), paths)
 
 
@@ -180,18 +181,18 @@ def _served(listener: ResolvedListener) -> Iterator[_Source]:
         yield _Source(
             f"{path}.default_tls_container_data",
             f"{path}.default_tls_container_ref",
-            names.certificate(listener.listener_id, "default"),
+            name_file(listener.listener_id, "default"),
             listener.default_tls_container_data,
             listener.default_tls_container_ref,
         )
     containers = listener.sni_container_data or ()
     for index, container in enumerate(containers):
         mark = hashlib.sha256((container.id or container.certificate).encode()).hexdigest()[:16]
-        name = names.certificate(listener.listener_id, f"sni-{mark}")
+        name = name_file(listener.listener_id, f"sni-{mark}")
         yield _Source(f"{path}.sni_container_data[{index}]", "", name, container, None)
     for index, ref in enumerate(() if containers else listener.sni_container_refs or ()):
         mark = hashlib.sha256(ref.encode()).hexdigest()[:16]
-        name = names.certificate(listener.listener_id, f"sni-{mark}")
+        name = name_file(listener.listener_id, f"sni-{mark}")
         yield _Source("", f"{path}.sni_container_refs[{index}]", name, None, ref)
 
 
@@ -202,7 +203,7 @@ def _of_clients(listener: ResolvedListener) -> Iterator[_Source]:
         ("crl", listener.client_crl_container_data, listener.client_crl_container_ref),
     ):
         if data or ref:
-            name = names.certificate(listener.listener_id, f"client-{purpose.partition('_')[0]}")
+            name = name_file(listener.listener_id, f"client-{purpose.partition('_')[0]}")
             field = f"{listener.path}.client_{purpose}_container"
             yield _Source(f"{field}_data", f"{field}_ref", name, data, ref)
 
@@ -214,7 +215,7 @@ def _of_pool(pool: ResolvedPool) -> Iterator[_Source]:
         ("crl_container", "crl", pool.crl_container_data, pool.crl_container_ref),
     ):
         if data or ref:
-            name = names.certificate(pool.pool_id, purpose)
+            name = name_file(pool.pool_id, purpose)
             yield _Source(f"{pool.path}.{field}_data", f"{pool.path}.{field}_ref", name, data, ref)
 
 
@@ -236,53 +237,3 @@ def _first(text: str) -> pem.Block | None:
 
 def _last_part(ref: str | None) -> str:
     return (ref or "").rstrip("/").rpartition("/")[2]
-
-
-_WHAT = {"ca": "CA", "crl": "revocation list"}
-#: What clients are examined with: once it has expired, none of them passes.
-_OF_CLIENTS = frozenset({"client-ca", "client-crl"})
-
-
-class Times(NamedTuple):
-    """When a file is valid, as the API tells it (RFC 3339); `not_after` may be empty."""
-
-    not_before: str
-    not_after: str
-
-
-class Note(NamedTuple):
-    """Why an object may not work, and how bad that makes it; ONLINE: it will be bad."""
-
-    status: OperatingStatus
-    reason: str
-
-
-def find_notes(files: Mapping[str, Times], now: datetime) -> Mapping[str, Note]:
-    """Return what is wrong with the files of each listener and pool, the worst first, by its id.
-    `files` are by their names in a state."""
-    notes: dict[str, list[Note]] = {}
-    for path, times in sorted(files.items()):
-        name, _, purpose = path.rpartition("/")[2].removesuffix(".pem").partition(".")
-        if note := _note(purpose, times, now):
-            notes.setdefault(name, []).append(note)
-    return {name: _join_notes(each) for name, each in notes.items()}
-
-
-def _note(purpose: str, times: Times, now: datetime) -> Note | None:
-    what = _WHAT.get(purpose.rpartition("-")[2], "certificate")
-    bad = OperatingStatus.ERROR if purpose in _OF_CLIENTS else OperatingStatus.DEGRADED
-    if datetime.fromisoformat(times.not_before) > now:
-        return Note(bad, f"its {what} is not valid before {times.not_before}")
-    if not times.not_after:
-        return None
-    reached = find_stage(datetime.fromisoformat(times.not_after).timestamp(), now.timestamp())
-    if reached is Stage.VALID:
-        return None
-    status = bad if reached is Stage.EXPIRED else OperatingStatus.ONLINE
-    return Note(status, f"its {what} {reached.words}, at {times.not_after}")
-
-
-def _join_notes(some: Iterable[Note]) -> Note:
-    order = (OperatingStatus.ERROR, OperatingStatus.DEGRADED, OperatingStatus.ONLINE)
-    worst = sorted(dict.fromkeys(some), key=lambda note: order.index(note.status))
-    return Note(worst[0].status, "; ".join(dict.fromkeys(note.reason for note in worst[:5])))

@@ -8,6 +8,7 @@ takes no heartbeat for valid then, and replaces the amphora.)
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -15,7 +16,6 @@ import msgspec
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.replies.statistics import read_statistics
-from amphora_agent.loadbalancer.translate.certificate_files import Note
 from amphora_agent.model.resolved import (
     ResolvedListener,
     ResolvedLoadBalancer,
@@ -29,10 +29,14 @@ from amphora_agent.model.responses import (
     PoolStatus,
 )
 from amphora_agent.model.status import InstanceReading
+from amphora_agent.x509.validity import Stage, find_stage
 
 _DOWN = "administratively down"
+
 _SILENT = "haproxy does not answer"
+
 _UNUSED = "no listener uses it"
+
 _UNKNOWN = "haproxy does not have it"
 
 #: haproxy's words for how a health check went (management manual, "show stat", check_status).
@@ -58,8 +62,10 @@ _CHECKS = {
 }
 
 Status = OperatingStatus
+
 #: What makes a load balancer worse, the worst first.
 _BAD = (Status.ERROR, Status.DEGRADED)
+
 #: What a member is by the first word that haproxy or keepalived says of it.
 _MEMBERS = {
     "DOWN": Status.ERROR,
@@ -70,10 +76,25 @@ _MEMBERS = {
 }
 
 _Row = Mapping[str, str]
+
 #: What is read of each row.
 _COLUMNS = frozenset(
     {"scur", "slim", "status", "weight", "check_status", "check_code", "check_duration", "last_chk"}
 )
+
+
+class Times(NamedTuple):
+    """When a file is valid, as the API tells it (RFC 3339); `not_after` may be empty."""
+
+    not_before: str
+    not_after: str
+
+
+class Note(NamedTuple):
+    """Why an object may not work, and how bad that makes it; ONLINE: it will be bad."""
+
+    status: Status
+    reason: str
 
 
 class _Said(NamedTuple):
@@ -313,3 +334,40 @@ def _worst(found: Iterable[tuple[Status, str]]) -> tuple[Status, str]:
     """Return the worst of these statuses with its reason; ONLINE when nothing is bad."""
     bad = [each for each in found if each[0] in _BAD]
     return min(bad, key=lambda each: _BAD.index(each[0]), default=(Status.ONLINE, ""))
+
+
+_WHAT = {"ca": "CA", "crl": "revocation list"}
+
+#: What clients are examined with: once it has expired, none of them passes.
+_OF_CLIENTS = frozenset({"client-ca", "client-crl"})
+
+
+def find_notes(files: Mapping[str, Times], now: datetime) -> Mapping[str, Note]:
+    """Return what is wrong with the files of each listener and pool, the worst first, by its id.
+    `files` are by their names in a state."""
+    notes: dict[str, list[Note]] = {}
+    for path, times in sorted(files.items()):
+        name, _, purpose = path.rpartition("/")[2].removesuffix(".pem").partition(".")
+        if note := _note(purpose, times, now):
+            notes.setdefault(name, []).append(note)
+    return {name: _join_notes(each) for name, each in notes.items()}
+
+
+def _note(purpose: str, times: Times, now: datetime) -> Note | None:
+    what = _WHAT.get(purpose.rpartition("-")[2], "certificate")
+    bad = Status.ERROR if purpose in _OF_CLIENTS else Status.DEGRADED
+    if datetime.fromisoformat(times.not_before) > now:
+        return Note(bad, f"its {what} is not valid before {times.not_before}")
+    if not times.not_after:
+        return None
+    reached = find_stage(datetime.fromisoformat(times.not_after).timestamp(), now.timestamp())
+    if reached is Stage.VALID:
+        return None
+    status = bad if reached is Stage.EXPIRED else Status.ONLINE
+    return Note(status, f"its {what} {reached.words}, at {times.not_after}")
+
+
+def _join_notes(some: Iterable[Note]) -> Note:
+    order = (Status.ERROR, Status.DEGRADED, Status.ONLINE)
+    worst = sorted(dict.fromkeys(some), key=lambda note: order.index(note.status))
+    return Note(worst[0].status, "; ".join(dict.fromkeys(note.reason for note in worst[:5])))

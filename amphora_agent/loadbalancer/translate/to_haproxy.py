@@ -4,15 +4,136 @@ Octavia's objects are turned into flat values; the templates only write them dow
 administratively down is not there, except members, which haproxy knows as disabled.
 """
 
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from amphora_agent.loadbalancer.translate import backends, frontends
-from amphora_agent.loadbalancer.translate.backends import Backend, Use
-from amphora_agent.loadbalancer.translate.frontends import MOST_CONNECTIONS, Frontend
-from amphora_agent.model.addressing import Address
-from amphora_agent.model.loadbalancer import ListenerProtocol, MonitorType
-from amphora_agent.model.resolved import ResolvedListener, ResolvedPool
+from amphora_agent.model.addressing import Address, format_endpoint, with_brackets
+from amphora_agent.model.loadbalancer import (
+    METRICS_BACKEND,
+    Action,
+    Algorithm,
+    ClientAuthentication,
+    CompareType,
+    InsertHeader,
+    L7Rule,
+    Listener,
+    ListenerProtocol,
+    MonitorType,
+    PersistenceType,
+    Pool,
+    PoolProtocol,
+    RuleType,
+    TlsVersion,
+)
+from amphora_agent.model.resolved import (
+    HealthCheck,
+    ResolvedListener,
+    ResolvedMember,
+    ResolvedPolicy,
+    ResolvedPool,
+)
+
+#: The controller's default (`default_connection_limit`), and what it ever asks for.
+_CONNECTIONS, MOST_CONNECTIONS = 50_000, 1_000_000
+
+
+class Tls(NamedTuple):
+    """What both ends of TLS can be told."""
+
+    ciphers: str
+    ciphersuites: str
+    without: tuple[str, ...]
+    alpn: str
+
+
+class BackendServer(NamedTuple):
+    id: str
+    address: str
+    weight: int
+    backup: bool
+    disabled: bool
+    check_address: str
+    check_port: int | None
+
+
+class Backend(NamedTuple):
+    """A pool, as some listeners use it. `tracked` is the backend whose checks decide for this one's
+    servers; "" for its own. `headers` are added to requests; their values are log-formats."""
+
+    id: str
+    pool_id: str
+    mode: str
+    balance: str
+    persistence: PersistenceType | None
+    cookie: str
+    check: HealthCheck | None
+    tracked: str
+    send_proxy: str
+    forwards_for: bool
+    headers: tuple[tuple[str, str], ...]
+    tls: Tls | None
+    has_client_certificate: bool
+    has_ca: bool
+    has_crl: bool
+    connect_timeout: int
+    server_timeout: int
+    servers: tuple[BackendServer, ...]
+
+
+class Use(NamedTuple):
+    """What a listener brings to a backend that it uses; where this differs, backends do.
+
+    Headers are among it: in a frontend they would be added before its policies look at requests.
+    """
+
+    mode: str
+    tells_tls: bool
+    insert_headers: tuple[InsertHeader, ...]
+    connect_timeout: int
+    server_timeout: int
+
+
+class Acl(NamedTuple):
+    """`match` is haproxy's method (`-m`); "" where there is a number to compare with."""
+
+    name: str
+    fetch: str
+    ignores_case: bool
+    match: str
+    value: str
+
+
+class Policy(NamedTuple):
+    """One statement; `condition` is made of the names of `acls`. Several ACLs may have one name: it
+    matches when one of them does."""
+
+    action: Action
+    acls: tuple[Acl, ...]
+    condition: str
+    target: str
+    code: int | None
+
+
+class Frontend(NamedTuple):
+    """A listener. `client_verify` is haproxy's word for it, "" when clients are not asked."""
+
+    id: str
+    mode: str
+    binds: tuple[str, ...]
+    connection_limit: int
+    client_timeout: int
+    inspect_delay: int
+    allowed: tuple[str, ...] | None
+    keeps_source_port: bool
+    tls: Tls | None
+    client_verify: str
+    has_crl: bool
+    hsts: str
+    policies: tuple[Policy, ...]
+    default_backend: str
 
 
 class Process(NamedTuple):
@@ -41,7 +162,7 @@ def translate_process(
             if not pool.admin_state_up:
                 continue
             pools[pool.pool_id] = pool
-            use = backends.find_use(listener, pool)
+            use = find_use(listener, pool)
             of_pool = uses.setdefault(pool.pool_id, [])
             if use not in of_pool:
                 other = f"{pool.pool_id}:{listener.listener_id}"
@@ -49,14 +170,14 @@ def translate_process(
                 of_pool.append(use)
 
     def name_backend(listener: ResolvedListener, pool: ResolvedPool) -> str:
-        return names[pool.pool_id, backends.find_use(listener, pool)]
+        return names[pool.pool_id, find_use(listener, pool)]
 
     made = tuple(
-        frontends.translate_listener(listener, vips, partial(name_backend, listener))
+        translate_listener(listener, vips, partial(name_backend, listener))
         for listener in listeners
     )
     used = tuple(
-        backends.translate_pool(pools[pool_id], names[pool_id, use], use, first=number == 0)
+        translate_pool(pools[pool_id], names[pool_id, use], use, first=number == 0)
         for pool_id in uses
         for number, use in enumerate(uses[pool_id])
     )
@@ -68,4 +189,280 @@ def translate_process(
         spare_pipes=None,
         pings=any(each.check and each.check.type is MonitorType.PING for each in used),
         serves_metrics=any(each.protocol is ListenerProtocol.PROMETHEUS for each in listeners),
+    )
+
+
+_VERIFY = {
+    ClientAuthentication.NONE: "",
+    ClientAuthentication.MANDATORY: "required",
+    ClientAuthentication.OPTIONAL: "optional",
+}
+
+
+def translate_listener(
+    listener: ResolvedListener, vips: tuple[Address, ...], backend: Callable[[ResolvedPool], str]
+) -> Frontend:
+    """Return the frontend of a listener; `backend` names what a pool that is up is to it."""
+
+    def leads_to(pool: ResolvedPool | None) -> str:
+        return backend(pool) if pool and pool.admin_state_up else ""
+
+    policies = []
+    for policy in listener.policies:
+        target = leads_to(policy.pool)
+        if policy.action is not Action.REDIRECT_TO_POOL or target:
+            policies.append(_translate_policy(policy, target))
+    prometheus = listener.protocol is ListenerProtocol.PROMETHEUS
+    cidrs = listener.allowed_cidrs
+    return Frontend(
+        id=listener.listener_id,
+        mode="http" if listener.reads_http else "tcp",
+        binds=tuple(format_endpoint(vip, listener.protocol_port) for vip in vips),
+        connection_limit=min(listener.connection_limit or _CONNECTIONS, MOST_CONNECTIONS),
+        client_timeout=listener.timeout_client_data,
+        inspect_delay=listener.timeout_tcp_inspect or 0,
+        allowed=tuple(map(str, cidrs)) if cidrs else None,
+        keeps_source_port=any(
+            pool.admin_state_up and pool.lb_algorithm is Algorithm.SOURCE_IP_PORT
+            for pool in listener.used_pools
+        ),
+        tls=translate_tls(listener) if listener.terminates_tls else None,
+        client_verify=_VERIFY[listener.client_authentication],
+        has_crl=listener.has_client_crl,
+        hsts=_hsts(listener),
+        policies=tuple(policies),
+        default_backend=METRICS_BACKEND if prometheus else leads_to(listener.default_pool),
+    )
+
+
+def _hsts(listener: ResolvedListener) -> str:
+    if listener.hsts_max_age is None or listener.protocol is not ListenerProtocol.TERMINATED_HTTPS:
+        return ""
+    return (
+        f"max-age={listener.hsts_max_age};"
+        + (" includeSubDomains;" if listener.hsts_include_subdomains else "")
+        + (" preload;" if listener.hsts_preload else "")
+    )
+
+
+_MATCH = {
+    CompareType.CONTAINS: "sub",
+    CompareType.ENDS_WITH: "end",
+    CompareType.EQUAL_TO: "str",
+    CompareType.REGEX: "reg",
+    CompareType.STARTS_WITH: "beg",
+}
+
+_FETCH = {
+    RuleType.COOKIE: "req.cook({})",
+    RuleType.FILE_TYPE: "path",
+    RuleType.HEADER: "req.hdr({})",
+    RuleType.HOST_NAME: "req.fhdr(host),host_only,rtrim(.)",
+    RuleType.PATH: "path",
+    RuleType.SSL_CONN_HAS_CERT: "ssl_c_used",
+    RuleType.SSL_DN_FIELD: "ssl_c_s_dn({})",
+    RuleType.SSL_VERIFY_RESULT: "ssl_c_verify",
+}
+
+#: A header's value as it came; `req.hdr` splits it at commas and takes each part for a value.
+_WHOLE_HEADER = "req.fhdr({})"
+
+#: What opens a group in a regular expression, and names no port.
+_GROUP = re.compile(r"\(\?[a-z]*[:=!]?")
+
+
+def _translate_policy(policy: ResolvedPolicy, backend: str) -> Policy:
+    names = (f"{'!' if rule.invert else ''}{_acl_name(rule)}" for rule in policy.rules)
+    return Policy(
+        action=policy.action,
+        acls=tuple(acl for rule in policy.rules for acl in _acls(rule)),
+        condition=" ".join(names),
+        target=backend or policy.target,
+        code=policy.code,
+    )
+
+
+def _acl_name(rule: L7Rule) -> str:
+    """No word of conditions (`or`), nor an ACL that haproxy has (`TRUE`), whatever the id."""
+    return f"rule-{rule.l7rule_id}"
+
+
+def _acls(rule: L7Rule) -> Iterator[Acl]:
+    """Yield the ACLs of a rule; it matches when one of them does."""
+    value = rule.compared_value
+    match rule.type:
+        case RuleType.HEADER:
+            for fetch in _header_fetches(rule.compare_type, value):
+                yield _acl(rule, fetch, value)
+        case RuleType.HOST_NAME:
+            yield _acl(rule, _FETCH[rule.type], _host(rule.compare_type, value))
+            if _may_name_port(rule.compare_type, value):
+                yield _acl(rule, _WHOLE_HEADER.format("host"), value)
+        case _:
+            yield _acl(rule, _FETCH[rule.type], value)
+
+
+def _header_fetches(compare: CompareType, value: str) -> tuple[str, ...]:
+    """Return how the value of a header is read: whole, or in the parts that commas make of it.
+
+    A part can equal, begin or end with what has no comma, as in the controller's text. What has a
+    comma can match the whole value alone. What a regular expression matches may have one.
+    """
+    parts = _FETCH[RuleType.HEADER]
+    if compare is CompareType.REGEX:
+        return _WHOLE_HEADER, parts
+    if compare is CompareType.CONTAINS or "," in value:
+        return (_WHOLE_HEADER,)
+    return (parts,)
+
+
+def _host(compare: CompareType, value: str) -> str:
+    """What a host is compared with, as haproxy reads hosts: an IPv6 address in brackets, and no dot
+    at the end."""
+    if compare is CompareType.EQUAL_TO:
+        try:
+            return f"[{ipaddress.IPv6Address(value)}]"
+        except ValueError:
+            return value.rstrip(".") or value
+    return (value.rstrip(".") or value) if compare is CompareType.ENDS_WITH else value
+
+
+def _may_name_port(compare: CompareType, value: str) -> bool:
+    """Return whether a rule about a host may mean its port: then it is read as it is, too."""
+    return ":" in (_GROUP.sub("", value) if compare is CompareType.REGEX else value)
+
+
+def _acl(rule: L7Rule, fetch: str, value: str) -> Acl:
+    match = _MATCH[rule.compare_type]
+    if rule.type is RuleType.FILE_TYPE and rule.compare_type is CompareType.EQUAL_TO:
+        match = "end"
+    if rule.type in (RuleType.SSL_CONN_HAS_CERT, RuleType.SSL_VERIFY_RESULT):
+        match = ""
+    return Acl(
+        name=_acl_name(rule),
+        fetch=fetch.format(rule.key),
+        ignores_case=rule.type is RuleType.HOST_NAME,
+        match=match,
+        value="" if rule.type is RuleType.SSL_CONN_HAS_CERT else value,
+    )
+
+
+_BALANCE = {
+    Algorithm.LEAST_CONNECTIONS: "leastconn",
+    Algorithm.ROUND_ROBIN: "roundrobin",
+    Algorithm.SOURCE_IP: "source",
+    Algorithm.SOURCE_IP_PORT: "hash src,concat(:,sess.source_port)",
+}
+
+#: What each header is set to, as a log-format; None: haproxy has an option for it.
+_HEADER_VALUES = {
+    InsertHeader.CLIENT_IP: "%[src]",
+    InsertHeader.FORWARDED_FOR: None,
+    InsertHeader.FORWARDED_IP: "%[src]",
+    InsertHeader.FORWARDED_PORT: "%[dst_port]",
+    InsertHeader.FORWARDED_PROTO: "%[ssl_fc,iif(https,http)]",
+    InsertHeader.REAL_IP: "%[src]",
+    InsertHeader.SSL_CLIENT_CN: "%{+Q}[ssl_c_s_dn(cn)]",
+    InsertHeader.SSL_CLIENT_DN: "%{+Q}[ssl_c_s_dn]",
+    InsertHeader.SSL_CLIENT_HAS_CERT: "%[ssl_c_used]",
+    InsertHeader.SSL_CLIENT_NOT_AFTER: "%{+Q}[ssl_c_notafter]",
+    InsertHeader.SSL_CLIENT_NOT_BEFORE: "%{+Q}[ssl_c_notbefore]",
+    InsertHeader.SSL_CLIENT_SHA1: "%{+Q}[ssl_c_sha1,hex]",
+    InsertHeader.SSL_CLIENT_VERIFY: "%[ssl_c_verify]",
+    InsertHeader.SSL_ISSUER: "%{+Q}[ssl_c_i_dn]",
+}
+
+
+def find_use(listener: ResolvedListener, pool: ResolvedPool) -> Use:
+    """Return how this listener uses this pool."""
+    by_proxy = pool.protocol in (PoolProtocol.PROXY, PoolProtocol.PROXYV2)
+    http = listener.reads_http if by_proxy else pool.protocol is PoolProtocol.HTTP
+    terminates = listener.protocol is ListenerProtocol.TERMINATED_HTTPS
+    return Use(
+        mode="http" if http else "tcp",
+        tells_tls=terminates and pool.protocol is PoolProtocol.PROXYV2,
+        insert_headers=tuple(sorted(listener.added_headers)),
+        connect_timeout=listener.timeout_member_connect,
+        server_timeout=listener.timeout_member_data,
+    )
+
+
+def translate_pool(pool: ResolvedPool, name: str, use: Use, *, first: bool) -> Backend:
+    """Return the backend that a pool is in one use; the first one's checks decide for all."""
+    persistence = pool.session_persistence
+    if persistence and persistence.type is not PersistenceType.SOURCE_IP and use.mode == "tcp":
+        persistence = None
+    return Backend(
+        id=name,
+        pool_id=pool.pool_id,
+        mode=use.mode,
+        balance=_BALANCE[pool.lb_algorithm],
+        persistence=persistence.type if persistence else None,
+        cookie=(persistence.cookie_name or "") if persistence else "",
+        check=pool.check,
+        tracked="" if first or not pool.check else pool.pool_id,
+        send_proxy=_send_proxy(pool, use),
+        forwards_for=InsertHeader.FORWARDED_FOR in use.insert_headers,
+        headers=tuple(
+            (str(header), value)
+            for header in use.insert_headers
+            if (value := _HEADER_VALUES[header]) is not None
+        ),
+        tls=translate_tls(pool) if pool.tls_enabled else None,
+        has_client_certificate=bool(pool.tls_container_data or pool.tls_container_ref),
+        has_ca=pool.has_ca,
+        has_crl=pool.has_crl,
+        connect_timeout=use.connect_timeout,
+        server_timeout=use.server_timeout,
+        servers=tuple(map(_translate_member, pool.members)),
+    )
+
+
+def _send_proxy(pool: ResolvedPool, use: Use) -> str:
+    if pool.protocol is PoolProtocol.PROXY:
+        return "send-proxy"
+    if pool.protocol is PoolProtocol.PROXYV2:
+        return "send-proxy-v2-ssl-cn" if use.tells_tls else "send-proxy-v2"
+    return ""
+
+
+def _translate_member(member: ResolvedMember) -> BackendServer:
+    return BackendServer(
+        id=member.member_id,
+        address=format_endpoint(member.address, member.protocol_port),
+        weight=member.weight,
+        backup=bool(member.backup),
+        disabled=not member.admin_state_up,
+        check_address=with_brackets(member.monitor_address) if member.monitor_address else "",
+        check_port=member.monitor_port,
+    )
+
+
+_TLS13 = "TLS_"
+
+_VERSION_OPTIONS = {
+    TlsVersion.SSLV3: "no-sslv3",
+    TlsVersion.TLSV1: "no-tlsv10",
+    TlsVersion.TLSV1_1: "no-tlsv11",
+    TlsVersion.TLSV1_2: "no-tlsv12",
+    TlsVersion.TLSV1_3: "no-tlsv13",
+}
+
+
+def translate_tls(thing: Listener | Pool) -> Tls:
+    """Return what a listener says to clients, a pool to members."""
+    suites = (thing.tls_ciphers or "").split(":")
+    versions = thing.tls_versions
+    without = (
+        ()
+        if versions is None
+        else tuple(
+            option for version, option in _VERSION_OPTIONS.items() if version not in versions
+        )
+    )
+    return Tls(
+        ciphers=":".join(name for name in suites if not name.startswith(_TLS13)),
+        ciphersuites=":".join(name for name in suites if name.startswith(_TLS13)),
+        without=without,
+        alpn=",".join(thing.alpn_protocols or ()),
     )

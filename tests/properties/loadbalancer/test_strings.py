@@ -219,7 +219,7 @@ def with_string(path: Path, value: str) -> Body:
 
 def texts(made: LoadBalancer) -> list[str]:
     files = rendered.render(rendered.translate_whole(made), PLACES)
-    more = [render.render_layer4(each, PLACES) for each in rendered.translate_layer4(made)]
+    more = [render.render_layer4(each, PLACES).made() for each in rendered.translate_layer4(made)]
     return [text for name, text in sorted(files.items()) if name.endswith(".cfg")] + more
 
 

@@ -138,7 +138,7 @@ def test_a_disabled_udp_member_is_said_to_be_so() -> None:
     udp = pool("UDP", members=[member("on"), member("off", admin_state_up=False)])
     made = decoded(balancer(listener("UDP", default_pool_id="pool"), pools=(udp,)))
     (virtual,) = rendered.translate_layer4(made)
-    found = render.render_layer4(virtual, PLACES)
+    found = render.render_layer4(virtual, PLACES).made()
     assert "# Member off is disabled\n" in found
     assert found.count("real_server") == 1
 

@@ -15,7 +15,7 @@ from tests.builders.places import BASE, PLACES
 
 
 def rendered(made: LoadBalancer) -> dict[str, str]:
-    return {each.id: render.render_layer4(each, PLACES) for each in translate_layer4(made)}
+    return {each.id: render.render_layer4(each, PLACES).made() for each in translate_layer4(made)}
 
 
 def text(protocol: str = "UDP", *, vips: tuple[str, ...] = (), **of_pool: Any) -> str:

@@ -4,8 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from amphora_agent.loadbalancer.translate import certificate_files
-from amphora_agent.loadbalancer.translate.certificate_files import Note, Times
+from amphora_agent.loadbalancer.translate.status import Note, Times, find_notes
 from amphora_agent.model.responses import OperatingStatus
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
@@ -36,16 +35,14 @@ def times(days: float, begins: float = -100) -> Times:
 def test_c3_what_expires_is_told(
     name: str, left: float, status: OperatingStatus, words: str
 ) -> None:
-    found = certificate_files.find_notes({name: times(left)}, NOW)
+    found = find_notes({name: times(left)}, NOW)
     assert found.keys() == {"l"}
     assert found["l"].status is status
     assert words in found["l"].reason
 
 
 def test_c4_what_is_not_valid_yet_is_told() -> None:
-    (note,) = certificate_files.find_notes(
-        {"certificates/l.default.pem": times(9, begins=1)}, NOW
-    ).values()
+    (note,) = find_notes({"certificates/l.default.pem": times(9, begins=1)}, NOW).values()
     assert note == Note(DEGRADED, "its certificate is not valid before 2026-12-01T00:00:00Z")
 
 
@@ -54,7 +51,7 @@ def test_nothing_is_told_of_what_is_valid_for_long_or_for_ever() -> None:
         "certificates/l.default.pem": times(31),
         "certificates/l.client-crl.pem": Times(times(1).not_before, ""),
     }
-    assert certificate_files.find_notes(files, NOW) == {}
+    assert find_notes(files, NOW) == {}
 
 
 def test_the_worst_decides() -> None:
@@ -62,7 +59,7 @@ def test_the_worst_decides() -> None:
         "certificates/l.default.pem": times(3),
         "certificates/l.client-crl.pem": times(-3),
     }
-    (note,) = certificate_files.find_notes(files, NOW).values()
+    (note,) = find_notes(files, NOW).values()
     assert note.status is ERROR
     assert note.reason.startswith("its revocation list has expired")
     assert "its certificate expires within 7 days" in note.reason

@@ -1,4 +1,4 @@
-"""Check whether certificates can serve: `python -m amphora_agent.loadbalancer.certificates.check`.
+"""Check whether certificates can serve: `python -m amphora_agent.loadbalancer.certificate_check`.
 
 A JSON list of `Given` on standard input, a JSON list of `Checked` on standard output. It is a
 program because it needs libraries that the agent does not keep, and because a key that is read by

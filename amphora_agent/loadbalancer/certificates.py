@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from amphora_agent.errors import InvalidRequest, OperationFailed
-from amphora_agent.loadbalancer.desired_processes import Wanted
+from amphora_agent.loadbalancer.render import WantedProcess
 from amphora_agent.loadbalancer.states import KeptCertificate, State
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.model.decode import Problem
@@ -20,7 +20,7 @@ from amphora_agent.supervisor.command import run
 from amphora_agent.x509 import pem
 
 #: Run as a program: see there.
-_CHECK = "amphora_agent.loadbalancer.certificates.check"
+_CHECK = "amphora_agent.loadbalancer.certificate_check"
 #: Seconds: a quarter of one to load the libraries, and a millisecond a certificate.
 _PATIENCE = 45.0
 #: Characters that the answer may have: all that was given, and what is said of it.
@@ -71,7 +71,7 @@ class _GivenFile(NamedTuple):
 
 def resolve_certificates(
     balancer: ResolvedLoadBalancer,
-    processes: Sequence[Wanted],
+    processes: Sequence[WantedProcess],
     before: State | None,
     stored: Mapping[str, bytes],
 ) -> Certificates:
@@ -119,7 +119,7 @@ def _known_before(before: State | None) -> dict[tuple[str, str], str]:
 
 def _extracted(
     balancer: ResolvedLoadBalancer,
-    processes: Sequence[Wanted],
+    processes: Sequence[WantedProcess],
     before: State | None,
     stored: Mapping[str, bytes],
 ) -> tuple[dict[str, _GivenFile], dict[str, bytes]]:
@@ -149,7 +149,7 @@ def _extracted(
                 )
 
     for each in processes:
-        listeners = [listener.listener_id for listener in each.listeners]
+        listeners = [frontend.id for frontend in each.process.frontends]
         has = _files_before(before, each.prefix)
         where = each.places.certificates
         add(

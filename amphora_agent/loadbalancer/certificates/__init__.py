@@ -1,1 +1,0 @@
-"""Certificates that a load balancer of API 2.0 refers to."""
