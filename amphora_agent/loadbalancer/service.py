@@ -31,11 +31,11 @@ from amphora_agent.loadbalancer.desired_state import Draft, choose_files, make_d
 from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.loadbalancer.translate import status
 from amphora_agent.loadbalancer.translate.status import Times
-from amphora_agent.model import resolved, validation
+from amphora_agent.model import validation
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events import Caller, Operation
 from amphora_agent.model.loadbalancer import LoadBalancer
-from amphora_agent.model.resolved import ResolvedLoadBalancer, normalize, resolve
+from amphora_agent.model.resolved import ResolvedLoadBalancer, normalize, patch_pool, resolve
 from amphora_agent.model.responses import (
     About,
     Given,
@@ -204,12 +204,7 @@ class Declared:
         with self._changing(lb_id, by, Operation.PATCH, kept=not dry_run) as record:
             before = self._store.existing(lb_id)
             _require(before, precondition)
-            whole = msgspec.json.decode(before.model())
-            if member_id is None:
-                changed = resolved.patch_pool(whole, pool_id, patch)
-            else:
-                changed = resolved.patch_member(whole, pool_id, member_id, patch)
-            balancer = _decoded(lb_id, msgspec.json.encode(changed))
+            balancer = _decoded(lb_id, patch_pool(before.model(), pool_id, member_id, patch))
             return self._make(lb_id, balancer, before, None, record, dry_run=dry_run)
 
     def rollback(self, lb_id: ObjectId, generation: int | None, by: Caller) -> str:

@@ -9,11 +9,11 @@ change it elsewhere. Of others one form may say less than another; what several 
 same. `normalize` keeps each pool once, and a patch changes all forms of one.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.model.addressing import Address, Claim, claim
@@ -297,7 +297,7 @@ def _merge(one: Any, other: Any, path: str) -> Any:
     if one is None:
         return other
     if isinstance(one, msgspec.Struct) and type(one) is type(other):
-        return msgspec.structs.replace(one, **_merge_fields(one, other, path))
+        return replace(one, **_merge_fields(one, other, path))
     if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
         in_order = _sort_as(one, other)
         pairs = zip(one, in_order, strict=True)
@@ -319,9 +319,8 @@ def _sort_as(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
     if not all(isinstance(each, Member) for each in (*one, *other)):
         return other
     by_id = {member.member_id: member for member in other}
-    if by_id.keys() != {member.member_id for member in one}:
-        return other
-    return tuple(by_id[member.member_id] for member in one)
+    in_order = tuple(by_id.get(member.member_id) for member in one)
+    return other if None in in_order else in_order
 
 
 #: What tells an id that is null in a body from one that is not there.
@@ -331,42 +330,30 @@ _Json = Mapping[str, Any]
 def normalize(balancer: LoadBalancer, body: bytes) -> LoadBalancer:
     """Return the normal form of a load balancer that was decoded from `body`."""
     pools = tuple(merge_pools(balancer).pools.values())
-    listeners = balancer.listeners
-    if any(each.default_pool or _embeds_pools(each) for each in listeners or ()):
+    listeners = balancer.listeners or ()
+    if any(not path.startswith("pools[") for path, _ in find_pools(balancer)):
         raw: list[_Json] = msgspec.json.decode(body)["listeners"]
-        pairs = zip(listeners or (), raw, strict=True)
-        listeners = tuple(_normalize_listener(each, said) for each, said in pairs)
-    return msgspec.structs.replace(
-        balancer, listeners=listeners, pools=pools if pools else balancer.pools
+        listeners = tuple(map(_normalize_listener, listeners, raw))
+    return replace(
+        balancer, listeners=listeners or balancer.listeners, pools=pools or balancer.pools
     )
 
 
-def _embeds_pools(listener: Listener) -> bool:
-    return any(policy.redirect_pool for policy in listener.l7policies or ())
-
-
-def _normalize_listener(listener: Listener, said: _Json) -> Listener:
-    pool_id = listener.default_pool_id
-    if "default_pool_id" not in said:
-        pool_id = listener.target_pool_id
+def _normalize_listener(listener: Listener, raw: _Json) -> Listener:
+    is_told = "default_pool_id" in raw
     policies = listener.l7policies
-    if policies:
-        pairs = zip(policies, said["l7policies"], strict=True)
-        policies = tuple(_normalize_policy(each, told) for each, told in pairs)
-    return msgspec.structs.replace(
-        listener, default_pool=None, default_pool_id=pool_id, l7policies=policies
+    return replace(
+        listener,
+        default_pool=None,
+        default_pool_id=listener.default_pool_id if is_told else listener.target_pool_id,
+        l7policies=policies and tuple(map(_normalize_policy, policies, raw["l7policies"])),
     )
 
 
-def _normalize_policy(policy: L7Policy, said: _Json) -> L7Policy:
-    pool_id = policy.redirect_pool_id
-    if "redirect_pool_id" not in said:
-        pool_id = policy.target_pool_id
-    return msgspec.structs.replace(policy, redirect_pool=None, redirect_pool_id=pool_id)
-
-
-#: A part of a load balancer in JSON.
-_Object = dict[str, Any]
+def _normalize_policy(policy: L7Policy, raw: _Json) -> L7Policy:
+    is_told = "redirect_pool_id" in raw
+    pool_id = policy.redirect_pool_id if is_told else policy.target_pool_id
+    return replace(policy, redirect_pool=None, redirect_pool_id=pool_id)
 
 
 def apply_patch(target: object, patch: object) -> object:
@@ -382,78 +369,45 @@ def apply_patch(target: object, patch: object) -> object:
     return result
 
 
-def patch_pool(balancer: _Object, pool_id: str, patch: _Object) -> _Object:
-    """Return a load balancer in which each form of one pool is patched.
+def patch_pool(
+    content: bytes, pool_id: str, member_id: str | None, patch: Mapping[str, object]
+) -> bytes:
+    """Return a load balancer in JSON with a patch of one member in each form of its pool; without
+    `member_id` the patch is of the pool.
 
     Raises:
         NotFound
-        InvalidRequest: the patch is of another pool.
+        InvalidRequest: the patch is of another pool or member.
     """
-    _require_same(patch, "pool_id", pool_id)
-    return _change_pool(balancer, pool_id, lambda pool: _as_object(apply_patch(pool, patch)))
-
-
-def patch_member(balancer: _Object, pool_id: str, member_id: str, patch: _Object) -> _Object:
-    """Return a load balancer in which one member of a pool is patched. Raises as `patch_pool`."""
-    _require_same(patch, "member_id", member_id)
-
-    def change(pool: _Object) -> _Object:
-        members = pool.get("members") or []
-        if not any(member["member_id"] == member_id for member in members):
-            raise NotFound("Member Not Found", f"pool {pool_id} has no member {member_id}")
-        return {
-            **pool,
-            "members": [
-                apply_patch(member, patch) if member["member_id"] == member_id else member
-                for member in members
-            ],
-        }
-
-    return _change_pool(balancer, pool_id, change)
-
-
-def _change_pool(balancer: _Object, pool_id: str, change: Callable[[_Object], _Object]) -> _Object:
-    is_there = False
-
-    def changed(pool: _Object) -> _Object:
-        nonlocal is_there
-        if pool["pool_id"] != pool_id:
-            return pool
-        is_there = True
-        return change(pool)
-
-    result = dict(balancer)
-    if balancer.get("pools"):
-        result["pools"] = [changed(pool) for pool in balancer["pools"]]
-    if balancer.get("listeners"):
-        result["listeners"] = [_change_listener(each, changed) for each in balancer["listeners"]]
-    if not is_there:
+    field, name = ("member_id", member_id) if member_id else ("pool_id", pool_id)
+    if patch.get(field, name) != name:
+        raise InvalidRequest.from_problems([(field, f"cannot change; it is {name}")])
+    balancer = msgspec.json.decode(content)
+    places = [(own, key) for own, key in _find_places(balancer) if own[key]["pool_id"] == pool_id]
+    if not places:
         raise NotFound("Pool Not Found", f"no pool {pool_id}")
-    return result
+    if member_id is not None:
+        lists = [own[key].get("members") or [] for own, key in places]
+        places = [
+            (members, index)
+            for members in lists
+            for index, member in enumerate(members)
+            if member["member_id"] == member_id
+        ]
+        if len(places) < len(lists):
+            raise NotFound("Member Not Found", f"pool {pool_id} has no member {member_id}")
+    for own, key in places:
+        own[key] = apply_patch(own[key], patch)
+    return msgspec.json.encode(balancer)
 
 
-def _change_listener(listener: _Object, changed: Callable[[_Object], _Object]) -> _Object:
-    result = dict(listener)
-    if listener.get("default_pool"):
-        result["default_pool"] = changed(listener["default_pool"])
-    if listener.get("l7policies"):
-        result["l7policies"] = list(_change_policies(listener["l7policies"], changed))
-    return result
-
-
-def _change_policies(
-    policies: list[_Object], changed: Callable[[_Object], _Object]
-) -> Iterator[_Object]:
-    for policy in policies:
-        pool = policy.get("redirect_pool")
-        yield {**policy, "redirect_pool": changed(pool)} if pool else policy
-
-
-def _as_object(value: object) -> _Object:
-    assert isinstance(value, dict)
-    return value
-
-
-def _require_same(patch: _Object, field: str, wanted: str) -> None:
-    if patch.get(field, wanted) != wanted:
-        raise InvalidRequest.from_problems([(field, f"cannot change; it is {wanted}")])
+def _find_places(balancer: _Json) -> Iterator[tuple[Any, Any]]:
+    """Yield where the forms of pools are: an object and a key, or an array and an index."""
+    pools = balancer.get("pools") or []
+    yield from ((pools, index) for index in range(len(pools)))
+    for listener in balancer.get("listeners") or ():
+        if listener.get("default_pool"):
+            yield listener, "default_pool"
+        for policy in listener.get("l7policies") or ():
+            if policy.get("redirect_pool"):
+                yield policy, "redirect_pool"
