@@ -10,8 +10,7 @@ load balancer means by its fields.
 import functools
 import re
 import ssl
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping
 
 from amphora_agent.model.addressing import Address, prefix_length
 from amphora_agent.model.decode import Problem, either
@@ -41,31 +40,21 @@ _HTTP = frozenset({ListenerProtocol.HTTP, ListenerProtocol.TERMINATED_HTTPS})
 _PROXY = frozenset({PoolProtocol.PROXY, PoolProtocol.PROXYV2})
 
 #: Which pools a listener can use.
-POOLS_OF: Mapping[ListenerProtocol, frozenset[PoolProtocol]] = MappingProxyType(
-    {
-        ListenerProtocol.HTTP: _PROXY | {PoolProtocol.HTTP},
-        ListenerProtocol.HTTPS: _PROXY | {PoolProtocol.HTTPS, PoolProtocol.TCP},
-        ListenerProtocol.PROMETHEUS: frozenset(),
-        ListenerProtocol.SCTP: frozenset({PoolProtocol.SCTP}),
-        ListenerProtocol.TCP: _PROXY | {PoolProtocol.HTTP, PoolProtocol.HTTPS, PoolProtocol.TCP},
-        ListenerProtocol.TERMINATED_HTTPS: _PROXY | {PoolProtocol.HTTP},
-        ListenerProtocol.UDP: frozenset({PoolProtocol.UDP}),
-    }
-)
+POOLS_OF = {
+    ListenerProtocol.HTTP: _PROXY | {PoolProtocol.HTTP},
+    ListenerProtocol.HTTPS: _PROXY | {PoolProtocol.HTTPS, PoolProtocol.TCP},
+    ListenerProtocol.PROMETHEUS: frozenset[PoolProtocol](),
+    ListenerProtocol.SCTP: frozenset({PoolProtocol.SCTP}),
+    ListenerProtocol.TCP: _PROXY | {PoolProtocol.HTTP, PoolProtocol.HTTPS, PoolProtocol.TCP},
+    ListenerProtocol.TERMINATED_HTTPS: _PROXY | {PoolProtocol.HTTP},
+    ListenerProtocol.UDP: frozenset({PoolProtocol.UDP}),
+}
 
 _LAYER4_POOLS = frozenset({PoolProtocol.UDP, PoolProtocol.SCTP})
 _LAYER4_MONITORS = frozenset(
     {MonitorType.HTTP, MonitorType.SCTP, MonitorType.TCP, MonitorType.UDP_CONNECT}
 )
-_TCP_MONITORS = frozenset(
-    {
-        MonitorType.HTTP,
-        MonitorType.HTTPS,
-        MonitorType.PING,
-        MonitorType.TCP,
-        MonitorType.TLS_HELLO,
-    }
-)
+_TCP_MONITORS = frozenset(MonitorType) - {MonitorType.SCTP, MonitorType.UDP_CONNECT}
 _HTTP_MONITORS = frozenset({MonitorType.HTTP, MonitorType.HTTPS})
 #: By which keepalived itself connects to members of UDP and SCTP pools. It would have to be told an
 #: interface for an address that is valid on its link only.
@@ -100,7 +89,9 @@ def find_problems(balancer: LoadBalancer) -> Iterator[Problem]:
     """Yield everything that is wrong; nothing if the load balancer can be made."""
     merged = merge_pools(balancer)
     known = merged.pools
-    yield from _addresses(balancer)
+    yield from _host("vip_address", balancer.vip_address)
+    for index, vip in enumerate(balancer.additional_vips or ()):
+        yield from _host(f"additional_vips[{index}].ip_address", vip.ip_address)
     yield from _names(balancer, merged)
     yield from _ports(balancer)
     for index, listener in enumerate(balancer.listeners or ()):
@@ -112,56 +103,53 @@ def find_problems(balancer: LoadBalancer) -> Iterator[Problem]:
         seen.add(pool.pool_id)
 
 
-def _addresses(balancer: LoadBalancer) -> Iterator[Problem]:
-    vips = {"vip_address": balancer.vip_address} | {
-        f"additional_vips[{index}].ip_address": vip.ip_address
-        for index, vip in enumerate(balancer.additional_vips or ())
-    }
-    for path, address in vips.items():
-        if not _is_of_a_host(address):
-            yield Problem(path, f"{address} is not the address of a host")
-
-
-def _is_of_a_host(address: Address) -> bool:
+def _host(path: str, address: Address | None) -> Iterator[Problem]:
+    """Yield a problem unless an address, if there is one, can be that of a host."""
+    if address is None:
+        return
     plain = (address.version == 6 and address.ipv4_mapped) or address
-    return not (plain.is_multicast or plain.is_unspecified)
+    if plain.is_multicast or plain.is_unspecified:
+        yield Problem(path, f"{address} is not the address of a host")
 
 
 def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
-    listeners: set[str] = set()
-    policies: set[str] = set()
-    rules: set[str] = set()
-    for index, listener in enumerate(balancer.listeners or ()):
-        path = f"listeners[{index}]"
-        yield from _once(f"{path}.listener_id", listener.listener_id, listeners)
-        yield from _not_ours(f"{path}.listener_id", listener.listener_id)
-        for number, policy in enumerate(listener.l7policies or ()):
-            inner = f"{path}.l7policies[{number}]"
-            yield from _once(f"{inner}.l7policy_id", policy.l7policy_id, policies)
-            for place, rule in enumerate(policy.rules or ()):
-                yield from _once(f"{inner}.rules[{place}].l7rule_id", rule.l7rule_id, rules)
-    own: set[str] = set()
-    for index, pool in enumerate(balancer.pools or ()):
-        yield from _once(f"pools[{index}].pool_id", pool.pool_id, own)
+    listeners = [*enumerate(balancer.listeners or ())]
+    policies = [
+        (f"listeners[{index}].l7policies[{number}]", policy)
+        for index, listener in listeners
+        for number, policy in enumerate(listener.l7policies or ())
+    ]
+    pools = enumerate(balancer.pools or ())
+    names = [(f"listeners[{index}].listener_id", each.listener_id) for index, each in listeners]
+    yield from _once(names)
+    yield from _once((f"{path}.l7policy_id", policy.l7policy_id) for path, policy in policies)
+    yield from _once(
+        (f"{path}.rules[{index}].l7rule_id", rule.l7rule_id)
+        for path, policy in policies
+        for index, rule in enumerate(policy.rules or ())
+    )
+    yield from _once((f"pools[{index}].pool_id", pool.pool_id) for index, pool in pools)
     for path, pool in find_pools(balancer):
-        yield from _not_ours(f"{path}.pool_id", pool.pool_id)
+        names.append((f"{path}.pool_id", pool.pool_id))
         if field := merged.differing.get(path):
             words = f"pool {pool.pool_id} is described differently elsewhere"
             yield Problem(f"{path}.{field}", words)
-        members: set[str] = set()
-        for index, member in enumerate(pool.members or ()):
-            yield from _once(f"{path}.members[{index}].member_id", member.member_id, members)
+        yield from _once(
+            (f"{path}.members[{index}].member_id", member.member_id)
+            for index, member in enumerate(pool.members or ())
+        )
+    for path, name in names:
+        if name.startswith(METRICS_BACKEND):
+            yield Problem(path, f"names that begin with {METRICS_BACKEND} are the agent's own")
 
 
-def _once(path: str, name: str, seen: set[str]) -> Iterator[Problem]:
-    if name in seen:
-        yield Problem(path, f"{name} is there twice")
-    seen.add(name)
-
-
-def _not_ours(path: str, name: str) -> Iterator[Problem]:
-    if name.startswith(METRICS_BACKEND):
-        yield Problem(path, f"names that begin with {METRICS_BACKEND} are the agent's own")
+def _once(names: Iterable[tuple[str, str]]) -> Iterator[Problem]:
+    """Yield the paths of names that another path has before."""
+    seen: set[str] = set()
+    for path, name in names:
+        if name in seen:
+            yield Problem(path, f"{name} is there twice")
+        seen.add(name)
 
 
 def _ports(balancer: LoadBalancer) -> Iterator[Problem]:
@@ -187,7 +175,13 @@ def _listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Itera
             yield from _policy(inner, policy)
             pool_path = f"{inner}.redirect_pool_id"
             yield from _usable(pool_path, policy.target_pool_id, listener, known)
-    yield from _headers(f"{path}.insert_headers", listener)
+    if listener.added_headers and protocol not in _HTTP:
+        words = f"a {protocol} listener adds none; {either(_HTTP)} does"
+        yield Problem(f"{path}.insert_headers", words)
+    for header in listener.added_headers:
+        if header.startswith("X-SSL-") and protocol is ListenerProtocol.HTTP:
+            words = "only a TERMINATED_HTTPS listener can add it"
+            yield Problem(f"{path}.insert_headers.{header}", words)
     yield from _listener_tls(path, listener)
 
 
@@ -205,16 +199,6 @@ def _usable(
         yield Problem(path, f"{words}; allowed: {either(allowed) or 'none'}")
 
 
-def _headers(path: str, listener: Listener) -> Iterator[Problem]:
-    headers = listener.added_headers
-    if headers and listener.protocol not in _HTTP:
-        words = f"a {listener.protocol} listener adds none; {either(_HTTP)} does"
-        yield Problem(path, words)
-    for header in headers:
-        if header.startswith("X-SSL-") and listener.protocol is ListenerProtocol.HTTP:
-            yield Problem(f"{path}.{header}", "only a TERMINATED_HTTPS listener can add it")
-
-
 def _pool(path: str, pool: Pool) -> Iterator[Problem]:
     if pool.healthmonitor:
         yield from _monitor(f"{path}.healthmonitor", pool.healthmonitor, pool)
@@ -230,10 +214,8 @@ def _pool(path: str, pool: Pool) -> Iterator[Problem]:
 
 
 def _member(path: str, member: Member, pool: Pool) -> Iterator[Problem]:
-    for name in ("address", "monitor_address"):
-        address = getattr(member, name)
-        if address and not _is_of_a_host(address):
-            yield Problem(f"{path}.{name}", f"{address} is not the address of a host")
+    yield from _host(f"{path}.address", member.address)
+    yield from _host(f"{path}.monitor_address", member.monitor_address)
     monitor = pool.healthmonitor
     if pool.protocol in _LAYER4_POOLS and monitor and monitor.type in _CONNECTING_MONITORS:
         name = "monitor_address" if member.monitor_address else "address"
@@ -341,30 +323,26 @@ def _is_known_to_openssl(ciphers: str) -> bool:
 MOST_RULES = 50
 
 _REDIRECT_CODES = (301, 302, 303, 307, 308)
-#: What each action needs, and what belongs to others.
-_TARGETS = MappingProxyType(
-    {
-        Action.REJECT: (),
-        Action.REDIRECT_PREFIX: ("redirect_prefix",),
-        Action.REDIRECT_TO_POOL: ("redirect_pool_id",),
-        Action.REDIRECT_TO_URL: ("redirect_url",),
-    }
-)
+#: What each action needs; the others do not use it.
+_TARGETS = {
+    Action.REJECT: "",
+    Action.REDIRECT_PREFIX: "redirect_prefix",
+    Action.REDIRECT_TO_POOL: "redirect_pool_id",
+    Action.REDIRECT_TO_URL: "redirect_url",
+}
 
 _ALL_COMPARISONS = frozenset(CompareType)
 _EQUAL = frozenset({CompareType.EQUAL_TO})
-_COMPARISONS = MappingProxyType(
-    {
-        RuleType.COOKIE: _ALL_COMPARISONS,
-        RuleType.FILE_TYPE: frozenset({CompareType.EQUAL_TO, CompareType.REGEX}),
-        RuleType.HEADER: _ALL_COMPARISONS,
-        RuleType.HOST_NAME: _ALL_COMPARISONS,
-        RuleType.PATH: _ALL_COMPARISONS,
-        RuleType.SSL_CONN_HAS_CERT: _EQUAL,
-        RuleType.SSL_DN_FIELD: _ALL_COMPARISONS,
-        RuleType.SSL_VERIFY_RESULT: _EQUAL,
-    }
-)
+_COMPARISONS = {
+    RuleType.COOKIE: _ALL_COMPARISONS,
+    RuleType.FILE_TYPE: frozenset({CompareType.EQUAL_TO, CompareType.REGEX}),
+    RuleType.HEADER: _ALL_COMPARISONS,
+    RuleType.HOST_NAME: _ALL_COMPARISONS,
+    RuleType.PATH: _ALL_COMPARISONS,
+    RuleType.SSL_CONN_HAS_CERT: _EQUAL,
+    RuleType.SSL_DN_FIELD: _ALL_COMPARISONS,
+    RuleType.SSL_VERIFY_RESULT: _EQUAL,
+}
 _KEYED = frozenset({RuleType.COOKIE, RuleType.HEADER, RuleType.SSL_DN_FIELD})
 _DN_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 
@@ -403,12 +381,11 @@ def _policy(path: str, policy: L7Policy) -> Iterator[Problem]:
         "redirect_prefix": policy.redirect_prefix,
         "redirect_url": policy.redirect_url,
     }
-    for name in _TARGETS[policy.action]:
-        if targets[name] is None:
-            yield Problem(f"{path}.{name}", f"{policy.action} needs it")
     for name, value in targets.items():
-        if value is not None and name not in _TARGETS[policy.action]:
-            yield Problem(f"{path}.{name}", f"{policy.action} does not use it")
+        is_needed = name == _TARGETS[policy.action]
+        if (value is not None) != is_needed:
+            words = "needs it" if is_needed else "does not use it"
+            yield Problem(f"{path}.{name}", f"{policy.action} {words}")
     if policy.redirect_http_code not in (None, *_REDIRECT_CODES):
         allowed = ", ".join(map(str, _REDIRECT_CODES))
         words = f"{policy.redirect_http_code} is not one of {allowed}"
