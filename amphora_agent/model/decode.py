@@ -8,7 +8,7 @@ is an `InvalidRequest` that names the place in the body. Keys that the type does
 ignored: a newer controller may say more than an older agent understands.
 """
 
-import enum
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable
@@ -32,11 +32,11 @@ class Problem(NamedTuple):
 
 
 def either(names: Iterable[str]) -> str:
-    """Say any of these names, in words."""
+    """Return a list of alternatives in words."""
     return ", ".join(sorted(names))
 
 
-_PLACE = re.compile(r" - at (`key` in )?`\$(?P<path>[^`]*)`$")
+_PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.(?P<field>[^.\[]+)|\[(?P<element>[^\]]*)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>.*)`")
@@ -46,33 +46,35 @@ _PATTERN = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
 
 def explain(error: msgspec.ValidationError, as_type: Any) -> str:
     """Say in words what `error` means, which came from decoding into `as_type`."""
-    said = str(error)
-    place = _PLACE.search(said)
-    path = place["path"] if place else ""
-    words = said[: place.start()] if place else said
-    is_key = bool(place and place[1])
-    try:
-        place_type = _at(inspect.type_info(as_type), path)
-    except LookupError:
-        place_type = None
-    if is_key and isinstance(place_type, inspect.DictType):
+    words = str(error)
+    path = ""
+    place_type = None
+    if place := _PLACE.search(words):
+        path, words = place["path"], words[: place.start()]
+    with contextlib.suppress(LookupError):
+        place_type = _find_type(inspect.type_info(as_type), path)
+    if place and place["key"] and isinstance(place_type, inspect.DictType):
         place_type = place_type.key_type
     if unknown := _UNKNOWN.fullmatch(words):
-        known = ", ".join(_fields(place_type))
+        fields = place_type.fields if isinstance(place_type, inspect.StructType) else ()
+        known = either(field.encode_name for field in fields)
         path, words = f"{path}.{unknown['field']}", f"unknown; known: {known}"
     elif missing := _MISSING.fullmatch(words):
         path, words = f"{path}.{missing['field']}", "is missing"
-    elif (wrong := _ENUM.fullmatch(words)) and (allowed := _allowed(place_type)):
-        words = f"{wrong['value']} is not one of {', '.join(allowed)}"
-    elif _PATTERN.fullmatch(words) and (meant := _description(place_type)):
-        words = f"not allowed there: {meant}"
+    elif (wrong := _ENUM.fullmatch(words)) and isinstance(place_type, inspect.EnumType):
+        allowed = ", ".join(str(member.value) for member in place_type.cls)
+        words = f"{wrong['value']} is not one of {allowed}"
+    elif _PATTERN.fullmatch(words) and isinstance(place_type, inspect.Metadata):
+        schema = place_type.extra_json_schema or {}
+        if meant := schema.get("description"):
+            words = f"not allowed there: {meant}"
     return f"{path.lstrip('.') or 'body'}: {words}"
 
 
-def _at(kind: inspect.Type, path: str) -> inspect.Type:
+def _find_type(kind: inspect.Type, path: str) -> inspect.Type:
     """Return the type of what is at a path. Raises LookupError."""
     for step in _STEP.finditer(path):
-        kind = _only(kind)
+        kind = _without_null(kind)
         if step["field"] is not None and isinstance(kind, inspect.StructType):
             kind = {field.encode_name: field.type for field in kind.fields}[step["field"]]
         elif isinstance(kind, inspect.VarTupleType | inspect.ListType):
@@ -81,35 +83,18 @@ def _at(kind: inspect.Type, path: str) -> inspect.Type:
             kind = kind.value_type
         else:
             raise LookupError(path)
-    return _only(kind)
+    return _without_null(kind)
 
 
-def _only(kind: inspect.Type) -> inspect.Type:
+def _without_null(kind: inspect.Type) -> inspect.Type:
     """Return what a value may be beside null."""
     if isinstance(kind, inspect.UnionType):
-        others = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+        others = [type_ for type_ in kind.types if not isinstance(type_, inspect.NoneType)]
         if len(others) == 1:
-            return _only(others[0])
+            return _without_null(others[0])
     if isinstance(kind, inspect.Metadata) and not kind.extra_json_schema:
-        return _only(kind.type)
+        return _without_null(kind.type)
     return kind
-
-
-def _fields(kind: inspect.Type | None) -> list[str]:
-    if isinstance(kind, inspect.StructType):
-        return sorted(field.encode_name for field in kind.fields)
-    return []
-
-
-def _allowed(kind: inspect.Type | None) -> list[str]:
-    if isinstance(kind, inspect.EnumType) and issubclass(kind.cls, enum.Enum):
-        return [str(member.value) for member in kind.cls]
-    return []
-
-
-def _description(kind: inspect.Type | None) -> str:
-    schema = kind.extra_json_schema if isinstance(kind, inspect.Metadata) else None
-    return str((schema or {}).get("description", ""))
 
 
 T = TypeVar("T")

@@ -11,15 +11,19 @@ from typing import Annotated
 from msgspec import Meta
 
 #: As RFC 9110 and 6265 have it, without the apostrophe, which haproxy's expressions cannot say.
-_NAME_CHARACTER = r"[A-Za-z0-9!#$%&*+.^_`|~-]"
-_END = r"$(?!\n)"
+_NAME = "[A-Za-z0-9!#$%&*+.^_`|~-]{1,255}"
+
+
+def _text(pattern: str, description: str, *examples: str) -> Meta:
+    return Meta(pattern=rf"^{pattern}$(?!\n)", description=description, examples=list(examples))
+
 
 Id = Annotated[
     str,
-    Meta(
-        pattern=rf"^[0-9A-Za-z][0-9A-Za-z_-]{{0,63}}{_END}",
-        description="An id: 1 to 64 letters, digits, - and _. Octavia's are UUIDs.",
-        examples=["607226db-27ef-4d41-ae89-f2a800e9c2db"],
+    _text(
+        "[0-9A-Za-z][0-9A-Za-z_-]{0,63}",
+        "An id: 1 to 64 letters, digits, - and _. Octavia's are UUIDs.",
+        "607226db-27ef-4d41-ae89-f2a800e9c2db",
     ),
 ]
 #: For people; it is stored and given back, and reaches no configuration.
@@ -38,72 +42,55 @@ Position = Annotated[int, Meta(ge=1, le=2_147_483_647)]
 MaxAge = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
 HeaderName = Annotated[
-    str,
-    Meta(
-        pattern=rf"^{_NAME_CHARACTER}{{1,255}}{_END}",
-        description="The name of an HTTP header (RFC 9110, token).",
-        examples=["X-Tenant"],
-    ),
+    str, _text(_NAME, "The name of an HTTP header (RFC 9110, token).", "X-Tenant")
 ]
-CookieName = Annotated[
-    str,
-    Meta(
-        pattern=rf"^{_NAME_CHARACTER}{{1,255}}{_END}",
-        description="The name of a cookie (RFC 6265, token).",
-        examples=["JSESSIONID"],
-    ),
-]
+CookieName = Annotated[str, _text(_NAME, "The name of a cookie (RFC 6265, token).", "JSESSIONID")]
 Url = Annotated[
     str,
-    Meta(
-        pattern=rf"^https?://[A-Za-z0-9._~:/?#@!$&'()*+,;=%\[\]-]{{1,247}}{_END}",
-        description="An absolute http or https URL (RFC 3986).",
-        examples=["https://www.example.org/new"],
+    _text(
+        r"https?://[A-Za-z0-9._~:/?#@!$&'()*+,;=%\[\]-]{1,247}",
+        "An absolute http or https URL (RFC 3986).",
+        "https://www.example.org/new",
     ),
 ]
 UrlPath = Annotated[
     str,
-    Meta(
-        pattern=rf"^/[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]{{0,254}}{_END}",
-        description="The path of a URL, perhaps with a query (RFC 3986).",
-        examples=["/health"],
+    _text(
+        "/[A-Za-z0-9._~:/?#@!$&'()*+,;=%-]{0,254}",
+        "The path of a URL, perhaps with a query (RFC 3986).",
+        "/health",
     ),
 ]
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 DomainName = Annotated[
     str,
-    Meta(
-        pattern=(
-            r"^(?=.{1,253}\.?$)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-            rf"(\.[A-Za-z0-9_]([A-Za-z0-9_-]{{0,61}}[A-Za-z0-9_])?)*\.?{_END}"
-        ),
-        description="A host name.",
-        examples=["www.example.org"],
-    ),
+    _text(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?", "A host name.", "www.example.org"),
 ]
 ExpectedCodes = Annotated[
     str,
-    Meta(
-        pattern=rf"^[1-5][0-9]{{2}}(-[1-5][0-9]{{2}}|(,[1-5][0-9]{{2}}){{0,15}}){_END}",
-        description="One HTTP status, a list, or a range.",
-        examples=["200", "200,202", "200-204"],
+    _text(
+        "[1-5][0-9]{2}(-[1-5][0-9]{2}|(,[1-5][0-9]{2}){0,15})",
+        "One HTTP status, a list, or a range.",
+        "200",
+        "200,202",
+        "200-204",
     ),
 ]
 Ciphers = Annotated[
     str,
-    Meta(
-        pattern=rf"^[A-Za-z0-9!+@=_.-]{{1,64}}(:[A-Za-z0-9!+@=_.-]{{1,64}}){{0,63}}{_END}",
-        description="Cipher suites by OpenSSL's names, separated by colons; those of TLS 1.3 among"
-        " them.",
-        examples=["ECDHE-RSA-AES256-GCM-SHA384:TLS_AES_256_GCM_SHA384"],
+    _text(
+        "[A-Za-z0-9!+@=_.-]{1,64}(:[A-Za-z0-9!+@=_.-]{1,64}){0,63}",
+        "Cipher suites by OpenSSL's names, separated by colons; those of TLS 1.3 among them.",
+        "ECDHE-RSA-AES256-GCM-SHA384:TLS_AES_256_GCM_SHA384",
     ),
 ]
 #: What a rule compares with: printable ASCII. Its type and comparison say more (validation.py).
 RuleValue = Annotated[
     str,
-    Meta(
-        pattern=rf"^[ -~]{{1,255}}{_END}",
-        description="What to compare with: printable ASCII. For REGEX a regular expression.",
-        examples=["/images"],
+    _text(
+        "[ -~]{1,255}",
+        "What to compare with: printable ASCII. For REGEX a regular expression.",
+        "/images",
     ),
 ]
 Pem = Annotated[

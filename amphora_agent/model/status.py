@@ -1,6 +1,7 @@
 """What instances report about themselves, and what is known of heartbeats to controllers."""
 
 import ipaddress
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -54,30 +55,15 @@ class Counters(NamedTuple):
     ereq: int
 
     def plus(self, other: "Counters") -> "Counters":
-        return Counters(
-            self.tx + other.tx,
-            self.rx + other.rx,
-            self.totconns + other.totconns,
-            self.ereq + other.ereq,
-        )
+        return Counters(*map(operator.add, self, other))
 
     def since(self, earlier: "Counters") -> "Counters":
         """Return the increase; counters of one worker never run backwards, so none is negative."""
-        return Counters(
-            max(0, self.tx - earlier.tx),
-            max(0, self.rx - earlier.rx),
-            max(0, self.totconns - earlier.totconns),
-            max(0, self.ereq - earlier.ereq),
-        )
+        return Counters(*(max(0, now - then) for now, then in zip(self, earlier, strict=True)))
 
     def at_least(self, other: "Counters") -> "Counters":
         """Return the higher of each: the later of two readings of one worker."""
-        return Counters(
-            max(self.tx, other.tx),
-            max(self.rx, other.rx),
-            max(self.totconns, other.totconns),
-            max(self.ereq, other.ereq),
-        )
+        return Counters(*map(max, self, other))
 
 
 NO_COUNTERS = Counters(0, 0, 0, 0)
