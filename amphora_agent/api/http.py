@@ -11,6 +11,7 @@ import msgspec
 from flask import Response, request
 
 from amphora_agent.errors import InvalidRequest, TooLarge
+from amphora_agent.model.responses import ProblemDetails, WrongPlace
 
 CURRENT = "1.0"
 #: Controllers before 4.1 know no other.
@@ -76,6 +77,9 @@ def etag(data: bytes) -> dict[str, str]:
 DRY_RUN = {"0": False, "1": True, "false": False, "true": True}
 
 _ROOT = "/2.0"
+
+#: The media type of errors below `/2.0`.
+PROBLEM = "application/problem+json"
 
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
 
@@ -163,13 +167,13 @@ def wants_problem_details() -> bool:
 def answer_problem(status: int, detail: str, places: Iterable[tuple[str, str]] = ()) -> Response:
     """Answer what is wrong, as problem details (RFC 9457) whose type, `about:blank`, says no more
     than the status. `places` are the wrong ones of a body, each with what is wrong there."""
-    body: dict[str, object] = {
-        "type": "about:blank",
-        "title": http.HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-    }
-    errors = [{"path": path, "message": words} for path, words in places]
-    if errors:
-        body["errors"] = errors
-    return Response(json.dumps(body), status, content_type="application/problem+json")
+    problem = ProblemDetails(
+        type="about:blank",
+        title=http.HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        errors=tuple(WrongPlace(*place) for place in places),
+    )
+    # A lone surrogate, which msgspec cannot write, may have come in a name.
+    content = json.dumps(msgspec.to_builtins(problem))
+    return Response(content, status, content_type=PROBLEM)

@@ -3,20 +3,23 @@
 import inspect
 import re
 import sys
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
 
 from amphora_agent import __version__
-from amphora_agent.api.http import DRY_RUN
+from amphora_agent.api.http import DRY_RUN, PROBLEM
 from amphora_agent.model.addressing import Address, Network
 from amphora_agent.model.events import Changes
+from amphora_agent.model.field_types import Id
 from amphora_agent.model.loadbalancer import LoadBalancer, Member, Pool
 from amphora_agent.model.responses import (
     About,
     CertificateList,
     LoadBalancerStatus,
+    ProblemDetails,
     ProcessModel,
     Result,
     Summaries,
@@ -34,15 +37,16 @@ class Parameter(NamedTuple):
 
 
 class ApiOperation(NamedTuple):
-    """`rule` is the route's. `takes` is a type in JSON, or a media type; `gives` the type of the
-    answer, None for none, by its status. `refuses` are the statuses of errors."""
+    """`rule` is the route's. `takes` is the media type of a body, and the type of what is in it;
+    `gives` the type of the answer, None for none, by its status. `refuses` are the statuses of
+    errors."""
 
     method: str
     rule: str
     name: str
     words: str
     gives: dict[int, Any]
-    takes: Any = None
+    takes: tuple[str, type] | None = None
     parameters: tuple[Parameter, ...] = ()
     refuses: tuple[int, ...] = ()
     etag: bool = False
@@ -77,6 +81,7 @@ _LIMIT = Parameter(
 
 #: The type of a JSON merge patch (RFC 7396) of an object: any of its fields, or null.
 MERGE_PATCH = "application/merge-patch+json"
+JSON = "application/json"
 PEM = "application/x-pem-file"
 
 _BALANCER = "/2.0/loadbalancers/<lb_id>"
@@ -97,7 +102,7 @@ OPERATIONS = (
         "PUT", _BALANCER, "putLoadBalancer",
         "Make a load balancer what the body says, with the least disturbance. What is so already "
         "is not touched. The keys of certificates that the amphora has need not come again.",
-        {200: Result, 201: Result}, LoadBalancer,
+        {200: Result, 201: Result}, (JSON, LoadBalancer),
         (_IF_MATCH, _IF_NONE_MATCH, _DRY_RUN, _PROCESS_MODEL), (400, 409, 412, 413, 500), True,
     ),
     ApiOperation(
@@ -131,7 +136,7 @@ OPERATIONS = (
         "PUT", _CERTIFICATE, "putCertificate",
         "Store a certificate with its key and chain, certificates of authorities, or revocation "
         "lists, for load balancers whose references end in this name.",
-        {200: About, 201: About}, (PEM, None), (_DRY_RUN,), refuses=(400, 413, 500),
+        {200: About, 201: About}, (PEM, str), (_DRY_RUN,), refuses=(400, 413, 500),
     ),
     ApiOperation(
         "GET", _CERTIFICATE, "getCertificate", "What a certificate says; never its key.",
@@ -170,37 +175,11 @@ def query_names(method: str, rule: str) -> frozenset[str]:
 
 
 _PARAMETER = re.compile(r"<([a-z_]+)>")
-_REF = "#/components/schemas/{name}"
 
-_ID = {
-    "type": "string",
-    "pattern": "^[0-9A-Za-z][0-9A-Za-z_-]{0,63}$",
-}
-_PROBLEM = {
-    "type": "object",
-    "description": "What is wrong (RFC 9457).",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "description": "Everything that is wrong with the request, each with its place.",
-            "items": {
-                "type": "object",
-                "required": ["path", "message"],
-                "properties": {
-                    "path": {
-                        "type": "string",
-                        "examples": ["listeners[2].l7policies[0].rules[1].value"],
-                    },
-                    "message": {"type": "string"},
-                },
-            },
-        },
-    },
+#: The schemas of types that msgspec does not know.
+_SCHEMAS: dict[object, dict[str, Any]] = {
+    Address: {"type": "string", "description": "An IP address.", "examples": ["192.0.2.10"]},
+    Network: {"type": "string", "description": "An IP network.", "examples": ["192.0.2.0/24"]},
 }
 
 
@@ -217,17 +196,16 @@ def describe_briefly() -> bytes:
 
 def write_document() -> bytes:
     """Return the OpenAPI document, the same at each call."""
-    paths: dict[str, dict[str, Any]] = {}
-    types = [kind for each in OPERATIONS for kind in _types(each)]
+    answers = (kind for operation in OPERATIONS for kind in operation.gives.values() if kind)
+    types = [*dict.fromkeys((*answers, LoadBalancer, ProblemDetails, Id))]
     schemas, components = msgspec.json.schema_components(
-        types, schema_hook=_schema, ref_template=_REF
+        types, schema_hook=_SCHEMAS.__getitem__, ref_template="#/components/schemas/{name}"
     )
-    known = dict(zip(map(str, types), schemas, strict=True))
+    known = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(_path(operation.rule), {})[operation.method.lower()] = _operation(
-            operation, known
-        )
-    components = {name: _normalize(schema) for name, schema in sorted(components.items())}
+        described = _describe(operation, known)
+        paths.setdefault(_path(operation.rule), {})[operation.method.lower()] = described
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -237,11 +215,9 @@ def write_document() -> bytes:
             "amphora's agent to make so. Every connection is mutual TLS.",
         },
         "paths": paths,
-        "components": {
-            "schemas": {**components, "Problem": _PROBLEM},
-        },
+        "components": {"schemas": dict(sorted(components.items()))},
     }
-    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(_normalize(document)), indent=2) + b"\n"
 
 
 def _normalize(schema: Any) -> Any:
@@ -268,90 +244,47 @@ def _reflow(docstring: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def _types(operation: ApiOperation) -> list[Any]:
-    kinds = [kind for kind in operation.gives.values() if kind is not None]
-    match operation.takes:
-        case None | (_, None):
-            pass
-        case (_, kind):
-            kinds.append(kind)
-        case kind:
-            kinds.append(kind)
-    return kinds
-
-
-def _operation(operation: ApiOperation, known: dict[str, Any]) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _describe(operation: ApiOperation, known: Mapping[Any, Any]) -> dict[str, Any]:
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": known[Id]}
+        for name in _PARAMETER.findall(operation.rule)
+    ]
+    parameters += [
+        {"name": name, "in": place, "description": words, "schema": schema}
+        for name, place, schema, words in operation.parameters
+    ]
+    responses = {}
+    for status, kind in operation.gives.items():
+        content = {"content": _content(JSON, known[kind])} if kind else {}
+        headers = {"headers": {"ETag": {"schema": {"type": "string"}}}} if operation.etag else {}
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, **content, **headers}
+    for status in operation.refuses:
+        content = {"content": _content(PROBLEM, known[ProblemDetails])}
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, **content}
+    described = {
         "operationId": operation.name,
         "summary": operation.words,
-        "parameters": [
-            *(
-                {"name": name, "in": "path", "required": True, "schema": _ID}
-                for name in _PARAMETER.findall(operation.rule)
-            ),
-            *(_parameter(each) for each in operation.parameters),
-        ],
-        "responses": {
-            str(status): _answer(operation, status, kind, known)
-            for status, kind in operation.gives.items()
-        }
-        | {str(status): _error(status) for status in operation.refuses},
+        "parameters": parameters,
+        "responses": responses,
     }
     if operation.takes is not None:
-        described["requestBody"] = {"required": True, "content": _content(operation.takes, known)}
+        media, kind = operation.takes
+        words = f"A JSON merge patch (RFC 7396) of a {kind.__name__}: null removes a field."
+        schemas = {
+            JSON: known.get(kind),
+            MERGE_PATCH: {"type": "object", "description": words},
+            PEM: {"type": "string", "description": "PEM (RFC 7468)"},
+        }
+        described["requestBody"] = {"required": True, "content": _content(media, schemas[media])}
     return described
 
 
-def _content(takes: Any, known: dict[str, Any]) -> dict[str, Any]:
-    match takes:
-        case (media, None):
-            return {media: {"schema": {"type": "string", "description": "PEM (RFC 7468)"}}}
-        case (media, kind):
-            words = f"A JSON merge patch (RFC 7396) of a {kind.__name__}: null removes a field."
-            return {media: {"schema": {"type": "object", "description": words}}}
-        case kind:
-            return {"application/json": {"schema": known[str(kind)]}}
-
-
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    return {
-        "name": parameter.name,
-        "in": parameter.place,
-        "description": parameter.words,
-        "schema": parameter.schema,
-    }
-
-
-def _answer(
-    operation: ApiOperation, status: int, kind: Any, known: dict[str, Any]
-) -> dict[str, Any]:
-    described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
-    if kind is not None:
-        described["content"] = {"application/json": {"schema": known[str(kind)]}}
-    if operation.etag:
-        described["headers"] = {"ETag": {"schema": {"type": "string"}}}
-    return described
-
-
-def _error(status: int) -> dict[str, Any]:
-    schema = {"$ref": _REF.format(name="Problem")}
-    return {
-        "description": HTTPStatus(status).phrase,
-        "content": {"application/problem+json": {"schema": schema}},
-    }
+def _content(media: str, schema: Any) -> dict[str, Any]:
+    return {media: {"schema": schema}}
 
 
 def _path(rule: str) -> str:
     return _PARAMETER.sub(r"{\1}", rule)
-
-
-def _schema(kind: object) -> dict[str, Any]:
-    """Return the schema of a type that msgspec does not know."""
-    if kind is Address:
-        return {"type": "string", "description": "An IP address.", "examples": ["192.0.2.10"]}
-    if kind is Network:
-        return {"type": "string", "description": "An IP network.", "examples": ["192.0.2.0/24"]}
-    raise NotImplementedError(f"no schema of {kind}")
 
 
 if __name__ == "__main__":

@@ -154,21 +154,20 @@ def claim(
 ) -> Claim:
     """Return the claim of a socket. What is no IP address counts as every address, and so does
     `::`, whose sockets serve IPv4, too, unless they are for `only_ipv6`."""
-    last = low if high is None else high
     try:
-        address = ip_address(host) if isinstance(host, str) else host
+        address = ip_address(host)
     except ValueError:
-        return Claim(transport, "", EVERYWHERE, low, last)
-    if isinstance(address, IPv6Address):
-        if address.is_unspecified:
-            return Claim(transport, "", _IPV6 if only_ipv6 else EVERYWHERE, low, last)
-        address = address.ipv4_mapped or address
+        address, only_ipv6 = IPv6Address("::"), False
+    address = (address.version == 6 and address.ipv4_mapped) or address
     versions = _IPV4 if address.version == 4 else _IPV6
-    return Claim(transport, "" if address.is_unspecified else str(address), versions, low, last)
+    if address.version == 6 and address.is_unspecified and not only_ipv6:
+        versions = EVERYWHERE
+    name = "" if address.is_unspecified else str(address)
+    return Claim(transport, name, versions, low, low if high is None else high)
 
 
 def first_meeting(some: Iterable[Claim], others: Iterable[Claim]) -> Claim | None:
-    """One of `some` that meets one of the others."""
+    """Return the first of `some` that meets one of the others."""
     by_port: dict[int, list[Claim]] = {}
     ranges: list[Claim] = []
     for other in others:
@@ -177,8 +176,8 @@ def first_meeting(some: Iterable[Claim], others: Iterable[Claim]) -> Claim | Non
         else:
             ranges.append(other)
     every_port = [claim for claims in by_port.values() for claim in claims]
-    for one in some:
-        at_port = by_port.get(one.low, []) if one.low == one.high else every_port
-        if any(map(one.meets, (*at_port, *ranges))):
-            return one
+    for own in some:
+        at_port = by_port.get(own.low, []) if own.low == own.high else every_port
+        if any(map(own.meets, (*at_port, *ranges))):
+            return own
     return None

@@ -1,6 +1,7 @@
-"""Declared load balancers as the API tells them: what was done, what there is, and how it is."""
+"""Answers of API 2.0 about load balancers: what was done, what there is, and what is wrong."""
 
 import enum
+from typing import Annotated
 
 import msgspec
 
@@ -139,3 +140,20 @@ class LoadBalancerStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     listeners: tuple[ListenerStatus, ...] = ()
     pools: tuple[PoolStatus, ...] = ()
+
+
+class WrongPlace(msgspec.Struct, frozen=True):
+    """A place in a request, and what is wrong there."""
+
+    path: Annotated[str, msgspec.Meta(examples=["listeners[2].l7policies[0].rules[1].value"])]
+    message: str
+
+
+class ProblemDetails(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request was refused (RFC 9457). `errors` has everything that is wrong with it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[WrongPlace, ...] = ()
