@@ -421,13 +421,7 @@ def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
     Raises:
         InvalidRequest: with everything that is wrong.
     """
-    try:
-        balancer = decode(body, LoadBalancer)
-    except InvalidRequest as error:
-        path, separator, words = error.details.partition(": ")
-        raise InvalidRequest.from_problems(
-            [(path, words) if separator else ("body", path)]
-        ) from None
+    balancer = decode(body, LoadBalancer)
     wrong = list(validation.find_problems(balancer))
     if balancer.loadbalancer_id != lb_id:
         wrong.append(Problem("loadbalancer_id", f"is another than {lb_id}, the URL's"))

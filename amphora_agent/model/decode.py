@@ -44,7 +44,7 @@ _ENUM = re.compile(r"Invalid enum value (?P<value>.*)", re.DOTALL)
 _PATTERN = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
 
 
-def explain(error: msgspec.ValidationError, as_type: Any) -> str:
+def _explain(error: msgspec.ValidationError, as_type: Any) -> Problem:
     """Say in words what `error` means, which came from decoding into `as_type`."""
     words = str(error)
     path = ""
@@ -68,7 +68,7 @@ def explain(error: msgspec.ValidationError, as_type: Any) -> str:
         schema = place_type.extra_json_schema or {}
         if meant := schema.get("description"):
             words = f"not allowed there: {meant}"
-    return f"{path.lstrip('.') or 'body'}: {words}"
+    return Problem(path.lstrip(".") or "body", words)
 
 
 def _find_type(kind: inspect.Type, path: str) -> inspect.Type:
@@ -117,9 +117,9 @@ def decode(body: bytes, as_type: type[T]) -> T:
     try:
         value: T = _decoder(cast(Any, as_type)).decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequest("Invalid request", explain(error, as_type)) from None
+        raise InvalidRequest.from_problems([_explain(error, as_type)]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest("Invalid request", f"not JSON: {error}") from None
+        raise InvalidRequest.from_problems([("not JSON", str(error))]) from None
     return value
 
 
