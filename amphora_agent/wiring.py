@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from amphora_agent.loadbalancer.service import Declared
     from amphora_agent.model.addressing import Address
     from amphora_agent.network.dhcp_client import DhcpClients
-    from amphora_agent.network.dhcp_leases import Leases
     from amphora_agent.network.port_service import Patience
+    from amphora_agent.network.records import Leases
     from amphora_agent.network.service import Announce, Network
     from amphora_agent.supervisor.contract import Supervisor
 
@@ -75,8 +75,8 @@ def make_network(
     pci_rescan: Path = _PCI_RESCAN,
 ) -> "Network":
     """Build the service of the network. By default it makes the namespace and keeps no process."""
-    from amphora_agent.network.port_record import PortRecords
     from amphora_agent.network.port_service import Patience, Ports
+    from amphora_agent.network.records import PortRecords
     from amphora_agent.network.service import Network
 
     namespace, clock = Namespace(layout.namespace), time.monotonic

@@ -26,7 +26,7 @@ from amphora_agent.heartbeat.sender import Facts, Sender
 from amphora_agent.model.status import InstanceReading
 from amphora_agent.paths import Layout
 from amphora_agent.slots import SlotFile
-from amphora_agent.supervisor.identity import boot_id
+from amphora_agent.supervisor.processes import boot_id
 from benchmarks.baseline_haproxy import BareHaproxy
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale

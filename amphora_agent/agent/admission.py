@@ -24,7 +24,7 @@ from amphora_agent.agent.certificate import (
 from amphora_agent.errors import AgentError, InvalidRequest
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.events import AlarmKind
-from amphora_agent.x509.der import Identity, identify
+from amphora_agent.x509.pem import Identity, identify
 
 logger = logging.getLogger(__name__)
 

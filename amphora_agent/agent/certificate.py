@@ -14,7 +14,7 @@ from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.events import AlarmKind
-from amphora_agent.supervisor.command import run
+from amphora_agent.supervisor.processes import run
 from amphora_agent.x509.validity import Stage, find_stage, format_time, read_expiries
 
 logger = logging.getLogger(__name__)

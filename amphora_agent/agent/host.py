@@ -11,7 +11,7 @@ import psutil
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.supervisor.command import run
+from amphora_agent.supervisor.processes import run
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _TUNED_PROFILE = Path("/etc/tuned/active_profile")

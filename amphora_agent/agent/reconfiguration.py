@@ -28,7 +28,7 @@ from amphora_agent.settings.policy import (
     Proof,
 )
 from amphora_agent.settings.reader import Settings, SettingsError, decode_settings
-from amphora_agent.supervisor.command import run
+from amphora_agent.supervisor.processes import run
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from amphora_agent import entry
 from amphora_agent.agent.certificate import EXIT_REFUSED, RevocationAnswer, RevocationQuestion
 from amphora_agent.x509 import checks, pem
 from amphora_agent.x509.checks import Unfit
-from amphora_agent.x509.der import read_list_issuer
+from amphora_agent.x509.pem import read_list_issuer
 
 _HARMLESS = {ExtensionOID.AUTHORITY_KEY_IDENTIFIER, ExtensionOID.CRL_NUMBER}
 

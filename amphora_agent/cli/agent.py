@@ -193,7 +193,7 @@ def find_operator() -> "Caller":
     import pwd
 
     from amphora_agent.model.events import operator
-    from amphora_agent.supervisor.identity import login_user
+    from amphora_agent.supervisor.processes import login_user
 
     uid = login_user()
     try:

@@ -15,7 +15,7 @@ from amphora_agent.errors import AgentError, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.addressing import parse_mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.records import Leases
 from amphora_agent.paths import Layout, namespace_file
 from amphora_agent.wiring import Options, make_journal, make_layout, make_network
 

@@ -33,7 +33,7 @@ from amphora_agent.heartbeat.sender import Sender
 from amphora_agent.metrics.shared import HEARTBEAT_WORKER, WorkerDeaths
 from amphora_agent.model.addressing import with_brackets
 from amphora_agent.settings.reader import Settings
-from amphora_agent.supervisor.identity import ABORT, KILL
+from amphora_agent.supervisor.processes import ABORT, KILL
 
 logger = logging.getLogger(__name__)
 

@@ -40,15 +40,15 @@ from amphora_agent.model.addressing import Address
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.announcer import Announcer
 from amphora_agent.network.dhcp_client import DhcpClients
-from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.netlink.links import Netlink
+from amphora_agent.network.records import Leases
 from amphora_agent.network.service import Network
 from amphora_agent.paths import Layout, alarms_directory
 from amphora_agent.settings.reader import Settings
 from amphora_agent.slots import SlotFile
 from amphora_agent.supervisor import systemd
 from amphora_agent.supervisor.contract import Supervisor
-from amphora_agent.supervisor.identity import boot_id
+from amphora_agent.supervisor.processes import boot_id
 from amphora_agent.supervisor.systemd import SystemdSupervisor
 from amphora_agent.wiring import (
     Options,

@@ -24,7 +24,7 @@ from amphora_agent.paths import CertificateName, InstanceLayout, Layout, ObjectI
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import CERTIFICATES, CONFIGURATION, ContentLost, Revisions
 from amphora_agent.revisions.store import RevisionStore
-from amphora_agent.supervisor.command import Completed
+from amphora_agent.supervisor.processes import Completed
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from amphora_agent.haproxy.runtime.final_counters import worker_name
 from amphora_agent.model.events import AlarmKind, Operation, Part
 from amphora_agent.model.status import HungWorker
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId
-from amphora_agent.supervisor.identity import kill, start_time
+from amphora_agent.supervisor.processes import kill, start_time
 
 logger = logging.getLogger(__name__)
 

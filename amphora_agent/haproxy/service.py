@@ -57,8 +57,8 @@ from amphora_agent.revisions.contents import (
 )
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.revisions.store import RevisionStore
-from amphora_agent.supervisor.command import Completed
 from amphora_agent.supervisor.contract import ProcessState, Supervisor
+from amphora_agent.supervisor.processes import Completed
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.config.render import Rendered
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import Layout, LvsLayout, VrrpLayout
-from amphora_agent.supervisor.command import run
 from amphora_agent.supervisor.contract import Supervisor
-from amphora_agent.supervisor.identity import has_word, pid_in
+from amphora_agent.supervisor.processes import has_word, pid_in, run
 
 logger = logging.getLogger(__name__)
 

@@ -42,8 +42,8 @@ from amphora_agent.revisions.contents import (
     Revisions,
     part,
 )
-from amphora_agent.supervisor.command import Completed
 from amphora_agent.supervisor.contract import ProcessState
+from amphora_agent.supervisor.processes import Completed
 
 logger = logging.getLogger(__name__)
 

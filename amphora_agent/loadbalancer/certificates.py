@@ -16,7 +16,7 @@ from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.model.decode import Problem
 from amphora_agent.model.resolved import ResolvedLoadBalancer
 from amphora_agent.model.responses import Checked, Given, Purpose
-from amphora_agent.supervisor.command import run
+from amphora_agent.supervisor.processes import run
 from amphora_agent.x509 import pem
 
 #: Run as a program: see there.

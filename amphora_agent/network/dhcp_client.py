@@ -12,7 +12,7 @@ from pathlib import Path
 
 from amphora_agent import files, templates
 from amphora_agent.model.addressing import Mac
-from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.records import Leases
 from amphora_agent.supervisor.contract import ProcessSpec, Supervisor
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from amphora_agent.network.plan.namespace_settings import (
     diff_namespace,
     find_missing,
 )
-from amphora_agent.supervisor.command import run
+from amphora_agent.supervisor.processes import run
 
 logger = logging.getLogger(__name__)
 

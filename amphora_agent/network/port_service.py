@@ -21,7 +21,6 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.addressing import Address, Interface, Mac
 from amphora_agent.model.plugging import InterfaceRule, NetworkPlug, PluggedVip
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.namespace_reconciler import NamespaceReconciler
 from amphora_agent.network.plan.diff import Move, NetOp
 from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
@@ -32,8 +31,8 @@ from amphora_agent.network.plan.interface import (
     remove_all,
 )
 from amphora_agent.network.plan.namespace_settings import NamespaceOp
-from amphora_agent.network.port_record import PortRecord, PortRecords, add_plug
 from amphora_agent.network.reconciler import Reconciler
+from amphora_agent.network.records import Leases, PortRecord, PortRecords, add_plug
 
 if TYPE_CHECKING:
     from amphora_agent.network.dhcp_client import DhcpClients

@@ -15,8 +15,8 @@ from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import InterfaceRules, NetworkPlug, PluggedVip, VipPlug
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.plan.interface import VIP_INTERFACE
-from amphora_agent.network.port_record import PortRecord
 from amphora_agent.network.port_service import INTERFACE, Patience, Ports, Settled
+from amphora_agent.network.records import PortRecord
 
 logger = logging.getLogger(__name__)
 

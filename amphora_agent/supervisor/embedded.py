@@ -28,8 +28,8 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.namespace import Namespace
 from amphora_agent.supervisor import output as supervisor_output
 from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
-from amphora_agent.supervisor.identity import find_session_leader, start_time
 from amphora_agent.supervisor.process_records import ProcessRecord, ProcessRecords
+from amphora_agent.supervisor.processes import find_session_leader, start_time
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from amphora_agent import files, templates
 from amphora_agent.errors import OperationFailed
 from amphora_agent.supervisor import output as supervisor_output
-from amphora_agent.supervisor.command import run
 from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
+from amphora_agent.supervisor.processes import run
 
 logger = logging.getLogger(__name__)
 

@@ -9,13 +9,8 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
-
-from amphora_agent.x509 import der
-from amphora_agent.x509.der import Unreadable
-
-__all__ = ["CERTIFICATE", "REVOCATIONS", "Block", "Pem", "Revocations", "Unreadable"]
 
 CERTIFICATE = "CERTIFICATE"
 REVOCATIONS = "X509 CRL"
@@ -35,6 +30,18 @@ _MARKS = (b"-----BEGIN", b"-----END")
 
 #: As OpenSSL writes them, whatever the locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+# DER
+INTEGER, UTC_TIME, GENERALIZED_TIME, SEQUENCE = 0x02, 0x17, 0x18, 0x30
+#: The version of a certificate, which one of version 1 does not have.
+VERSION = 0xA0
+#: 2.5.29.37
+_EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
+_OBJECT_IDENTIFIER, _EXTENSIONS = 0x06, 0xA3
+
+
+class Unreadable(ValueError):
+    """The bytes are not what they should be; the text says what is wrong."""
 
 
 class Block(NamedTuple):
@@ -68,6 +75,15 @@ class Revocations(NamedTuple):
 
     made: str
     serials: frozenset[int]
+
+
+class Identity(NamedTuple):
+    """Issuer (DER) and serial number, by which revocation lists name a certificate. `says_use`: it
+    has an extended key usage."""
+
+    issuer: bytes
+    serial: int
+    says_use: bool
 
 
 def split_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -170,7 +186,7 @@ def _make_block(number: int, label: str, body: bytes) -> Block:
     if label == "ENCRYPTED PRIVATE KEY":
         raise Unreadable(f"line {number}: the private key before needs a passphrase")
     with contextlib.suppress(Unreadable):
-        if len(list(der.read_elements(content))) == 1:
+        if len(list(read_elements(content))) == 1:
             return Block(label, content)
     raise Unreadable(f"line {number}: the {label} before is not one DER element")
 
@@ -181,16 +197,14 @@ def read_serial(certificate: bytes) -> int:
     Raises:
         Unreadable
     """
-    fields = der.read_elements(
-        der.read_content(der.read_content(certificate, der.SEQUENCE), der.SEQUENCE)
-    )
+    fields = read_elements(read_content(read_content(certificate, SEQUENCE), SEQUENCE))
     try:
         kind, value = next(fields)
-        if kind == der.VERSION:
+        if kind == VERSION:
             kind, value = next(fields)
     except StopIteration:
         raise Unreadable("it is no certificate") from None
-    if kind != der.INTEGER:
+    if kind != INTEGER:
         raise Unreadable("it has no serial number")
     return int.from_bytes(value, signed=True)
 
@@ -201,19 +215,15 @@ def read_expiry(block: Block) -> datetime | None:
     Raises:
         Unreadable
     """
-    fields = list(
-        der.read_elements(
-            der.read_content(der.read_content(block.content, der.SEQUENCE), der.SEQUENCE)
-        )
-    )
+    fields = list(read_elements(read_content(read_content(block.content, SEQUENCE), SEQUENCE)))
     try:
         if block.label == CERTIFICATE:
             # version (if it is not 1), serial number, signature algorithm, issuer, validity
-            _, validity = fields[4 if fields[0][0] == der.VERSION else 3]
-            _, (kind, value) = der.read_elements(validity)
-            return der.read_time(kind, value)
+            _, validity = fields[4 if fields[0][0] == VERSION else 3]
+            _, (kind, value) = read_elements(validity)
+            return read_time(kind, value)
         _, until, _ = _split_times(fields)
-        return until and der.read_time(*until)
+        return until and read_time(*until)
     except (IndexError, ValueError):
         raise Unreadable(f"the {block.label} has no time where it should be") from None
 
@@ -224,13 +234,13 @@ def read_revocations(encoded: bytes) -> Revocations:
     Raises:
         Unreadable
     """
-    fields = list(der.read_fields(encoded))
+    fields = list(read_fields(encoded))
     try:
         made, _, rest = _split_times(fields)
-        revoked = rest[0][1] if rest and rest[0][0] == der.SEQUENCE else b""
+        revoked = rest[0][1] if rest and rest[0][0] == SEQUENCE else b""
         serials = frozenset(
-            int.from_bytes(next(der.read_elements(entry))[1], signed=True)
-            for _, entry in der.read_elements(revoked)
+            int.from_bytes(next(read_elements(entry))[1], signed=True)
+            for _, entry in read_elements(revoked)
         )
         return Revocations(_format_as_openssl(*made), serials)
     except (IndexError, StopIteration):
@@ -244,13 +254,114 @@ def _split_times(fields: list[_Element]) -> tuple[_Element, _Element | None, lis
     """Return this update, next update (if any) of a revocation list, and what follows."""
     # version (if it is not 1), signature algorithm, issuer, this update, next update (if any),
     # the revoked certificates (if any), extensions
-    at = 3 if fields[0][0] == der.INTEGER else 2
+    at = 3 if fields[0][0] == INTEGER else 2
     made, rest = fields[at], fields[at + 1 :]
-    if rest and rest[0][0] in (der.UTC_TIME, der.GENERALIZED_TIME):
+    if rest and rest[0][0] in (UTC_TIME, GENERALIZED_TIME):
         return made, rest[0], rest[1:]
     return made, None, rest
 
 
 def _format_as_openssl(kind: int, value: bytes) -> str:
-    time = der.read_time(kind, value)
+    time = read_time(kind, value)
     return f"{_MONTHS[time.month - 1]} {time.day} {time:%H:%M:%S} {time.year} GMT"
+
+
+def identify(encoded: bytes) -> Identity:
+    """Read a certificate (DER).
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    fields = list(read_fields(encoded))
+    if fields[0][0] == VERSION:
+        fields = fields[1:]
+    if len(fields) < 6:
+        raise ValueError("it is no certificate")
+    # serial number, signature algorithm, issuer, validity, subject, key
+    (_, serial), _, (_, issuer) = fields[:3]
+    extensions = b"".join(content for kind, content in fields[6:] if kind == _EXTENSIONS)
+    return Identity(issuer, int.from_bytes(serial, signed=True), _says_use(extensions))
+
+
+def read_list_issuer(encoded: bytes) -> bytes:
+    """Return the issuer of a revocation list (DER), as `Identity.issuer` has it.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    fields = list(read_fields(encoded))
+    # version (if it is not 1), signature algorithm, issuer
+    return fields[2 if fields[0][0] == INTEGER else 1][1]
+
+
+def _says_use(extensions: bytes) -> bool:
+    if not extensions:
+        return False
+    return any(
+        next(read_elements(extension)) == (_OBJECT_IDENTIFIER, _EXTENDED_KEY_USAGE)
+        for _, extension in read_elements(read_content(extensions, SEQUENCE))
+    )
+
+
+# DER (X.690)
+
+
+def read_elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the kind and the content of each element.
+
+    Raises:
+        Unreadable: it is cut off.
+    """
+    at = 0
+    while at < len(encoded):
+        try:
+            kind, length, at = encoded[at], encoded[at + 1], at + 2
+        except IndexError:
+            raise Unreadable("it is cut off") from None
+        if length & 0x80:
+            digits = length & 0x7F
+            length, at = int.from_bytes(encoded[at : at + digits]), at + digits
+        if at + length > len(encoded):
+            raise Unreadable("it is cut off")
+        yield kind, encoded[at : at + length]
+        at += length
+
+
+def read_content(encoded: bytes, kind: int) -> bytes:
+    """Return the content of the first element, which must be of this kind.
+
+    Raises:
+        Unreadable
+    """
+    first_kind, value = next(read_elements(encoded), (None, b""))
+    if first_kind != kind:
+        raise Unreadable("it is not DER")
+    return value
+
+
+def read_fields(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return the fields of what is signed in a certificate or a revocation list (RFC 5280, 4.1 and
+    5.1).
+
+    Raises:
+        Unreadable
+    """
+    return read_elements(read_content(read_content(encoded, SEQUENCE), SEQUENCE))
+
+
+def read_time(kind: int, value: bytes) -> datetime:
+    """Return a time, whichever of the two kinds it is.
+
+    Raises:
+        Unreadable
+    """
+    text = value.decode("ascii", errors="replace")
+    if kind == UTC_TIME:
+        # Two digits of the year: 1950 to 2049.
+        text = ("19" if text[:2] >= "50" else "20") + text
+    elif kind != GENERALIZED_TIME:
+        raise Unreadable("its time is no time")
+    try:
+        return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        raise Unreadable("its time is no time") from None

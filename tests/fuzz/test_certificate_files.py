@@ -24,7 +24,7 @@ from amphora_agent.paths import Layout, certificate_name, object_id
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.settings.reader import Settings
-from amphora_agent.supervisor.command import Completed
+from amphora_agent.supervisor.processes import Completed
 from lab import haproxies
 from tests.fuzz.certificate_shapes import FILES, LISTS, SITE, Shape
 from tests.integration import programs

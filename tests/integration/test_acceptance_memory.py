@@ -17,7 +17,7 @@ from amphora_agent.haproxy.validate.validator import Candidate, Proof, Validator
 from amphora_agent.paths import Layout, UploadedLayout, object_id
 from amphora_agent.revisions.contents import Revisions
 from amphora_agent.settings.reader import Settings
-from amphora_agent.supervisor.command import Completed
+from amphora_agent.supervisor.processes import Completed
 from lab import haproxies
 from lab.pki import Authority
 from tests.builders.instances import live_files

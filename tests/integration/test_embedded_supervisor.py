@@ -16,7 +16,7 @@ import pytest
 from amphora_agent.errors import OperationFailed
 from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
-from amphora_agent.supervisor.identity import start_time
+from amphora_agent.supervisor.processes import start_time
 from lab import processes
 from lab.network import Namespace
 from lab.processes import Process

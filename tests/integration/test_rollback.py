@@ -11,7 +11,7 @@ import pytest
 
 from amphora_agent import files
 from amphora_agent.revisions.contents import Revisions
-from amphora_agent.supervisor.identity import login_user
+from amphora_agent.supervisor.processes import login_user
 from lab.listeners import http_listener
 from lab.waiting import until
 from tests.integration.amphora import (

@@ -45,7 +45,7 @@ from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import PEER, ContentLost, Manifest
 from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
-from amphora_agent.supervisor.identity import kill, start_time
+from amphora_agent.supervisor.processes import kill, start_time
 
 logger = logging.getLogger(__name__)
 

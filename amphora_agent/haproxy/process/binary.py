@@ -12,7 +12,7 @@ from amphora_agent.haproxy.replies import capabilities
 from amphora_agent.haproxy.replies.capabilities import Capabilities
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions.contents import ADDITION, CONFIGURATION, PEER, Manifest, Revisions
-from amphora_agent.supervisor.command import Completed, run
+from amphora_agent.supervisor.processes import Completed, run
 
 #: Seconds for `haproxy -c`; the controller waits 60 for its answer.
 _CHECK_PATIENCE = 45.0

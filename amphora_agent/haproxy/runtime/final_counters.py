@@ -20,7 +20,7 @@ from amphora_agent.haproxy.replies.statistics import read_information
 from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
 from amphora_agent.model.status import WorkerReading
 from amphora_agent.paths import InstanceLayout
-from amphora_agent.supervisor.identity import boot_id, start_time
+from amphora_agent.supervisor.processes import boot_id, start_time
 
 logger = logging.getLogger(__name__)
 

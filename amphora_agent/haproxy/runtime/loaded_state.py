@@ -23,7 +23,7 @@ from amphora_agent.haproxy.update.planner import FileChange, Plan
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import CERTIFICATES, LOADED, ContentLost, Manifest, Revisions
-from amphora_agent.supervisor.identity import start_time
+from amphora_agent.supervisor.processes import start_time
 
 _RECORD = "activation.json"
 #: Digests of texts by the names of their files.

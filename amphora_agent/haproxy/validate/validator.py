@@ -31,7 +31,7 @@ from amphora_agent.model.events import Difference
 from amphora_agent.paths import InstanceLayout, ObjectId
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import ContentLost
-from amphora_agent.supervisor.command import Completed
+from amphora_agent.supervisor.processes import Completed
 
 #: A plan with more commands is made again rather than kept in memory.
 _MOST_COMMANDS = 100

@@ -25,8 +25,8 @@ from amphora_agent.model.events import AlarmKind
 from amphora_agent.model.status import ListenerRow
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, LvsLayout, ObjectId
-from amphora_agent.supervisor.command import run
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
+from amphora_agent.supervisor.processes import run
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, VrrpLayout
 from amphora_agent.supervisor.contract import ProcessSpec, ProcessState, Supervisor
-from amphora_agent.supervisor.identity import has_word, pid_in
+from amphora_agent.supervisor.processes import has_word, pid_in
 
 logger = logging.getLogger(__name__)
 

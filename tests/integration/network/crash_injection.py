@@ -19,8 +19,8 @@ from typing import Any
 
 from amphora_agent import namespace
 from amphora_agent.kernel.netlink_socket import NetlinkSocket
-from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.port_service import Patience
+from amphora_agent.network.records import Leases
 from amphora_agent.paths import Layout
 from amphora_agent.wiring import make_network
 from lab import crash_injection

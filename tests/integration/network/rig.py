@@ -17,9 +17,9 @@ from typing import Any
 from amphora_agent.model.addressing import Address
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.dhcp_client import DhcpClients
-from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.plan.firewall_rules import parse_listing
 from amphora_agent.network.port_service import Patience
+from amphora_agent.network.records import Leases
 from amphora_agent.network.service import Network
 from amphora_agent.paths import Layout
 from amphora_agent.settings.reader import parse_settings

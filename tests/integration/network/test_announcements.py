@@ -17,8 +17,7 @@ import pytest
 
 from amphora_agent.model.addressing import Address, parse_address, parse_mac
 from amphora_agent.namespace import Namespace
-from amphora_agent.network.announcer import PAUSES, Announcer, announce_once
-from amphora_agent.network.plan.announcement import build_frames
+from amphora_agent.network.announcer import PAUSES, Announcer, announce_once, build_frames
 from lab.network import Lab
 from lab.waiting import until
 

@@ -10,7 +10,7 @@ import pytest
 from amphora_agent.errors import OperationFailed
 from amphora_agent.model.addressing import parse_mac
 from amphora_agent.network.dhcp_client import DhcpClients
-from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.records import Leases
 from amphora_agent.network.service import Network
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from lab import processes

@@ -16,8 +16,8 @@ import pytest
 
 from amphora_agent.model.addressing import Mac, parse_mac
 from amphora_agent.network.dhcp_client import DhcpClients
-from amphora_agent.network.dhcp_leases import Leases
-from amphora_agent.network.plan.dhcp_lease import Lease
+from amphora_agent.network.plan.interface import Lease
+from amphora_agent.network.records import Leases
 from amphora_agent.supervisor.contract import Mark
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from lab import processes
@@ -36,7 +36,7 @@ import os, subprocess, sys
 from pathlib import Path
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.records import Leases
 lines, directory, mac, event = sys.argv[1:]
 leases = Leases(Path(directory))
 try:

@@ -25,8 +25,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import pytest
 
 from amphora_agent.network.announcer import announce_once
-from amphora_agent.network.dhcp_leases import Leases
 from amphora_agent.network.port_service import Patience
+from amphora_agent.network.records import Leases
 from amphora_agent.wiring import make_network
 from lab.network import Bridge, Cable
 from lab.network import Namespace as LabNamespace

@@ -103,7 +103,7 @@ def test_an_agent_without_ports_needs_no_netlink_library(rig: Rig) -> None:
 import sys
 from pathlib import Path
 from amphora_agent.wiring import make_network
-from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.records import Leases
 from tests.integration.network.rig import layout_below
 layout = layout_below(Path(sys.argv[1]), sys.argv[2])
 network = make_network(layout, Leases(layout.leases))

@@ -9,7 +9,7 @@ import pytest
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.dhcp_leases import Leases
+from amphora_agent.network.records import Leases
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 BOUND = {"ip": "10.2.0.52", "subnet": "255.255.255.0", "lease": "100"}

@@ -15,8 +15,12 @@ from amphora_agent.model.addressing import (
 )
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import HostRoute, NetworkPlug, PluggedVip
-from amphora_agent.network.plan.dhcp_lease import Lease
-from amphora_agent.network.plan.interface import InterfaceSpec, build_interface_spec, remove_all
+from amphora_agent.network.plan.interface import (
+    InterfaceSpec,
+    Lease,
+    build_interface_spec,
+    remove_all,
+)
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 

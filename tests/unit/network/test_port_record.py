@@ -10,7 +10,7 @@ import pytest
 from amphora_agent.model.addressing import parse_interface, parse_mac
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import NetworkPlug, PluggedVip
-from amphora_agent.network.port_record import PortRecord, PortRecords
+from amphora_agent.network.records import PortRecord, PortRecords
 
 MAC = parse_mac("fa:16:3e:00:00:01")
 NETWORK = decode(

@@ -6,7 +6,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from amphora_agent.x509.der import identify, read_list_issuer
+from amphora_agent.x509.pem import identify, read_list_issuer
 from lab.pki import Authority
 
 ROOT = Authority.create("the authority", key="ec")

@@ -7,7 +7,7 @@ import pytest
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import parse_interface
 from amphora_agent.model.decode import decode, encode
-from amphora_agent.network.plan.dhcp_lease import Lease, parse_lease
+from amphora_agent.network.plan.interface import Lease, parse_lease
 
 NOW = 1_700_000_000.0
 

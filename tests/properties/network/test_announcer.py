@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.plan.announcement import unsolicited_advertisement
+from amphora_agent.network.announcer import unsolicited_advertisement
 
 
 @given(st.binary(min_size=5, max_size=5), st.ip_addresses(v=6))

@@ -1,12 +1,15 @@
-"""The records of plugged ports, on disk: one file for each port, named by its MAC address.
+"""The records of plugged ports and their DHCP leases, on disk: files named by MAC addresses.
 
-A record keeps what the controller sent, not what was computed from it: each agent reads it under
-the topology of its time. It is written before the kernel is changed, so that an interrupted plug is
-completed by its repetition, or at the next start.
+A record of a port keeps what the controller sent, not what was computed from it: each agent reads
+it under the topology of its time. It is written before the kernel is changed, so that an
+interrupted plug is completed by its repetition, or at the next start. A lease outlives the client,
+the agent and the machine, until it expires.
 """
 
 import logging
 import re
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -16,11 +19,13 @@ from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.model.addressing import Address, Interface, Mac
 from amphora_agent.model.decode import decode, encode
 from amphora_agent.model.plugging import InterfaceRule, NetworkPlug, PluggedVip
-from amphora_agent.network.plan.interface import VIP_INTERFACE
+from amphora_agent.network.plan.interface import VIP_INTERFACE, Lease, parse_lease
 
 logger = logging.getLogger(__name__)
 
 _FILE_NAME = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}\.json")
+#: Seconds between two looks for a lease.
+_LOOK = 0.02
 
 
 class PortRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,3 +131,81 @@ def _merge_vips(earlier: PluggedVip | None, sent: PluggedVip | None) -> PluggedV
         additional_vips=sent.additional_vips or earlier.additional_vips,
         is_sriov=sent.is_sriov or earlier.is_sriov,
     )
+
+
+class Leases:
+    """The leases below `directory`: one file for each port, named by its MAC address.
+
+    Args:
+        now: seconds since the epoch, by which leases expire.
+        clock: monotonic seconds, for deadlines.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.directory = directory
+        self._now = now
+        self._clock = clock
+
+    def get(self, mac: Mac) -> Lease | None:
+        """Return the lease of a port, unless it has expired."""
+        path = self.path(mac)
+        try:
+            lease = decode(path.read_bytes(), Lease)
+        except FileNotFoundError:
+            return None
+        except (OSError, InvalidRequest) as error:
+            logger.error("%s cannot be read and is left aside: %s", path, error)
+            return None
+        return lease if lease.expires > self._now() else None
+
+    def wait_for(self, mac: Mac, deadline: float) -> Lease | None:
+        """Return the lease of a port as soon as there is one; None if there is none at
+        `deadline`."""
+        while (lease := self.get(mac)) is None and self._clock() < deadline:
+            time.sleep(_LOOK)
+        return lease
+
+    def forget(self, mac: Mac) -> bool:
+        """Remove the lease of a port; return False if there was none."""
+        return files.remove(self.path(mac))
+
+    def record_event(self, mac: Mac, event: str, environment: Mapping[str, str]) -> bool:
+        """Record an event of the client of a port, in udhcpc's words.
+
+        Return whether the port is to be reconciled. It is at each renewal, also of the same lease:
+        that completes what an earlier event did not.
+
+        Raises:
+            InvalidRequest: the event is unknown, or the lease invalid; the earlier lease stays.
+            OSError: the disk refuses; the earlier lease stays.
+        """
+        match event:
+            case "bound" | "renew":
+                self._put(mac, parse_lease(environment, self._now()))
+                return True
+            case "nak":
+                logger.warning("%s: the DHCP server takes its lease back", mac)
+                return self.forget(mac)
+            case "deconfig" | "leasefail":
+                # A search begins, or ends without an answer. A client that was restarted searches,
+                # too: the lease holds until it expires.
+                if self.get(mac) is not None or not self.forget(mac):
+                    return False
+                logger.error("%s: the DHCP lease has ended, and no server answers", mac)
+                return True
+            case _:
+                raise InvalidRequest("Unknown DHCP event", repr(event))
+
+    def path(self, mac: Mac) -> Path:
+        return self.directory / f"{mac.replace(':', '-')}.json"
+
+    def _put(self, mac: Mac, lease: Lease) -> None:
+        earlier = self.get(mac)
+        files.write(self.path(mac), encode(lease))
+        if earlier is None or msgspec.structs.replace(earlier, expires=lease.expires) != lease:
+            logger.info("%s: DHCP lease %s", mac, lease)

@@ -1,13 +1,76 @@
-"""Identify the process of a pid, and kill processes that no supervisor has started."""
+"""Run commands that end by themselves, such as a check, a version, a control tool; identify the
+process of a pid, and kill processes that no supervisor has started.
+"""
 
 import functools
+import logging
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from amphora_agent.errors import OperationFailed
+
+logger = logging.getLogger(__name__)
+
+#: Characters kept of the output, and of its last line.
+_MOST_OUTPUT = 64 * 1024
+_LONGEST_WORDS = 200
 
 #: The login user of a process without a login.
 _NO_LOGIN = (1 << 32) - 1
+
+#: Signals for a worker of the agent that hangs: ABORT first.
+ABORT, KILL = signal.SIGABRT, signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended. `output` is stdout and stderr in one, as on a terminal."""
+
+    status: int
+    output: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == 0
+
+    @property
+    def last_words(self) -> str:
+        """The beginning of the last line of the output: why a command has failed."""
+        lines = self.output.strip().splitlines()[-1:] or ["it said nothing"]
+        return lines[0][:_LONGEST_WORDS]
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    input: bytes = b"",
+    most_output: int = _MOST_OUTPUT,
+) -> Completed:
+    """Run a command to its end. `timeout` is in seconds, `most_output` in characters.
+
+    Raises:
+        OperationFailed: it cannot be started, or it did not end in time and was killed.
+    """
+    try:
+        finished = subprocess.run(
+            argv,
+            input=input,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+        )
+    except OSError as error:
+        raise OperationFailed(f"Cannot run {argv[0]}", str(error)) from error
+    except subprocess.TimeoutExpired:
+        raise OperationFailed(f"Cannot run {argv[0]}", f"no end after {timeout:g} s") from None
+    output = finished.stdout.decode(errors="replace")[:most_output]
+    return Completed(finished.returncode, output)
 
 
 @functools.cache
@@ -68,10 +131,6 @@ def login_user() -> int:
         return uid
     sudo = os.environ.get("SUDO_UID", "")
     return int(sudo) if sudo.isascii() and sudo.isdigit() else os.getuid()
-
-
-#: Signals for a worker of the agent that hangs: ABORT first.
-ABORT, KILL = signal.SIGABRT, signal.SIGKILL
 
 
 def kill(pid: int, started: str) -> bool:

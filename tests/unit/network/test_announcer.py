@@ -6,7 +6,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.plan.announcement import (
+from amphora_agent.network.announcer import (
     build_frames,
     gratuitous_arp,
     unsolicited_advertisement,
