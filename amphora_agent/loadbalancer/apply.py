@@ -5,7 +5,7 @@ it; when they do not come up, back to the state before.
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -21,7 +21,6 @@ from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.runtime import config_dir, loaded_state
 from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
 from amphora_agent.haproxy.service import Instances
-from amphora_agent.haproxy.update.planner import Plan
 from amphora_agent.haproxy.validate.validator import Candidate, Verdict
 from amphora_agent.keepalived import program
 from amphora_agent.keepalived.config import lvs
@@ -68,12 +67,11 @@ class Commitment:
     def __init__(
         self, layout: Layout, states: States, instances: Instances, layer4: LvsListeners
     ) -> None:
-        self._layout = layout
+        self.layout = layout
         self.states = states
         self.instances = instances
         self._layer4 = layer4
-        self.takeovers = instances.takeovers
-        #: What processes have loaded, as far as it is worth its room.
+        #: Bounded cache of the texts that processes have loaded.
         self._read: dict[ObjectId, ConfigDirectory] = {}
 
     # Before
@@ -83,14 +81,14 @@ class Commitment:
         before it, nor of an uploaded text."""
         if self.find_left_over(lb_id, state.record) != ([], []):
             return False
-        if reading.exists(self._layout.uploaded(lb_id)) or self.find_uploaded(lb_id):
+        if reading.exists(self.layout.uploaded(lb_id)) or self.find_uploaded(lb_id):
             return False
-        instances = [self._layout.rendered(ObjectId(each)) for each in state.record.processes]
         return all(
-            loaded_state.is_remembered(each) and master_of(each).listening() for each in instances
-        ) and all(self._serves(ObjectId(each)) for each in state.record.layer4)
+            loaded_state.is_remembered(instance) and master_of(instance).listening()
+            for instance in map(self.layout.rendered, state.record.processes)
+        ) and all(map(self._serves, state.record.layer4))
 
-    def with_parts(self, lb_id: ObjectId, processes: Sequence[str], state: Manifest) -> Manifest:
+    def with_parts(self, lb_id: ObjectId, processes: Iterable[str], state: Manifest) -> Manifest:
         """Add what haproxy is given to a state that an older agent has made without."""
         revisions, whole = self.states.revisions(lb_id), {**state}
         for process in processes:
@@ -99,24 +97,24 @@ class Commitment:
             whole |= {f"{prefix}{name}": entry for name, entry in own.items()}
         return whole
 
-    def prepare(self, lb_id: ObjectId, processes: Sequence[str], state: Manifest) -> list[Prepared]:
+    def prepare(
+        self, lb_id: ObjectId, processes: Iterable[ObjectId], state: Manifest
+    ) -> list[Prepared]:
         """See that a staged state may be committed.
 
         Raises:
             InvalidRequest: haproxy refuses it.
         """
-        found = []
         revisions = self.states.revisions(lb_id)
         replaced = loaded_state.find_loaded_texts(self.find_uploaded(lb_id))
-        for process in processes:
-            instance = self._layout.rendered(ObjectId(process))
+
+        def prepare_process(process: ObjectId) -> Prepared:
+            instance = self.layout.rendered(process)
             own = part(state, _prefix(process, state))
             before = self._committed(instance)
             now = config_dir.read_directory(revisions, own, before)
 
-            def check(
-                some: Texts, own: Manifest = own, instance: RenderedLayout = instance
-            ) -> Completed:
+            def check(some: Texts) -> Completed:
                 named = {
                     name: revisions.path(entry.digest)
                     for name, entry in own.items()
@@ -129,24 +127,28 @@ class Commitment:
                 now.texts, now.texts.keys(), check, were, replaced, has_files=False
             )
             verdict = self.instances.acceptance.require(instance, candidate)
-            read = (now, before) if before else (now,)
-            found.append(Prepared(instance, own, read, verdict))
-        return found
+            return Prepared(instance, own, (now, before) if before else (now,), verdict)
+
+        return [prepare_process(process) for process in processes]
 
     def foresee(
         self,
         lb_id: ObjectId,
         state: Manifest,
-        prepared: Sequence[Prepared],
+        prepared: Iterable[Prepared],
         before: State | None,
         record: Record,
     ) -> tuple[ProcessPlan, ...]:
-        """What a change would do."""
+        """Return what a change would do."""
         uploaded = self.find_uploaded(lb_id)
-        plans = [
-            describe_outcome(each.instance, Outcome(self._foreseen(each, uploaded)))
-            for each in prepared
-        ]
+        activation = self.instances.activation
+        plans = []
+        for instance, own, read, _ in prepared:
+            if uploaded is None:
+                plan = activation.foresee(instance, read[0].texts, own, read)
+            else:
+                plan = activation.foresee_start(read[0].texts)
+            plans.append(describe_outcome(instance, Outcome(plan)))
         if uploaded is not None:
             plans = _replace_uploaded(lb_id, plans)
         for listener in record.layer4:
@@ -154,22 +156,16 @@ class Commitment:
             was = before.files.get(name) if before else None
             if state[name] != was:
                 plans.append(ProcessPlan(id=listener, step="reload" if was else "start"))
-        plans += _list_stopped(before, record)
-        return tuple(plans)
+        return (*plans, *_list_stopped(before, record))
 
     # Doing it
-
-    def with_own_name(self, prepared: Prepared) -> Prepared:
-        """Return a process as it is called beside that of an uploaded text."""
-        return prepared._replace(instance=self._layout.rendered(prepared.instance.id))
 
     def end(self, lb_id: ObjectId, state: State) -> None:
         """Stop all processes of a load balancer and forget them; and an uploaded text that was to
         take its place, or whose place it was taking."""
         processes, layer4 = self.find_left_over(lb_id, state.record)
-        self.end_processes(
-            [*state.record.processes, *processes], [*state.record.layer4, *layer4], keep=lb_id
-        )
+        processes += state.record.processes
+        self.end_processes(processes, [*state.record.layer4, *layer4], keep=lb_id)
         if (uploaded := self.find_uploaded(lb_id)) is not None:
             self.instances.supervisor.forget(uploaded.process)
             uploaded.master_socket.unlink(missing_ok=True)
@@ -179,92 +175,69 @@ class Commitment:
         """Have a haproxy that is not ours started in the place of a load balancer's, and end these
         by and by."""
         processes, layer4 = self.find_left_over(lb_id, state.record)
-        processes = [*state.record.processes, *processes]
-        old = [self._layout.rendered(ObjectId(each)) for each in processes]
+        processes += state.record.processes
+        old = [self.layout.rendered(process) for process in processes]
         self.hand_over()
-        with self.takeovers.taking_over(lb_id, old) as takeover:
+        with self.instances.takeovers.taking_over(lb_id, old) as takeover:
             start(takeover)
             # Should this be interrupted from here on, the other one counts.
             for each in old:
                 Revisions.of(each).drop(f"{LOADED}{each.id}")
             takeover.end()
-        self.end_processes(
-            [each for each in processes if each != lb_id], [*state.record.layer4, *layer4]
-        )
+        others = [process for process in processes if process != lb_id]
+        self.end_processes(others, [*state.record.layer4, *layer4])
         self._read.pop(lb_id, None)
 
     def find_uploaded(self, lb_id: ObjectId) -> InstanceLayout | None:
-        """The instance of an uploaded text of this id, if its haproxy is there."""
-        return self.takeovers.predecessor(self._layout.rendered(lb_id))
-
-    def _foreseen(self, prepared: Prepared, uploaded: InstanceLayout | None) -> Plan:
-        activation, texts = self.instances.activation, prepared.read[0].texts
-        if uploaded is not None:
-            return activation.foresee_start(texts)
-        return activation.foresee(prepared.instance, texts, prepared.files, prepared.read)
-
-    def go_back(
-        self, lb_id: ObjectId, state: State, before: State | None, *, by_and_by: bool
-    ) -> None:
-        """Commit the state from before again, and make its processes agree with it; end others."""
-        self.states.go_back(lb_id, before)
-        was = before.record if before else None
-        new = set(state.record.processes) - set(was.processes if was else ())
-        new_layer4 = set(state.record.layer4) - set(was.layer4 if was else ())
-        self.end_processes(sorted(new), sorted(new_layer4), keep=lb_id, by_and_by=by_and_by)
-        if before is None:
-            return
-        for process in before.record.processes:
-            try:
-                self.instances.activation.activate(self._layout.rendered(ObjectId(process)))
-            except OperationFailed:
-                logger.exception("instance=%s cannot go back", process)
-        with contextlib.suppress(OperationFailed):
-            self.serve_layer4(before, state)
+        """Return the instance of an uploaded text of this id, if its haproxy is there."""
+        return self.instances.takeovers.predecessor(self.layout.rendered(lb_id))
 
     # Listeners of keepalived
 
     def serve_layer4(self, state: State, before: State | None) -> list[ProcessPlan]:
+        """Have keepalived serve the listeners of a state; return what it took."""
         plans = []
-        for listener in map(ObjectId, state.record.layer4):
-            text = state.layer4(listener)
-            was = _layer4_text(before, listener)
-            if text == was and self._serves(listener):
-                continue
-            self._layer4.upload(listener, text)
-            self._layer4.reload(listener)
-            plans.append(ProcessPlan(id=listener, step="start" if was is None else "reload"))
+        for listener in state.record.layer4:
+            name = f"layer4/{listener}.conf"
+            was = before.files.get(name) if before else None
+            if state.files[name] != was or not self._serves(listener):
+                self._layer4.upload(listener, state.content(name))
+                self._layer4.reload(listener)
+                plans.append(ProcessPlan(id=listener, step="reload" if was else "start"))
         return plans
 
     def _serves(self, listener: ObjectId) -> bool:
-        """Whether keepalived serves a listener as it was told last."""
-        layout = self._layout.lvs(listener)
+        """Return whether keepalived serves a listener as it was told last."""
+        layout = self.layout.lvs(listener)
         return program.is_running(layout) and not poller.is_pending(layout)
 
     # What is no more
 
-    def find_left_over(self, lb_id: ObjectId, record: Record) -> tuple[list[str], list[str]]:
-        """Processes of haproxy and listeners of keepalived that a load balancer has had and has no
-        more; after a change, and after one that a kill or the disk cut off."""
-        found = self.states.processes(lb_id) - {*record.processes}
-        own = self._layout.rendered(lb_id)
+    def find_left_over(
+        self, lb_id: ObjectId, record: Record
+    ) -> tuple[list[ObjectId], list[ObjectId]]:
+        """Return the processes of haproxy and the listeners of keepalived that a load balancer has
+        had and has no more; after a change, and after one that a kill or the disk cut off."""
+        own = self.layout.rendered(lb_id)
+        processes = {each.id for each in self.layout.processes_of(own)} - {*record.processes}
         if lb_id not in record.processes and (
             self.instances.supervisor.state(own.process) is not ProcessState.STOPPED
             or own.last_good.exists()
             or reading.loaded_digest(own) is not None
         ):
-            found.add(lb_id)
-        ours = (
+            processes.add(lb_id)
+        listeners = [
             each.id
-            for each in self._layout.lvs_listeners()
-            if lvs.find_owner(each.configuration.read_bytes()) == lb_id
-        )
-        return sorted(found), [each for each in ours if each not in record.layer4]
+            for each in self.layout.lvs_listeners()
+            if each.id not in record.layer4
+            and lvs.find_owner(each.configuration.read_bytes()) == lb_id
+        ]
+        return sorted(processes), listeners
 
     def end_processes(
         self,
-        processes: Sequence[str],
-        layer4: Sequence[str],
+        processes: Iterable[ObjectId],
+        layer4: Iterable[ObjectId],
         keep: ObjectId | None = None,
         *,
         by_and_by: bool = False,
@@ -273,7 +246,7 @@ class Commitment:
         `by_and_by`: let haproxy serve the connections that it has."""
         supervisor = self.instances.supervisor
         for process in processes:
-            instance = self._layout.rendered(ObjectId(process))
+            instance = self.layout.rendered(process)
             if by_and_by:
                 supervisor.retire(instance.process)
             else:
@@ -290,19 +263,19 @@ class Commitment:
                 Revisions.of(instance).drop(f"{LOADED}{instance.id}")
                 files.remove_tree(instance.directory)
         for listener in layer4:
-            self._layer4.delete(ObjectId(listener))
+            self._layer4.delete(listener)
 
     def hand_over(self) -> None:
         """Have the kernel give connections that wait at a socket that is closed to another one at
         the same address: that of processes that begin before others end, or of these when the new
         ones do not come up. It can since 5.14; without it a few connections may be lost."""
         with contextlib.suppress(OSError, OperationFailed):
-            Namespace(self._layout.namespace).run(lambda: sysctl.write(_MIGRATE, "1"))
+            Namespace(self.layout.namespace).run(lambda: sysctl.write(_MIGRATE, "1"))
 
     def remove_uploaded(self, lb_id: ObjectId) -> None:
         """Remove what an uploaded text has left whose place was taken. What the disk refuses to
         remove goes with a later change."""
-        instance = self._layout.uploaded(lb_id)
+        instance = self.layout.uploaded(lb_id)
         left = [instance.configuration, instance.addition, instance.peer]
         if reading.exists(instance):
             Revisions.of(instance).drop_all()
@@ -315,7 +288,7 @@ class Commitment:
     # What has been read
 
     def _committed(self, instance: InstanceLayout) -> ConfigDirectory | None:
-        """The texts of a process that are committed, if there are any."""
+        """Return the texts of a process that are committed, if there are any."""
         manifest = reading.committed(instance)
         if not manifest:
             return None
@@ -351,34 +324,50 @@ class StateChange(Change):
 
     def commit(self, stages: contextlib.ExitStack) -> None:
         commitment, lb_id = self.commitment, self.instance.id
+        takeovers = commitment.instances.takeovers
         uploaded = commitment.find_uploaded(lb_id)
         if uploaded is not None:
-            commitment.takeovers.tell_apart(self.instance)
-            self.prepared = [commitment.with_own_name(each) for each in self.prepared]
+            takeovers.tell_apart(self.instance)
+            # Its process has another name now.
+            self.prepared = [
+                each._replace(instance=commitment.layout.rendered(each.instance.id))
+                for each in self.prepared
+            ]
         self.state = commitment.states.commit(lb_id, self.staged)
         if uploaded is not None or self.before is not None:
             commitment.hand_over()
         if uploaded is not None:
-            taking_over = commitment.takeovers.taking_over(lb_id, [uploaded])
-            self.takeover = stages.enter_context(taking_over)
+            self.takeover = stages.enter_context(takeovers.taking_over(lb_id, [uploaded]))
 
     def activate(self) -> list[ProcessPlan]:
         assert self.state is not None
-        plans = []
-        for instance, _, read, verdict in self.prepared:
-            activate = self.commitment.instances.activation.activate
-            outcome = activate(instance, verdict.foreseen, read, self.takeover)
-            plans.append(describe_outcome(instance, outcome))
+        activate = self.commitment.instances.activation.activate
+        plans = [
+            describe_outcome(instance, activate(instance, verdict.foreseen, read, self.takeover))
+            for instance, _, read, verdict in self.prepared
+        ]
         return plans + self.commitment.serve_layer4(self.state, self.before)
 
     def go_back(self) -> None:
-        if self.state is not None:
-            self.commitment.go_back(
-                self.instance.id,
-                self.state,
-                self.before,
-                by_and_by=self.takeover is not None or self.before is not None,
-            )
+        """Commit the state from before again, and make its processes agree with it; end others."""
+        if self.state is None:
+            return
+        commitment, lb_id, before = self.commitment, self.instance.id, self.before
+        commitment.states.go_back(lb_id, before)
+        commitment.end_processes(
+            *_find_others(self.state.record, before.record if before else None),
+            keep=lb_id,
+            by_and_by=self.takeover is not None or before is not None,
+        )
+        if before is None:
+            return
+        for process in before.record.processes:
+            try:
+                commitment.instances.activation.activate(commitment.layout.rendered(process))
+            except OperationFailed:
+                logger.exception("instance=%s cannot go back", process)
+        with contextlib.suppress(OperationFailed):
+            commitment.serve_layer4(before, self.state)
 
     def take_place(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
         if self.takeover is None:
@@ -405,14 +394,6 @@ def _prefix(process: str, state: Manifest) -> str:
     return "" if CONFIGURATION in state else f"{process}/"
 
 
-def _layer4_text(state: State | None, listener: str) -> bytes | None:
-    """What keepalived was told of a listener."""
-    try:
-        return state.layer4(listener) if state else None
-    except FileNotFoundError:
-        return None
-
-
 _BESIDE = (
     "haproxy runs with an uploaded text: this one starts beside it and takes its place, and no"
     " request is lost",
@@ -423,23 +404,32 @@ _ENDS = (
 )
 
 
-def _replace_uploaded(lb_id: str, plans: Sequence[ProcessPlan]) -> list[ProcessPlan]:
-    """The same plans where a load balancer takes the place of an uploaded text of its id."""
-    found = []
-    for each in plans:
-        if each.step == "start":
-            step = "replace" if each.id == lb_id else each.step
-            each = msgspec.structs.replace(each, step=step, reasons=_BESIDE)
-        found.append(each)
-    if not any(each.id == lb_id for each in plans):
-        found.append(ProcessPlan(id=lb_id, step="stop", reasons=_ENDS))
-    return found
+def _replace_uploaded(lb_id: ObjectId, plans: Iterable[ProcessPlan]) -> list[ProcessPlan]:
+    """Return the plans where a load balancer takes the place of an uploaded text of its id."""
+    changed = []
+    for plan in plans:
+        if plan.step == "start":
+            step = "replace" if plan.id == lb_id else plan.step
+            plan = msgspec.structs.replace(plan, step=step, reasons=_BESIDE)
+        changed.append(plan)
+    if all(plan.id != lb_id for plan in changed):
+        changed.append(ProcessPlan(id=lb_id, step="stop", reasons=_ENDS))
+    return changed
 
 
 def _list_stopped(before: State | None, record: Record) -> list[ProcessPlan]:
-    """The processes that end with a state from before."""
-    if before is None:
-        return []
-    gone = [each for each in before.record.processes if each not in record.processes]
-    gone += [each for each in before.record.layer4 if each not in record.layer4]
-    return [ProcessPlan(id=each, step="stop") for each in gone]
+    """Return the plans of processes that end with a state from before."""
+    gone = _find_others(before.record, record) if before else ()
+    return [ProcessPlan(id=each, step="stop") for each in chain.from_iterable(gone)]
+
+
+def _find_others(
+    record: Record, than: Record | None
+) -> tuple[Sequence[ObjectId], Sequence[ObjectId]]:
+    """Return what a record has and another has not: processes, and listeners of keepalived."""
+    if than is None:
+        return record.processes, record.layer4
+    return (
+        [each for each in record.processes if each not in than.processes],
+        [each for each in record.layer4 if each not in than.layer4],
+    )

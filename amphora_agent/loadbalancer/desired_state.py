@@ -49,7 +49,7 @@ class Draft(NamedTuple):
 
     model: bytes
     processes: tuple[WantedProcess, ...]
-    layer4: Mapping[str, Text]
+    layer4: Mapping[ObjectId, Text]
     certificates: Mapping[str, bytes]
     record: Record
 
@@ -84,7 +84,7 @@ def make_draft(
     resolved = resolve_certificates(balancer, processes, before, stored)
     places = choose_places(balancer.id)
     layer4 = {
-        each.listener_id: render_layer4(translate_virtual_server(balancer, each), places)
+        ObjectId(each.listener_id): render_layer4(translate_virtual_server(balancer, each), places)
         for each in balancer.lvs_listeners
     }
     content = CANONICAL.encode(without_keys(balancer.model))
@@ -96,7 +96,7 @@ def make_draft(
         process_model=model,
         chosen=chosen,
         maker=__version__,
-        processes=tuple(each.process.id for each in processes),
+        processes=tuple(ObjectId(each.process.id) for each in processes),
         layer4=tuple(layer4),
         certificates=dict(resolved.known),
     )

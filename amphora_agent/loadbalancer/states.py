@@ -46,8 +46,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     process_model: str
     chosen: str | None
     maker: str
-    processes: tuple[str, ...]
-    layer4: tuple[str, ...] = ()
+    processes: tuple[ObjectId, ...]
+    layer4: tuple[ObjectId, ...] = ()
     certificates: dict[str, KeptCertificate] = {}
     marks: dict[str, str] = {}
 
@@ -68,15 +68,15 @@ class State:
         self.record = msgspec.json.decode(self.content(_RECORD), type=Record)
 
     def model(self) -> bytes:
-        """The load balancer in JSON, without private keys."""
+        """Return the load balancer in JSON, without private keys."""
         return self.content(_MODEL)
 
     def layer4(self, listener: str) -> bytes:
-        """What keepalived is told of a listener."""
+        """Return what keepalived is told of a listener."""
         return self.content(f"layer4/{listener}.conf")
 
     def content(self, name: str) -> bytes:
-        """A file's bytes.
+        """Return a file's bytes.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -96,16 +96,15 @@ class States:
         self._store = store
 
     def ids(self) -> list[ObjectId]:
-        """The load balancers that there are, sorted."""
-        found = [
-            each.id
-            for each in reading.directories(self._layout)
-            if isinstance(each, RenderedLayout)
+        """Return the load balancers that there are, sorted."""
+        return [
+            instance.id
+            for instance in reading.directories(self._layout)
+            if isinstance(instance, RenderedLayout) and self.signature(instance.id) is not None
         ]
-        return [each for each in found if self.signature(each) is not None]
 
     def state(self, lb_id: ObjectId) -> State | None:
-        """The committed state; None where there is no such load balancer."""
+        """Return the committed state; None where there is no such load balancer."""
         digest = self.signature(lb_id)
         if digest is None:
             return None
@@ -114,22 +113,18 @@ class States:
         return State(revisions, max(numbers, default=0), digest)
 
     def signature(self, lb_id: ObjectId) -> str | None:
-        """What tells the committed state from others; None where there is none."""
+        """Return what tells the committed state from others; None where there is none."""
         current = self._directory(lb_id) / "current"
         if not current.is_symlink() or current.readlink().parts[0] == "..":
             return None
         return self.revisions(lb_id).reference(COMMITTED)
 
     def revisions(self, lb_id: ObjectId) -> Revisions:
-        """The contents and references of a load balancer."""
+        """Return the contents and references of a load balancer."""
         return Revisions.of(self._layout.rendered(lb_id))
 
-    def processes(self, lb_id: ObjectId) -> set[str]:
-        """The processes that have directories of their own in this load balancer, or had."""
-        return {each.id for each in self._layout.processes_of(self._layout.rendered(lb_id))}
-
     def taken(self, process: str, lb_id: ObjectId) -> bool:
-        """Whether an instance of this name is somebody else's than this load balancer's."""
+        """Return whether an instance of this name is not this load balancer's, but another's."""
         directory = self._layout.base / process
         if process == lb_id:
             # It may be the process of another one's listener.
@@ -140,7 +135,7 @@ class States:
         return reading.exists(self._layout.uploaded(object_id(process)))
 
     def existing(self, lb_id: ObjectId) -> State:
-        """The committed state.
+        """Return the committed state.
 
         Raises:
             NotFound
@@ -151,7 +146,7 @@ class States:
         return state
 
     def numbered(self, lb_id: ObjectId, number: int) -> State:
-        """A state that is kept.
+        """Return a state that is kept.
 
         Raises:
             NotFound
@@ -160,7 +155,7 @@ class States:
         return State(self.revisions(lb_id), number, digest)
 
     def numbers(self, lb_id: ObjectId) -> list[int]:
-        """The states that are kept, oldest first."""
+        """Return the states that can be gone back to, oldest first."""
         return self._store.numbers(self._layout.rendered(lb_id))
 
     def stage(
@@ -231,14 +226,14 @@ class States:
     # Certificates that were put beforehand
 
     def put_certificate(self, lb_id: ObjectId, name: str, pem: str, about: About) -> None:
-        """Store one."""
+        """Store a certificate that load balancers can refer to."""
         directory = self._certificates(lb_id)
         files.make_private_directory(directory)
         files.write(directory / f"{name}.pem", pem.encode())
         files.write(directory / f"{name}.json", msgspec.json.encode(about))
 
     def certificate(self, lb_id: ObjectId, name: str) -> About:
-        """What may be told of one.
+        """Return what may be told of a certificate that was put.
 
         Raises:
             NotFound
@@ -250,17 +245,17 @@ class States:
         return msgspec.json.decode(data, type=About)
 
     def certificates(self, lb_id: ObjectId) -> dict[str, About]:
-        """All of them, by name."""
+        """Return what may be told of each certificate that was put, by name."""
         names = (path.stem for path in self._certificates(lb_id).glob("*.json"))
         return {name: self.certificate(lb_id, name) for name in sorted(names)}
 
     def stored(self, lb_id: ObjectId) -> dict[str, bytes]:
-        """Their files, by name."""
-        found = self._certificates(lb_id).glob("*.pem")
-        return {path.stem: path.read_bytes() for path in found}
+        """Return the certificates that were put, by name."""
+        paths = self._certificates(lb_id).glob("*.pem")
+        return {path.stem: path.read_bytes() for path in paths}
 
     def delete_certificate(self, lb_id: ObjectId, name: str) -> None:
-        """Remove one, if it is there."""
+        """Remove a certificate that was put, if it is there."""
         files.remove(self._certificates(lb_id) / f"{name}.json")
         files.remove(self._certificates(lb_id) / f"{name}.pem")
 
@@ -272,5 +267,5 @@ class States:
 
 
 def _link(process: str, lb_id: ObjectId) -> str:
-    """Where the files of one of several processes are, as seen from the directory of its own."""
+    """Return where the files of one of several processes are, seen from its own directory."""
     return f"../{lb_id}/current/{process}"

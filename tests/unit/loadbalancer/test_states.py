@@ -28,7 +28,7 @@ def store(layout: Layout) -> States:
     return States(layout, RevisionStore(LiveFiles(Alarms(layout.alarms))))
 
 
-def record(etag: str = "1", *processes: str) -> Record:
+def record(etag: str = "1", *processes: ObjectId) -> Record:
     return Record(
         etag=etag,
         process_model="loadbalancer",
@@ -120,7 +120,9 @@ def test_going_back_to_the_same_state_gives_it_another_number(store: States) -> 
 
 def test_several_processes_have_directories_that_lead_there(store: States, layout: Layout) -> None:
     made = {"a/haproxy.cfg": b"a", "b/haproxy.cfg": b"b"}
-    store.commit(LB, store.stage(LB, made, (), None, record("1", "a", "b"), b"{}"))
+    store.commit(
+        LB, store.stage(LB, made, (), None, record("1", object_id("a"), object_id("b")), b"{}")
+    )
     assert (layout.base / "a" / "current" / "haproxy.cfg").read_bytes() == b"a"
     assert [instance.id for instance in reading.instances(layout)] == ["a", "b"]
     assert not store.taken("a", LB)
