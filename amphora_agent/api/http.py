@@ -84,12 +84,9 @@ PROBLEM = "application/problem+json"
 _ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*')
 
 
-def answer(value: msgspec.Struct, status: int = 200, *, etag: str = "") -> Response:
-    """Answer with JSON, and an ETag if there is one."""
-    return answer_bytes(msgspec.json.encode(value), status, etag=etag)
-
-
-def answer_bytes(content: bytes, status: int = 200, *, etag: str = "") -> Response:
+def answer(value: msgspec.Struct | bytes, status: int = 200, *, etag: str = "") -> Response:
+    """Answer with JSON, which may be encoded already, and an ETag if there is one."""
+    content = value if isinstance(value, bytes) else msgspec.json.encode(value)
     response = Response(content, status, content_type="application/json")
     if etag:
         response.headers["ETag"] = f'"{etag}"'

@@ -12,7 +12,6 @@ from amphora_agent.api.http import (
     LARGEST_CONFIGURATION,
     LARGEST_PATCH,
     answer,
-    answer_bytes,
     body,
     matches,
     wants_absence,
@@ -22,7 +21,7 @@ from amphora_agent.api.services import Services, caller
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.events.journal import MOST_ENTRIES
 from amphora_agent.model.events import Changes
-from amphora_agent.model.responses import ProcessModel, Result
+from amphora_agent.model.responses import CertificateList, ProcessModel, Result
 from amphora_agent.model.status import InstanceList
 from amphora_agent.paths import ObjectId, object_id
 
@@ -43,13 +42,13 @@ def document() -> Blueprint:
     def overview() -> ResponseReturnValue:
         from amphora_agent.api.openapi import describe_briefly
 
-        return answer_bytes(describe_briefly())
+        return answer(describe_briefly())
 
     @routes.get("/2.0/openapi.json")
     def complete() -> ResponseReturnValue:
         from amphora_agent.api.openapi import write_document
 
-        return answer_bytes(write_document())
+        return answer(write_document())
 
     return routes
 
@@ -59,10 +58,7 @@ def certificates(services: Services) -> Blueprint:
 
     @routes.get("/2.0/loadbalancers/<lb_id>/certificates")
     def overview(lb_id: str) -> ResponseReturnValue:
-        from amphora_agent.model.responses import CertificateList
-
-        certificates = services.declared().certificates(object_id(lb_id))
-        return answer(CertificateList(certificates))
+        return answer(CertificateList(services.declared().states.certificates(object_id(lb_id))))
 
     @routes.put("/2.0/loadbalancers/<lb_id>/certificates/<name>")
     def put(lb_id: str, name: str) -> ResponseReturnValue:
@@ -75,7 +71,7 @@ def certificates(services: Services) -> Blueprint:
 
     @routes.get("/2.0/loadbalancers/<lb_id>/certificates/<name>")
     def get(lb_id: str, name: str) -> ResponseReturnValue:
-        return answer(services.declared().certificate(object_id(lb_id), object_id(name)))
+        return answer(services.declared().states.certificate(object_id(lb_id), object_id(name)))
 
     @routes.delete("/2.0/loadbalancers/<lb_id>/certificates/<name>")
     def delete(lb_id: str, name: str) -> ResponseReturnValue:
@@ -97,13 +93,12 @@ def loadbalancers(services: Services) -> Blueprint:
 
     @routes.put("/2.0/loadbalancers/<lb_id>")
     def put(lb_id: str) -> ResponseReturnValue:
-        from amphora_agent.loadbalancer.service import Precondition
-
         done = services.declared().put(
             object_id(lb_id),
             body(LARGEST_CONFIGURATION),
             caller(),
-            precondition=Precondition(matches(), wants_absence()),
+            matches=matches(),
+            absent=wants_absence(),
             process_model=_process_model(),
             dry_run=wants_dry_run(),
         )
@@ -112,14 +107,12 @@ def loadbalancers(services: Services) -> Blueprint:
     @routes.get("/2.0/loadbalancers/<lb_id>")
     def get(lb_id: str) -> ResponseReturnValue:
         content, etag = services.declared().get(object_id(lb_id))
-        return answer_bytes(content, etag=etag)
+        return answer(content, etag=etag)
 
     @routes.delete("/2.0/loadbalancers/<lb_id>")
     def delete(lb_id: str) -> ResponseReturnValue:
-        from amphora_agent.loadbalancer.service import Precondition
-
         done = services.declared().delete(
-            object_id(lb_id), caller(), Precondition(matches()), dry_run=wants_dry_run()
+            object_id(lb_id), caller(), matches=matches(), dry_run=wants_dry_run()
         )
         return answer(done) if done.dry_run else ("", 204)
 
@@ -136,15 +129,13 @@ def loadbalancers(services: Services) -> Blueprint:
         return patch(object_id(lb_id), pool_id, member_id)
 
     def patch(lb_id: ObjectId, pool_id: str, member_id: str | None) -> ResponseReturnValue:
-        from amphora_agent.loadbalancer.service import Precondition
-
         done = services.declared().patch(
             lb_id,
             body(LARGEST_PATCH),
             caller(),
             pool_id=pool_id,
             member_id=member_id,
-            precondition=Precondition(matches()),
+            matches=matches(),
             dry_run=wants_dry_run(),
         )
         return _done(done)

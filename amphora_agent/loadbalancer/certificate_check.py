@@ -6,7 +6,9 @@ a process that ends stays in no memory.
 """
 
 import sys
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 from cryptography import x509
@@ -16,12 +18,7 @@ from amphora_agent import entry
 from amphora_agent.haproxy.named_files import certificate_content
 from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind
 from amphora_agent.haproxy.validate import openssl
-from amphora_agent.model.responses import (
-    About,
-    Checked,
-    Given,
-    Purpose,
-)
+from amphora_agent.model.responses import About, Checked, Given, Purpose
 from amphora_agent.x509 import checks, pem
 from amphora_agent.x509.checks import Unfit
 from amphora_agent.x509.pem import Block
@@ -36,6 +33,9 @@ _PURPOSES = {
 }
 
 
+T = TypeVar("T")
+
+
 def main() -> int:
     given = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Given])
     sys.stdout.buffer.write(msgspec.json.encode([check_file(each) for each in given]))
@@ -43,8 +43,11 @@ def main() -> int:
 
 
 def check_file(given: Given) -> Checked:
-    """What there is to say of one file. One that has expired serves: a load balancer must come
-    back on another amphora in any case, and clients are told by their TLS libraries."""
+    """Check one file, and return what it says.
+
+    One that has expired serves: a load balancer must come back on another amphora in any case, and
+    clients are told by their TLS libraries.
+    """
     try:
         content = _content(given.pem.encode(errors="replace"))
         match given.purpose or _PURPOSES[content.kind]:
@@ -120,13 +123,8 @@ def _authorities(given: Given, content: Content) -> Checked:
 def _revocations(given: Given, content: Content) -> Checked:
     if content != Content(revocations=content.revocations):
         raise Unfit("it must have revocation lists, and nothing else")
-    lists = []
-    for block in content.revocations:
-        try:
-            lists.append(x509.load_der_x509_crl(block.content))
-        except ValueError as error:
-            raise Unfit(f"a revocation list cannot be read: {error}") from None
-    first = lists[0]
+    words = "a revocation list"
+    first, *_ = [_load(x509.load_der_x509_crl, each, words) for each in content.revocations]
     about = About(
         purpose=Purpose.REVOCATIONS,
         subject=first.issuer.rfc4514_string(),
@@ -137,11 +135,15 @@ def _revocations(given: Given, content: Content) -> Checked:
     return Checked(given.name, pem=content.text.decode(), about=about)
 
 
-def _parsed(block: Block) -> x509.Certificate:
+def _load(load: Callable[[bytes], T], block: Block, words: str) -> T:
     try:
-        return x509.load_der_x509_certificate(block.content)
+        return load(block.content)
     except ValueError as error:
-        raise Unfit(f"a certificate cannot be read: {error}") from None
+        raise Unfit(f"{words} cannot be read: {error}") from None
+
+
+def _parsed(block: Block) -> x509.Certificate:
+    return _load(x509.load_der_x509_certificate, block, "a certificate")
 
 
 def _about(purpose: Purpose, chain: list[x509.Certificate]) -> About:

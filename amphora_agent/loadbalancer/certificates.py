@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.loadbalancer.render import WantedProcess
 from amphora_agent.loadbalancer.states import KeptCertificate, State
 from amphora_agent.loadbalancer.translate import certificate_files
-from amphora_agent.model.decode import Problem
 from amphora_agent.model.resolved import ResolvedLoadBalancer
 from amphora_agent.model.responses import Checked, Given, Purpose
 from amphora_agent.supervisor.processes import run
@@ -82,15 +82,17 @@ def resolve_certificates(
     Raises:
         InvalidRequest: one is missing, or cannot serve.
     """
-    came, lists = _extracted(balancer, processes, before, stored)
-    had = _known_before(before)
+    came, lists = _extract(balancer, processes, before, stored)
+    kept = before.record.certificates if before else {}
+    # Whose a file is is in its name; which process has it may change.
+    had = {(Path(name).name, each.given): name for name, each in kept.items()}
     contents: dict[str, bytes] = {}
     known: dict[str, KeptCertificate] = {}
     new: list[Given] = []
     for name, each in came.items():
         was = had.get((Path(name).name, each.digest))
         if was is not None and before is not None:
-            known[name] = before.record.certificates[was]
+            known[name] = kept[was]
             contents[name] = before.content(was)
         else:
             new.append(Given(name, each.content.decode(errors="replace"), each.purpose))
@@ -108,16 +110,7 @@ def resolve_certificates(
     return Certificates({**contents, **lists}, known)
 
 
-def _known_before(before: State | None) -> dict[tuple[str, str], str]:
-    """The files of the state `before` in its directory, by their own names and by digests of what
-    came: whose they are is in their names, and which process has them may change."""
-    if before is None:
-        return {}
-    kept = before.record.certificates
-    return {(Path(name).name, each.given): name for name, each in kept.items()}
-
-
-def _extracted(
+def _extract(
     balancer: ResolvedLoadBalancer,
     processes: Sequence[WantedProcess],
     before: State | None,
@@ -128,76 +121,48 @@ def _extracted(
     Raises:
         InvalidRequest: one is missing.
     """
-    came: dict[str, _GivenFile] = {}
-    lists: dict[str, bytes] = {}
-    problems: dict[Problem, None] = {}
-
-    def add(prefix: str, extracted: certificate_files.ExtractedFiles) -> None:
-        problems.update(dict.fromkeys(extracted.problems))
-        for name, content in extracted.files.items():
-            full = f"{prefix}certificates/{name}"
-            path = extracted.paths.get(name)
-            if path is None:
-                lists[full] = content
-            else:
-                purpose = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
-                came[full] = _GivenFile(
-                    content,
-                    _digest_of_pem(content),
-                    _PURPOSES.get(purpose, Purpose.CERTIFICATE),
-                    path,
-                )
-
-    for each in processes:
-        listeners = [frontend.id for frontend in each.process.frontends]
-        has = _files_before(before, each.prefix)
-        where = each.places.certificates
-        add(
-            each.prefix,
-            certificate_files.extract(balancer, listeners, where, before=has, stored=stored),
+    extracted = [
+        (
+            wanted.prefix,
+            certificate_files.extract(
+                balancer,
+                [frontend.id for frontend in wanted.process.frontends],
+                wanted.places.certificates,
+                before=partial(_find_before, before, wanted.prefix),
+                stored=stored,
+            ),
         )
-    needed = {Path(name).name for name in came}
-    has = _files_before(before, "")
-    add("", certificate_files.extract_idle(balancer, needed, before=has, stored=stored))
+        for wanted in processes
+    ]
+    problems = dict.fromkeys(problem for _, some in extracted for problem in some.problems)
     if problems:
         raise InvalidRequest.from_problems(problems)
+    needed = {name for _, some in extracted for name in some.files}
+    find = partial(_find_before, before, "")
+    idle = certificate_files.extract_idle(balancer, needed, before=find, stored=stored)
+    came: dict[str, _GivenFile] = {}
+    lists: dict[str, bytes] = {}
+    for prefix, some in (*extracted, ("", idle)):
+        for name, content in some.files.items():
+            full = f"{prefix}certificates/{name}"
+            if path := some.paths.get(name):
+                word = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
+                purpose = _PURPOSES.get(word, Purpose.CERTIFICATE)
+                came[full] = _GivenFile(content, _digest_of_pem(content), purpose, path)
+            else:
+                lists[full] = content
     return came, lists
 
 
-def _files_before(before: State | None, prefix: str) -> Mapping[str, bytes]:
-    """The files of a process that a load balancer has now, for keys that do not come again. A load
-    balancer whose process model changes has them elsewhere."""
+def _find_before(before: State | None, prefix: str, name: str) -> bytes | None:
+    """Return a file of a process that a load balancer has now, for a key that does not come again.
+    A load balancer whose process model changes has it elsewhere."""
     if before is None:
-        return {}
-    places = [prefix, "", *(f"{process}/" for process in before.record.processes)]
-    return _Files(before, [f"{place}certificates/" for place in places])
-
-
-class _Files(Mapping[str, bytes]):
-    """The files of some directories of a state by name, read when asked for; the first that has one
-    counts."""
-
-    def __init__(self, state: State, directories: Sequence[str]) -> None:
-        self._state = state
-        self._directories = directories
-
-    def __getitem__(self, name: str) -> bytes:
-        for directory in self._directories:
-            with contextlib.suppress(FileNotFoundError):
-                return self._state.content(f"{directory}{name}")
-        raise KeyError(name)
-
-    def __iter__(self) -> Iterator[str]:
-        names = (
-            name.removeprefix(each)
-            for each in self._directories
-            for name in self._state.files
-            if name.startswith(each)
-        )
-        return iter(dict.fromkeys(names))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return None
+    for place in (prefix, "", *(f"{process}/" for process in before.record.processes)):
+        with contextlib.suppress(FileNotFoundError):
+            return before.content(f"{place}certificates/{name}")
+    return None
 
 
 def _digest(content: bytes) -> str:

@@ -6,10 +6,9 @@ Everything about one is done under its lock, which the uploads of API 1.0 hold, 
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +26,7 @@ from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer.apply import Commitment, StateChange
 from amphora_agent.loadbalancer.certificates import check
-from amphora_agent.loadbalancer.desired_state import Draft, choose_files, make_draft
+from amphora_agent.loadbalancer.desired_state import choose_files, make_draft
 from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.loadbalancer.translate import status
 from amphora_agent.loadbalancer.translate.status import Times
@@ -55,30 +54,14 @@ logger = logging.getLogger(__name__)
 _ANSWER = 5.0
 
 
-class Precondition(NamedTuple):
-    """What a request wants to meet: one of these states (None: any), or none at all."""
-
-    matches: frozenset[str] | None = None
-    absent: bool = False
-
-
-ANYTHING = Precondition()
-
-
-class _Answered(NamedTuple):
-    """A request that was answered: a digest of its body, the process model where it chose one, and
-    the signature of the state that it led to."""
-
-    body: bytes
-    process_model: ProcessModel | None
-    state: object
-
-
 class Declared:
     """The rendered load balancers of an amphora.
 
     `readings` are those of UDP and SCTP listeners. `process_model` is the amphora's, for load
     balancers for which none was chosen.
+
+    A request may have `matches`, the ETags of which the load balancer must have one, or "*" for any
+    load balancer.
     """
 
     def __init__(
@@ -95,57 +78,50 @@ class Declared:
         self._layer4 = layer4
         self._readings = readings
         self._process_model = process_model
-        self._store = States(layout, instances.store)
-        self._commitment = Commitment(layout, self._store, instances, layer4)
-        #: By which each load balancer is what it is, as far as that is known.
-        self._answered: dict[ObjectId, _Answered] = {}
+        self.states = States(layout, instances.store)
+        self._commitment = Commitment(layout, self.states, instances, layer4)
+        #: Last accepted request per load balancer: the digest of its body, the process model where
+        #: it chose one, and the signature of the state that it led to.
+        self._answered: dict[ObjectId, tuple[bytes, ProcessModel | None, str | None]] = {}
 
     # What there is
 
     def overview(self) -> Summaries:
-        """Every load balancer, sorted by id."""
-        found = []
-        for lb_id in self._store.ids():
-            state = self._store.state(lb_id)
-            if state is not None:
-                found.append(_summarize(_resolved(state), state))
-        return Summaries(tuple(found))
+        """Return every load balancer, sorted by id."""
+        states = filter(None, map(self.states.state, self.states.ids()))
+        return Summaries(tuple(map(_summarize, states)))
 
     def get(self, lb_id: ObjectId) -> tuple[bytes, str]:
-        """A load balancer in JSON, without private keys, and its ETag.
+        """Return a load balancer in JSON, without private keys, and its ETag.
 
         Raises:
             NotFound
         """
-        state = self._store.existing(lb_id)
+        state = self.states.existing(lb_id)
         return state.model(), state.record.etag
 
-    def holds(self, lb_id: ObjectId) -> bool:
-        """Whether there is a rendered load balancer of this id."""
-        return self._store.state(lb_id) is not None
-
     def status(self, lb_id: ObjectId) -> LoadBalancerStatus:
-        """How a load balancer is, with reasons.
+        """Return how a load balancer is, with reasons.
 
         Raises:
             NotFound
         """
-        state = self._store.existing(lb_id)
-        said: dict[str, str | None] = {}
+        state = self.states.existing(lb_id)
+        statistics: dict[str, str | None] = {}
         for process in state.record.processes:
-            socket = master_of(self._layout.rendered(ObjectId(process)))
+            socket = master_of(self._layout.rendered(process))
             try:
-                said[process] = socket.command("@1 show stat", timeout=_ANSWER)
+                statistics[process] = socket.command("@1 show stat", timeout=_ANSWER)
             except OperationFailed as error:
                 logger.info("instance=%s does not tell of its members: %s", process, error)
-                said[process] = None
+                statistics[process] = None
         layer4 = self._readings() if state.record.layer4 else {}
         times = {
             name: Times(kept.about.not_before, kept.about.not_after)
             for name, kept in state.record.certificates.items()
         }
         notes = status.find_notes(times, datetime.now(UTC))
-        return status.find_status(_resolved(state), said, layer4, notes)
+        return status.find_status(_resolved(state), statistics, layer4, notes)
 
     # Changes
 
@@ -155,13 +131,15 @@ class Declared:
         body: bytes,
         by: Caller,
         *,
-        precondition: Precondition = ANYTHING,
+        matches: frozenset[str] | None = None,
+        absent: bool = False,
         process_model: ProcessModel | None = None,
         dry_run: bool = False,
     ) -> Result:
         """Make the load balancer what `body` says. What is so already is not touched at all.
 
-        `process_model` is remembered for this load balancer, also by later calls without it.
+        `absent`: only if there is none yet. `process_model` is remembered for this load balancer,
+        also by later calls without it.
         `dry_run`: say what would be done, and do nothing.
 
         Raises:
@@ -170,17 +148,20 @@ class Declared:
             Conflict: another load balancer has its name, or listens where it is to listen.
             OperationFailed: it did not come up; what was there before is there again.
         """
-        asked = _Answered(hashlib.sha256(body).digest(), process_model, None)
+        digest = hashlib.sha256(body).digest()
         with self._changing(lb_id, by, Operation.PUT, kept=not dry_run) as record:
-            before = self._store.state(lb_id)
-            _require(before, precondition)
-            again = self._answered.get(lb_id) == asked._replace(state=self._store.signature(lb_id))
+            before = self.states.state(lb_id)
+            if absent and before is not None:
+                raise PreconditionFailed("It is there already", before.record.etag)
+            _require_match(before, matches)
+            asked = digest, process_model, self.states.signature(lb_id)
+            again = self._answered.get(lb_id) == asked
             if before is not None and again and self._commitment.holds(lb_id, before):
                 return _nothing(lb_id, before, record, dry_run=dry_run)
             balancer = _decoded(lb_id, body)
             done = self._make(lb_id, balancer, before, process_model, record, dry_run=dry_run)
             if not dry_run:
-                self._answered[lb_id] = asked._replace(state=self._store.signature(lb_id))
+                self._answered[lb_id] = digest, process_model, self.states.signature(lb_id)
             return done
 
     def patch(
@@ -191,7 +172,7 @@ class Declared:
         *,
         pool_id: str,
         member_id: str | None = None,
-        precondition: Precondition = ANYTHING,
+        matches: frozenset[str] | None = None,
         dry_run: bool = False,
     ) -> Result:
         """Change one pool, or one member of it, by a JSON merge patch.
@@ -202,8 +183,8 @@ class Declared:
         """
         patch = _json_object(body)
         with self._changing(lb_id, by, Operation.PATCH, kept=not dry_run) as record:
-            before = self._store.existing(lb_id)
-            _require(before, precondition)
+            before = self.states.existing(lb_id)
+            _require_match(before, matches)
             balancer = _decoded(lb_id, patch_pool(before.model(), pool_id, member_id, patch))
             return self._make(lb_id, balancer, before, None, record, dry_run=dry_run)
 
@@ -215,7 +196,7 @@ class Declared:
             OperationFailed: it did not come up any more; everything is as it was.
         """
         with self._changing(lb_id, by, Operation.ROLLBACK) as record:
-            before = self._store.existing(lb_id)
+            before = self.states.existing(lb_id)
             change_to = partial(self._change_to, lb_id, before)
             instance = self._layout.rendered(lb_id)
             return self._instances.application.roll_back(instance, generation, record, change_to)
@@ -223,13 +204,10 @@ class Declared:
     @contextlib.contextmanager
     def _change_to(self, lb_id: ObjectId, before: State, generation: int) -> Iterator[Change]:
         """Make the change to an earlier state."""
-        again = self._store.numbered(lb_id, generation)
+        again = self.states.numbered(lb_id, generation)
         balancer = _resolved(again)
         layer4 = {*again.record.layer4, *before.record.layer4}
-        with (
-            self._instances.listeners.counting(lb_id, len(balancer.active_listeners), own=layer4),
-            self._claiming(lb_id, balancer),
-        ):
+        with self._claiming(lb_id, balancer, layer4):
             processes = again.record.processes
             staged = self._commitment.with_parts(lb_id, processes, again.files)
             prepared = self._commitment.prepare(lb_id, processes, staged)
@@ -240,8 +218,8 @@ class Declared:
         self,
         lb_id: ObjectId,
         by: Caller,
-        precondition: Precondition = ANYTHING,
         *,
+        matches: frozenset[str] | None = None,
         dry_run: bool = False,
     ) -> Result:
         """Stop a load balancer and remove all that there is of it; say what was done.
@@ -250,15 +228,15 @@ class Declared:
             NotFound, PreconditionFailed
         """
         with self._changing(lb_id, by, Operation.DELETE, kept=not dry_run):
-            state = self._store.existing(lb_id)
-            _require(state, precondition)
-            done = _answer_deletion(lb_id, state, dry_run=dry_run)
-            if dry_run:
-                return done
-            self._commitment.end(lb_id, state)
-            self._store.remove(lb_id)
-            self._answered.pop(lb_id, None)
-        return done
+            state = self.states.existing(lb_id)
+            _require_match(state, matches)
+            if not dry_run:
+                self._commitment.end(lb_id, state)
+                self.states.remove(lb_id)
+                self._answered.pop(lb_id, None)
+        processes = (*state.record.processes, *state.record.layer4)
+        plans = [ProcessPlan(id=each, step="stop") for each in processes]
+        return _answer(lb_id, state.record, state, plans, dry_run=dry_run)
 
     def give_way(self, lb_id: ObjectId, start: Callable[[Takeover], object]) -> None:
         """End a load balancer when the haproxy of an uploaded text, which `start` starts, serves in
@@ -267,10 +245,10 @@ class Declared:
         Raises:
             What `start` raises; all is as it was then.
         """
-        state = self._store.state(lb_id)
+        state = self.states.state(lb_id)
         if state is not None:
             self._commitment.give_way(lb_id, state, start)
-            self._store.forget(lb_id)
+            self.states.forget(lb_id)
             self._answered.pop(lb_id, None)
 
     # Certificates that are referred to
@@ -289,18 +267,11 @@ class Declared:
             (checked,) = check([Given(name, pem.decode(errors="replace"))])
             if checked.about is None:
                 raise InvalidRequest.from_problems([("body", checked.problem)])
-            new = name not in self._store.certificates(lb_id)
+            new = name not in self.states.certificates(lb_id)
             if not dry_run:
                 self._answered.pop(lb_id, None)
-                self._store.put_certificate(lb_id, name, checked.pem, checked.about)
+                self.states.put_certificate(lb_id, name, checked.pem, checked.about)
             return checked.about, new
-
-    def certificate(self, lb_id: ObjectId, name: str) -> About:
-        """What may be told of one. Raises NotFound."""
-        return self._store.certificate(lb_id, name)
-
-    def certificates(self, lb_id: ObjectId) -> dict[str, About]:
-        return self._store.certificates(lb_id)
 
     def delete_certificate(
         self, lb_id: ObjectId, name: str, by: Caller, *, dry_run: bool = False
@@ -313,10 +284,10 @@ class Declared:
         """
         with self._changing(lb_id, by, Operation.CERTIFICATE_DELETE, kept=not dry_run) as record:
             record.words = [name]
-            about = self._store.certificate(lb_id, name)
+            about = self.states.certificate(lb_id, name)
             if not dry_run:
                 self._answered.pop(lb_id, None)
-                self._store.delete_certificate(lb_id, name)
+                self.states.delete_certificate(lb_id, name)
             return about
 
     # Making it so
@@ -335,17 +306,18 @@ class Declared:
             chosen = ProcessModel(before.record.chosen)
         model = chosen or self._process_model
         self._require_free(lb_id, balancer, model)
-        stored = self._store.stored(lb_id)
+        stored = self.states.stored(lb_id)
         draft = make_draft(self._layout, self._instances, balancer, before, stored, model, chosen)
-        if before is not None and self._is_so(lb_id, before, draft):
+        if (
+            before is not None
+            and before.record.identity == draft.record.identity
+            and self._commitment.holds(lb_id, before)
+        ):
             return _nothing(lb_id, before, record, dry_run=dry_run)
         made, kept, described = choose_files(draft, before)
         layer4 = {*draft.record.layer4, *(before.record.layer4 if before else ())}
-        with (
-            self._instances.listeners.counting(lb_id, len(balancer.active_listeners), own=layer4),
-            self._claiming(lb_id, balancer),
-        ):
-            staged = self._store.stage(lb_id, made, kept, before, described, draft.model)
+        with self._claiming(lb_id, balancer, layer4):
+            staged = self.states.stage(lb_id, made, kept, before, described, draft.model)
             prepared = self._commitment.prepare(lb_id, draft.record.processes, staged)
             if dry_run:
                 plans = self._commitment.foresee(lb_id, staged, prepared, before, draft.record)
@@ -357,50 +329,44 @@ class Declared:
             self._instances.report_connections(process.id, asked, process.connection_limit)
         return _answer(lb_id, draft.record, before, plans, number=record.generation)
 
-    def _is_so(self, lb_id: ObjectId, state: State, draft: Draft) -> bool:
-        """Whether a committed state is what is wanted, and runs."""
-        new = draft.record
-        if (state.record.etag, state.record.maker) != (new.etag, new.maker):
-            return False
-        if state.record.chosen != new.chosen:
-            return False  # it is to be remembered
-        return self._commitment.holds(lb_id, state)
-
     def _require_free(
         self, lb_id: ObjectId, balancer: ResolvedLoadBalancer, model: ProcessModel
     ) -> None:
-        """See that nobody else has the names that instances are to have.
+        """Check that nobody else has the names that instances are to have.
 
         Raises:
             Conflict
         """
-        names = [lb_id]
-        for listener in balancer.listeners:
-            name = listener.listener_id
-            if listener.is_layer4:
-                continue
-            if model is ProcessModel.LISTENER:
-                names.append(object_id(name))
-                if name == lb_id:
-                    raise Conflict("Name is taken", f"listener {name} has the load balancer's id")
-        for name in names:
-            if self._store.taken(name, lb_id):
+        names = [each.listener_id for each in balancer.listeners if not each.is_layer4]
+        if model is not ProcessModel.LISTENER:
+            names = []
+        if lb_id in names:
+            raise Conflict("Name is taken", f"listener {lb_id} has the load balancer's id")
+        for name in (lb_id, *map(object_id, names)):
+            if self.states.taken(name, lb_id):
                 raise Conflict("Name is taken", f"there is another instance {name}")
 
+    @contextlib.contextmanager
     def _claiming(
-        self, lb_id: ObjectId, balancer: ResolvedLoadBalancer
-    ) -> contextlib.AbstractContextManager[None]:
-        """Claim the addresses of a load balancer while a change is under way.
+        self, lb_id: ObjectId, balancer: ResolvedLoadBalancer, layer4: Collection[ObjectId]
+    ) -> Iterator[None]:
+        """Claim the addresses of a load balancer, and a place for each listener, while a change is
+        under way. `layer4` are its UDP and SCTP listeners, before and after.
 
         Raises:
             Conflict: another one listens there.
         """
-        return self._instances.addresses.claiming(
-            lb_id,
-            balancer.claims,
-            alone=True,
-            more=lambda: self._layer4.list_claims(rendered_only=False),
-        )
+        number = len(balancer.active_listeners)
+        with (
+            self._instances.listeners.counting(lb_id, number, own=layer4),
+            self._instances.addresses.claiming(
+                lb_id,
+                balancer.claims,
+                alone=True,
+                more=lambda: self._layer4.list_claims(rendered_only=False),
+            ),
+        ):
+            yield
 
     @contextlib.contextmanager
     def _changing(
@@ -412,11 +378,11 @@ class Declared:
             try:
                 yield record
             finally:
-                self._store.forget_empty(lb_id)
+                self.states.forget_empty(lb_id)
 
 
 def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
-    """The load balancer in a body.
+    """Decode, validate and resolve the load balancer in a body.
 
     Raises:
         InvalidRequest: with everything that is wrong.
@@ -437,7 +403,7 @@ def _resolved(state: State) -> ResolvedLoadBalancer:
 def _nothing(
     lb_id: ObjectId, state: State, record: journal.ChangeRecord, *, dry_run: bool
 ) -> Result:
-    """The answer where all is as it is wanted."""
+    """Return the answer where all is as it is wanted."""
     record.plan = "nothing"
     record.generation = state.number
     return _answer(lb_id, state.record, state, (), dry_run=dry_run)
@@ -450,20 +416,18 @@ def _json_object(body: bytes) -> dict[str, object]:
         raise InvalidRequest.from_problems([("body", f"not a JSON object: {error}")]) from None
 
 
-def _require(state: State | None, precondition: Precondition) -> None:
-    """Raises PreconditionFailed."""
-    if precondition.absent and state is not None:
-        raise PreconditionFailed("It is there already", state.record.etag)
-    if precondition.matches is None:
+def _require_match(state: State | None, etags: frozenset[str] | None) -> None:
+    """Raise PreconditionFailed unless the state has one of these ETags, if there are any."""
+    if etags is None:
         return
     if state is None:
         raise PreconditionFailed("There is none")
-    if "*" not in precondition.matches and state.record.etag not in precondition.matches:
+    if "*" not in etags and state.record.etag not in etags:
         raise PreconditionFailed("It has changed since", f"its ETag is {state.record.etag}")
 
 
-def _summarize(balancer: ResolvedLoadBalancer, state: State) -> Summary:
-    """A load balancer among others."""
+def _summarize(state: State) -> Summary:
+    balancer = _resolved(state)
     return Summary(
         loadbalancer_id=balancer.id,
         etag=state.record.etag,
@@ -483,7 +447,7 @@ def _answer(
     dry_run: bool = False,
     number: int | None = None,
 ) -> Result:
-    """The answer to a change, to the state `number` or to what was there before."""
+    """Return the answer to a change, to the state `number` or to what was there before."""
     return Result(
         loadbalancer_id=lb_id,
         etag=record.etag,
@@ -494,10 +458,3 @@ def _answer(
         processes=tuple(plans),
         generation=number or (before.number if before else None),
     )
-
-
-def _answer_deletion(lb_id: str, state: State, *, dry_run: bool) -> Result:
-    """The answer to the deletion of a load balancer."""
-    processes = (*state.record.processes, *state.record.layer4)
-    plans = tuple(ProcessPlan(id=each, step="stop") for each in processes)
-    return _answer(lb_id, state.record, state, plans, dry_run=dry_run)

@@ -51,6 +51,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     certificates: dict[str, KeptCertificate] = {}
     marks: dict[str, str] = {}
 
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """What a state must have in common with one that is wanted; its choice is remembered."""
+        return self.etag, self.maker, self.chosen
+
 
 class State:
     """A committed state, or an earlier one.

@@ -38,7 +38,7 @@ def files(
         resolve(decoded(body)),
         ["l", "l-default"],
         CURRENT,
-        before=before or {},
+        before=(before or {}).get,
         stored=stored or {},
     )
 
