@@ -29,7 +29,6 @@ from amphora_agent.loadbalancer.certificates import check
 from amphora_agent.loadbalancer.desired_state import choose_files, make_draft
 from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.loadbalancer.translate import status
-from amphora_agent.loadbalancer.translate.status import Times
 from amphora_agent.model import validation
 from amphora_agent.model.decode import Problem, decode
 from amphora_agent.model.events import Caller, Operation
@@ -116,11 +115,8 @@ class Declared:
                 logger.info("instance=%s does not tell of its members: %s", process, error)
                 statistics[process] = None
         layer4 = self._readings() if state.record.layer4 else {}
-        times = {
-            name: Times(kept.about.not_before, kept.about.not_after)
-            for name, kept in state.record.certificates.items()
-        }
-        notes = status.find_notes(times, datetime.now(UTC))
+        certificates = {name: kept.about for name, kept in state.record.certificates.items()}
+        notes = status.find_notes(certificates, datetime.now(UTC))
         return status.find_status(_resolved(state), statistics, layer4, notes)
 
     # Changes

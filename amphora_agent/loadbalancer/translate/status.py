@@ -7,7 +7,7 @@ where haproxy or keepalived does not serve a listener, the load balancer is in E
 takes no heartbeat for valid then, and replaces the amphora.)
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -22,6 +22,7 @@ from amphora_agent.model.resolved import (
     ResolvedPool,
 )
 from amphora_agent.model.responses import (
+    About,
     ListenerStatus,
     LoadBalancerStatus,
     MemberStatus,
@@ -67,13 +68,7 @@ Status = OperatingStatus
 _BAD = (Status.ERROR, Status.DEGRADED)
 
 #: What a member is by the first word that haproxy or keepalived says of it.
-_MEMBERS = {
-    "DOWN": Status.ERROR,
-    "DRAIN": Status.DRAINING,
-    "MAINT": Status.OFFLINE,
-    "UP": Status.ONLINE,
-    "no check": Status.NO_MONITOR,
-}
+_MEMBERS = {"DOWN": Status.ERROR, "DRAIN": Status.DRAINING, "UP": Status.ONLINE}
 
 _Row = Mapping[str, str]
 
@@ -83,22 +78,18 @@ _COLUMNS = frozenset(
 )
 
 
-class Times(NamedTuple):
-    """When a file is valid, as the API tells it (RFC 3339); `not_after` may be empty."""
-
-    not_before: str
-    not_after: str
-
-
 class Note(NamedTuple):
-    """Why an object may not work, and how bad that makes it; ONLINE: it will be bad."""
+    """A status, and the reason for it. As a note about a certificate, ONLINE: it will be bad."""
 
     status: Status
     reason: str
 
 
-class _Said(NamedTuple):
-    """Rows of all processes; `silent` are those that say nothing."""
+_ONLINE = Note(Status.ONLINE, "")
+
+
+class _Statistics(NamedTuple):
+    """Rows of all processes. `silent`: one of them does not answer."""
 
     frontends: Mapping[str, _Row]
     backends: Mapping[str, _Row]
@@ -106,83 +97,89 @@ class _Said(NamedTuple):
     silent: bool
 
 
-class _Told(NamedTuple):
-    """What is told of a pool: UP or DOWN, and of each member a status with its reason."""
+class _PoolReport(NamedTuple):
+    """What haproxy or keepalived says of a pool: UP or DOWN, and what that means of each member."""
 
     word: str
-    members: Mapping[str, tuple[Status, str]]
+    members: Mapping[str, Note]
 
 
 def find_status(
     balancer: ResolvedLoadBalancer,
-    statistics: Mapping[str, str | None],
+    replies: Mapping[str, str | None],
     layer4: Mapping[str, InstanceReading],
     notes: Mapping[str, Note] = MappingProxyType({}),
 ) -> LoadBalancerStatus:
-    """`statistics` is what each process says to `show stat`, None when it does not answer; `layer4`
-    the readings of UDP and SCTP listeners; `notes` what their certificates do to objects, by their
-    ids. Octavia knows nothing of certificates: a listener or pool that they keep from working is
-    not ONLINE here."""
-    said = _read(statistics.values())
+    """Return the statuses of a load balancer and its parts.
+
+    `replies` is what each process says to `show stat`, None when it does not answer; `layer4` the
+    readings of UDP and SCTP listeners; `notes` what their certificates do to objects, by their ids.
+    Octavia knows nothing of certificates: a listener or pool that they keep from working is not
+    ONLINE here.
+    """
+    statistics = _read(replies.values())
     used = {pool.pool_id for each in balancer.haproxy_listeners for pool in each.used_pools}
-    pools = tuple(
-        _noted(_pool(pool, _told(pool, said, layer4, used)), notes.get(pool.pool_id))
-        for pool in balancer.pools.values()
-    )
-    by_id = {pool.pool_id: pool for pool in pools}
+    pools = {}
+    for pool_id, pool in balancer.pools.items():
+        report = _find_report(pool, statistics, layer4, is_used=pool_id in used)
+        pools[pool_id] = _add_note(_judge_pool(pool, report), notes.get(pool_id))
     listeners = tuple(
-        _noted(
-            _listener(listener, balancer.is_up, said, layer4, by_id),
+        _add_note(
+            _judge_listener(listener, balancer.is_up, statistics, layer4, pools),
             notes.get(listener.listener_id),
         )
         for listener in balancer.listeners
     )
-    status, reason = Status.OFFLINE, _DOWN
+    worst = Note(Status.OFFLINE, _DOWN)
     if balancer.is_up:
-        status, reason = _worst(
-            (
-                *((each.operating_status, f"pool {each.pool_id}: {each.reason}") for each in pools),
-                *(
-                    (each.operating_status, f"listener {each.listener_id}: {each.reason}")
-                    for each in listeners
-                ),
-            )
-        )
+        worst = _find_worst((*map(_describe, pools.values()), *map(_describe, listeners)))
     return LoadBalancerStatus(
         loadbalancer_id=balancer.id,
-        operating_status=status,
-        reason=reason,
+        operating_status=worst.status,
+        reason=worst.reason,
         listeners=listeners,
-        pools=pools,
+        pools=tuple(pools.values()),
     )
 
 
-_Status = TypeVar("_Status", ListenerStatus, PoolStatus)
+_Part = TypeVar("_Part", ListenerStatus, PoolStatus)
 
 
-def _noted(told: _Status, note: Note | None) -> _Status:
+def _add_note(part: _Part, note: Note | None) -> _Part:
     """Add what certificates do to an object that is meant to work."""
-    if note is None or told.operating_status is Status.OFFLINE:
-        return told
-    found = ((told.operating_status, told.reason), (note.status, note.reason))
-    reason = "; ".join(words for _, words in found if words)
-    return msgspec.structs.replace(told, operating_status=_worst(found)[0], reason=reason)
+    if note is None or part.operating_status is Status.OFFLINE:
+        return part
+    status, _ = _find_worst((Note(part.operating_status, part.reason), note))
+    reason = "; ".join(filter(None, (part.reason, note.reason)))
+    return msgspec.structs.replace(part, operating_status=status, reason=reason)
 
 
-def _read(statistics: Iterable[str | None]) -> _Said:
+def _describe(part: ListenerStatus | PoolStatus) -> Note:
+    """Return the status of a part, with its name in the reason."""
+    name = (
+        f"pool {part.pool_id}" if isinstance(part, PoolStatus) else f"listener {part.listener_id}"
+    )
+    return Note(part.operating_status, f"{name}: {part.reason}")
+
+
+def _find_worst(notes: Iterable[Note]) -> Note:
+    """Return the first of those with the worst status; ONLINE when nothing is bad."""
+    bad = [note for note in notes if note.status in _BAD]
+    return min(bad, key=lambda note: _BAD.index(note.status), default=_ONLINE)
+
+
+def _read(replies: Iterable[str | None]) -> _Statistics:
     frontends: dict[str, _Row] = {}
     backends: dict[str, _Row] = {}
     servers: dict[tuple[str, str], _Row] = {}
     silent = False
-    for text in statistics:
+    for text in replies:
         try:
             rows = [*read_statistics(text, _COLUMNS).by_column()] if text is not None else None
         except OperationFailed:
             rows = None
-        if rows is None:
-            silent = True
-            continue
-        for row in rows:
+        silent = silent or rows is None
+        for row in rows or ():
             match row["svname"]:
                 case "FRONTEND":
                     frontends[row["pxname"]] = row
@@ -190,184 +187,173 @@ def _read(statistics: Iterable[str | None]) -> _Said:
                     backends.setdefault(row["pxname"], row)
                 case server:
                     servers.setdefault((row["pxname"], server), row)
-    return _Said(frontends, backends, servers, silent)
+    return _Statistics(frontends, backends, servers, silent)
 
 
-def _listener(
+def _judge_listener(
     listener: ResolvedListener,
     is_balancer_up: bool,
-    said: _Said,
+    statistics: _Statistics,
     layer4: Mapping[str, InstanceReading],
     pools: Mapping[str, PoolStatus],
 ) -> ListenerStatus:
-    status, reason, connections = Status.OFFLINE, _DOWN, 0
+    note, connections = Note(Status.OFFLINE, _DOWN), 0
     if is_balancer_up and listener.admin_state_up:
-        status, reason, connections = _serving(listener, said, layer4)
-    if status is Status.ONLINE:
-        found = (pools[pool.pool_id] for pool in listener.used_pools)
-        _, reason = _worst(
-            (each.operating_status, f"pool {each.pool_id}: {each.reason}") for each in found
-        )
+        note, connections = _judge_service(listener, statistics, layer4)
+    reason = note.reason
+    if note.status is Status.ONLINE:
+        used = (pools[pool.pool_id] for pool in listener.used_pools)
+        reason = _find_worst(map(_describe, used)).reason
     return ListenerStatus(
         listener_id=listener.listener_id,
-        operating_status=status,
+        operating_status=note.status,
         reason=reason,
         connections=connections,
     )
 
 
-def _serving(
-    listener: ResolvedListener, said: _Said, layer4: Mapping[str, InstanceReading]
-) -> tuple[Status, str, int]:
-    """Return how a listener that is up takes connections, why, and how many it has."""
+def _judge_service(
+    listener: ResolvedListener, statistics: _Statistics, layer4: Mapping[str, InstanceReading]
+) -> tuple[Note, int]:
+    """Return how a listener that is up takes connections, and how many it has."""
     name = listener.listener_id
     if listener.is_layer4:
         reading = layer4.get(name)
-        now = reading and reading.current and reading.current.listeners.get(name)
-        if not now:
-            return Status.ERROR, "keepalived does not serve it", 0
-        return Status.ONLINE, "", now.conns
-    row = said.frontends.get(name)
+        current = reading and reading.current and reading.current.listeners.get(name)
+        if not current:
+            return Note(Status.ERROR, "keepalived does not serve it"), 0
+        return _ONLINE, current.conns
+    row = statistics.frontends.get(name)
     if row is None:
-        return Status.ERROR, _SILENT if said.silent else _UNKNOWN, 0
+        return Note(Status.ERROR, _SILENT if statistics.silent else _UNKNOWN), 0
     connections, limit = int(row["scur"] or 0), int(row["slim"] or 0)
     if row["status"] != "OPEN" or 0 < limit <= connections:
         words = f"haproxy calls it {row['status']}; {connections} of {limit} connections"
-        return Status.DEGRADED, words, connections
-    return Status.ONLINE, "", connections
+        return Note(Status.DEGRADED, words), connections
+    return _ONLINE, connections
 
 
-def _told(
-    pool: ResolvedPool, said: _Said, layer4: Mapping[str, InstanceReading], used: Collection[str]
-) -> _Told | None:
-    """Return what is told of a pool; None when nobody has it. Of those that haproxy uses, whoever
-    has them may not answer."""
-    row = said.backends.get(pool.pool_id)
+def _find_report(
+    pool: ResolvedPool,
+    statistics: _Statistics,
+    layer4: Mapping[str, InstanceReading],
+    *,
+    is_used: bool,
+) -> _PoolReport | None:
+    """Return what is said of a pool; None when nobody has it. If `is_used`, a haproxy that does not
+    answer may have it."""
+    row = statistics.backends.get(pool.pool_id)
     if row is not None:
-        rows = {
-            member.member_id: said.servers.get((pool.pool_id, member.member_id))
+        members = {
+            member.member_id: _judge_row(server)
             for member in pool.members
+            if (server := statistics.servers.get((pool.pool_id, member.member_id)))
         }
-        members = {name: _of_row(found) for name, found in rows.items() if found is not None}
-        return _Told(row["status"], members)
+        return _PoolReport(row["status"], members)
     for reading in layer4.values():
         for key, found in reading.current.pools.items() if reading.current else ():
             if key.partition(":")[0] == pool.pool_id:
-                words = {
-                    name: _of_word(word, f"keepalived calls it {word}")
+                members = {
+                    name: _judge_word(word, f"keepalived calls it {word}")
                     for name, word in found.members.items()
                 }
-                return _Told(found.status, words)
-    if said.silent and pool.pool_id in used and pool.admin_state_up:
-        lost = {
-            member.member_id: (Status.ERROR, _SILENT)
-            for member in pool.members
-            if member.admin_state_up
-        }
-        return _Told("DOWN", lost)
+                return _PoolReport(found.status, members)
+    if statistics.silent and is_used and pool.admin_state_up:
+        lost = Note(Status.ERROR, _SILENT)
+        return _PoolReport("DOWN", {member.member_id: lost for member in pool.members})
     return None
 
 
-def _pool(pool: ResolvedPool, told: _Told | None) -> PoolStatus:
-    members = tuple(_members(pool, told))
-    if told is None:
+def _judge_pool(pool: ResolvedPool, report: _PoolReport | None) -> PoolStatus:
+    members = tuple(_judge_members(pool, report))
+    bad = sum(each.operating_status is Status.ERROR for each in members)
+    reason = f"{bad} of {len(members)} members do not work" if bad else ""
+    if report is None:
         status, reason = Status.OFFLINE, _UNUSED if pool.admin_state_up else _DOWN
+    elif report.word != "UP":
+        status, reason = Status.ERROR, reason or "no member works"
     else:
-        bad = sum(each.operating_status is Status.ERROR for each in members)
-        count = f"{bad} of {len(members)} members"
-        if told.word != "UP":
-            status, reason = Status.ERROR, f"{count} do not work" if bad else "no member works"
-        elif bad:
-            status, reason = Status.DEGRADED, f"{count} do not work"
-        else:
-            status, reason = Status.ONLINE, ""
+        status = Status.DEGRADED if bad else Status.ONLINE
     return PoolStatus(pool_id=pool.pool_id, operating_status=status, reason=reason, members=members)
 
 
-def _members(pool: ResolvedPool, told: _Told | None) -> Iterator[MemberStatus]:
+def _judge_members(pool: ResolvedPool, report: _PoolReport | None) -> Iterator[MemberStatus]:
     for member in pool.members:
         if not pool.admin_state_up or not member.admin_state_up:
-            status, reason = Status.OFFLINE, _DOWN
-        elif told is None:
-            status, reason = Status.OFFLINE, _UNUSED
+            note = Note(Status.OFFLINE, _DOWN)
+        elif report is None:
+            note = Note(Status.OFFLINE, _UNUSED)
         else:
-            status, reason = told.members.get(member.member_id, (Status.OFFLINE, _UNKNOWN))
-        yield MemberStatus(member_id=member.member_id, operating_status=status, reason=reason)
+            note = report.members.get(member.member_id, Note(Status.OFFLINE, _UNKNOWN))
+        yield MemberStatus(
+            member_id=member.member_id, operating_status=note.status, reason=note.reason
+        )
 
 
-def _of_row(row: _Row) -> tuple[Status, str]:
-    """Return the status of a member that haproxy has, and why."""
+def _judge_row(row: _Row) -> Note:
+    """Return the status of a member that haproxy has."""
     word = row["status"]
     match word.partition(" ")[0]:
         case "no":
-            return _MEMBERS["no check"], "its pool has no health monitor"
+            return Note(Status.NO_MONITOR, "its pool has no health monitor")
         case "MAINT":
-            return _MEMBERS["MAINT"], "in maintenance"
+            return Note(Status.OFFLINE, "in maintenance")
         case "UP" if word == "UP" and row["weight"] == "0":
-            return _MEMBERS["DRAIN"], "weight 0"
+            return Note(Status.DRAINING, "weight 0")
         case "NOLB":
-            return Status.OFFLINE, "not checked yet"
+            return Note(Status.OFFLINE, "not checked yet")
         case first:
-            return _of_word(first, _last_check(row))
+            return _judge_word(first, _describe_check(row))
 
 
-def _of_word(word: str, reason: str) -> tuple[Status, str]:
+def _judge_word(word: str, reason: str) -> Note:
     """What is neither is on its way (RESTARTING): Octavia keeps what it knew, and begins with
     OFFLINE."""
-    return _MEMBERS.get(word, Status.OFFLINE), reason
+    return Note(_MEMBERS.get(word, Status.OFFLINE), reason)
 
 
-def _last_check(row: _Row) -> str:
+def _describe_check(row: _Row) -> str:
     """Say the last check in words: "a wrong status: 503 Service Unavailable, 2 ms (L7STS)"."""
     code = row.get("check_status", "").lstrip("* ")
     if not code:
         return ""
-    details = " ".join(
-        word for word in (row.get("check_code", ""), row.get("last_chk", "")) if word
-    )
+    details = " ".join(filter(None, (row.get("check_code"), row.get("last_chk"))))
     words = _CHECKS.get(code, code)
     took = f", {row['check_duration']} ms" if row.get("check_duration") else ""
     return f"{words}{f': {details}' if details else ''}{took} ({code})"
 
 
-def _worst(found: Iterable[tuple[Status, str]]) -> tuple[Status, str]:
-    """Return the worst of these statuses with its reason; ONLINE when nothing is bad."""
-    bad = [each for each in found if each[0] in _BAD]
-    return min(bad, key=lambda each: _BAD.index(each[0]), default=(Status.ONLINE, ""))
-
-
 _WHAT = {"ca": "CA", "crl": "revocation list"}
-
 #: What clients are examined with: once it has expired, none of them passes.
 _OF_CLIENTS = frozenset({"client-ca", "client-crl"})
 
 
-def find_notes(files: Mapping[str, Times], now: datetime) -> Mapping[str, Note]:
-    """Return what is wrong with the files of each listener and pool, the worst first, by its id.
-    `files` are by their names in a state."""
+def find_notes(files: Mapping[str, About], now: datetime) -> Mapping[str, Note]:
+    """Return what is wrong with the certificates of each listener and pool, the worst first, by its
+    id. `files` are by their names in a state."""
     notes: dict[str, list[Note]] = {}
-    for path, times in sorted(files.items()):
+    for path, about in sorted(files.items()):
         name, _, purpose = path.rpartition("/")[2].removesuffix(".pem").partition(".")
-        if note := _note(purpose, times, now):
+        if note := _judge_file(purpose, about, now):
             notes.setdefault(name, []).append(note)
-    return {name: _join_notes(each) for name, each in notes.items()}
+    return {name: _join_notes(found) for name, found in notes.items()}
 
 
-def _note(purpose: str, times: Times, now: datetime) -> Note | None:
+def _judge_file(purpose: str, about: About, now: datetime) -> Note | None:
     what = _WHAT.get(purpose.rpartition("-")[2], "certificate")
     bad = Status.ERROR if purpose in _OF_CLIENTS else Status.DEGRADED
-    if datetime.fromisoformat(times.not_before) > now:
-        return Note(bad, f"its {what} is not valid before {times.not_before}")
-    if not times.not_after:
+    if datetime.fromisoformat(about.not_before) > now:
+        return Note(bad, f"its {what} is not valid before {about.not_before}")
+    if not about.not_after:
         return None
-    reached = find_stage(datetime.fromisoformat(times.not_after).timestamp(), now.timestamp())
-    if reached is Stage.VALID:
+    stage = find_stage(datetime.fromisoformat(about.not_after).timestamp(), now.timestamp())
+    if stage is Stage.VALID:
         return None
-    status = bad if reached is Stage.EXPIRED else Status.ONLINE
-    return Note(status, f"its {what} {reached.words}, at {times.not_after}")
+    status = bad if stage is Stage.EXPIRED else Status.ONLINE
+    return Note(status, f"its {what} {stage.words}, at {about.not_after}")
 
 
-def _join_notes(some: Iterable[Note]) -> Note:
-    order = (Status.ERROR, Status.DEGRADED, Status.ONLINE)
-    worst = sorted(dict.fromkeys(some), key=lambda note: order.index(note.status))
+def _join_notes(notes: Iterable[Note]) -> Note:
+    order = (*_BAD, Status.ONLINE)
+    worst = sorted(dict.fromkeys(notes), key=lambda note: order.index(note.status))
     return Note(worst[0].status, "; ".join(dict.fromkeys(note.reason for note in worst[:5])))

@@ -6,8 +6,7 @@ administratively down is not there, except members, which haproxy knows as disab
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from amphora_agent.model.addressing import Address, format_endpoint, with_brackets
@@ -154,32 +153,20 @@ def translate_process(
     name: str, vips: tuple[Address, ...], listeners: tuple[ResolvedListener, ...]
 ) -> Process:
     """Return one haproxy that serves these listeners, which are up, at all VIPs."""
-    uses: dict[str, list[Use]] = {}
-    names: dict[tuple[str, Use], str] = {}
     pools: dict[str, ResolvedPool] = {}
+    names: dict[str, dict[Use, str]] = {}
     for listener in listeners:
         for pool in listener.used_pools:
-            if not pool.admin_state_up:
-                continue
-            pools[pool.pool_id] = pool
-            use = find_use(listener, pool)
-            of_pool = uses.setdefault(pool.pool_id, [])
-            if use not in of_pool:
+            if pool.admin_state_up:
+                pools[pool.pool_id] = pool
+                backends = names.setdefault(pool.pool_id, {})
                 other = f"{pool.pool_id}:{listener.listener_id}"
-                names[pool.pool_id, use] = other if of_pool else pool.pool_id
-                of_pool.append(use)
-
-    def name_backend(listener: ResolvedListener, pool: ResolvedPool) -> str:
-        return names[pool.pool_id, find_use(listener, pool)]
-
-    made = tuple(
-        translate_listener(listener, vips, partial(name_backend, listener))
-        for listener in listeners
-    )
+                backends.setdefault(find_use(listener, pool), other if backends else pool.pool_id)
+    made = tuple(translate_listener(listener, vips, names) for listener in listeners)
     used = tuple(
-        translate_pool(pools[pool_id], names[pool_id, use], use, first=number == 0)
-        for pool_id in uses
-        for number, use in enumerate(uses[pool_id])
+        translate_pool(pools[pool_id], backend, use)
+        for pool_id, backends in names.items()
+        for use, backend in backends.items()
     )
     return Process(
         id=name,
@@ -200,12 +187,17 @@ _VERIFY = {
 
 
 def translate_listener(
-    listener: ResolvedListener, vips: tuple[Address, ...], backend: Callable[[ResolvedPool], str]
+    listener: ResolvedListener,
+    vips: tuple[Address, ...],
+    names: Mapping[str, Mapping[Use, str]],
 ) -> Frontend:
-    """Return the frontend of a listener; `backend` names what a pool that is up is to it."""
+    """Return the frontend of a listener. `names` are those of the backends that pools which are up
+    have for each use, by the ids of the pools."""
 
     def leads_to(pool: ResolvedPool | None) -> str:
-        return backend(pool) if pool and pool.admin_state_up else ""
+        if pool is None or not pool.admin_state_up:
+            return ""
+        return names[pool.pool_id][find_use(listener, pool)]
 
     policies = []
     for policy in listener.policies:
@@ -387,8 +379,9 @@ def find_use(listener: ResolvedListener, pool: ResolvedPool) -> Use:
     )
 
 
-def translate_pool(pool: ResolvedPool, name: str, use: Use, *, first: bool) -> Backend:
-    """Return the backend that a pool is in one use; the first one's checks decide for all."""
+def translate_pool(pool: ResolvedPool, name: str, use: Use) -> Backend:
+    """Return the backend that a pool is in one use. The checks of the first one, which has the name
+    of the pool, decide for all."""
     persistence = pool.session_persistence
     if persistence and persistence.type is not PersistenceType.SOURCE_IP and use.mode == "tcp":
         persistence = None
@@ -400,7 +393,7 @@ def translate_pool(pool: ResolvedPool, name: str, use: Use, *, first: bool) -> B
         persistence=persistence.type if persistence else None,
         cookie=(persistence.cookie_name or "") if persistence else "",
         check=pool.check,
-        tracked="" if first or not pool.check else pool.pool_id,
+        tracked=pool.pool_id if pool.check and name != pool.pool_id else "",
         send_proxy=_send_proxy(pool, use),
         forwards_for=InsertHeader.FORWARDED_FOR in use.insert_headers,
         headers=tuple(
@@ -438,8 +431,6 @@ def _translate_member(member: ResolvedMember) -> BackendServer:
     )
 
 
-_TLS13 = "TLS_"
-
 _VERSION_OPTIONS = {
     TlsVersion.SSLV3: "no-sslv3",
     TlsVersion.TLSV1: "no-tlsv10",
@@ -452,17 +443,10 @@ _VERSION_OPTIONS = {
 def translate_tls(thing: Listener | Pool) -> Tls:
     """Return what a listener says to clients, a pool to members."""
     suites = (thing.tls_ciphers or "").split(":")
-    versions = thing.tls_versions
-    without = (
-        ()
-        if versions is None
-        else tuple(
-            option for version, option in _VERSION_OPTIONS.items() if version not in versions
-        )
-    )
+    versions = _VERSION_OPTIONS if thing.tls_versions is None else thing.tls_versions
     return Tls(
-        ciphers=":".join(name for name in suites if not name.startswith(_TLS13)),
-        ciphersuites=":".join(name for name in suites if name.startswith(_TLS13)),
-        without=without,
+        ciphers=":".join(name for name in suites if not name.startswith("TLS_")),
+        ciphersuites=":".join(name for name in suites if name.startswith("TLS_")),
+        without=tuple(word for each, word in _VERSION_OPTIONS.items() if each not in versions),
         alpn=",".join(thing.alpn_protocols or ()),
     )

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from amphora_agent.loadbalancer.translate.status import Note, Times, find_notes
-from amphora_agent.model.responses import OperatingStatus
+from amphora_agent.loadbalancer.translate.status import Note, find_notes
+from amphora_agent.model.responses import About, OperatingStatus, Purpose
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 DEGRADED, ERROR, ONLINE = (
@@ -15,9 +15,18 @@ DEGRADED, ERROR, ONLINE = (
 )
 
 
-def times(days: float, begins: float = -100) -> Times:
-    before, after = (f"{NOW + timedelta(days=each):%Y-%m-%dT%H:%M:%SZ}" for each in (begins, days))
-    return Times(before, after)
+def certificate(days: float | None, begins: float = -100) -> About:
+    before, after = (
+        "" if each is None else f"{NOW + timedelta(days=each):%Y-%m-%dT%H:%M:%SZ}"
+        for each in (begins, days)
+    )
+    return About(
+        purpose=Purpose.CERTIFICATE,
+        subject="",
+        not_before=before,
+        not_after=after,
+        fingerprint="",
+    )
 
 
 @pytest.mark.parametrize(
@@ -32,32 +41,32 @@ def times(days: float, begins: float = -100) -> Times:
         ("certificates/l.crl.pem", -1, DEGRADED, "its revocation list has expired"),
     ],
 )
-def test_c3_what_expires_is_told(
+def test_certificate_that_expires_has_a_note(
     name: str, left: float, status: OperatingStatus, words: str
 ) -> None:
-    found = find_notes({name: times(left)}, NOW)
+    found = find_notes({name: certificate(left)}, NOW)
     assert found.keys() == {"l"}
     assert found["l"].status is status
     assert words in found["l"].reason
 
 
-def test_c4_what_is_not_valid_yet_is_told() -> None:
-    (note,) = find_notes({"certificates/l.default.pem": times(9, begins=1)}, NOW).values()
+def test_certificate_that_is_not_valid_yet_has_a_note() -> None:
+    (note,) = find_notes({"certificates/l.default.pem": certificate(9, begins=1)}, NOW).values()
     assert note == Note(DEGRADED, "its certificate is not valid before 2026-12-01T00:00:00Z")
 
 
-def test_nothing_is_told_of_what_is_valid_for_long_or_for_ever() -> None:
+def test_certificate_that_is_valid_for_long_has_no_note() -> None:
     files = {
-        "certificates/l.default.pem": times(31),
-        "certificates/l.client-crl.pem": Times(times(1).not_before, ""),
+        "certificates/l.default.pem": certificate(31),
+        "certificates/l.client-crl.pem": certificate(None),
     }
     assert find_notes(files, NOW) == {}
 
 
 def test_the_worst_decides() -> None:
     files = {
-        "certificates/l.default.pem": times(3),
-        "certificates/l.client-crl.pem": times(-3),
+        "certificates/l.default.pem": certificate(3),
+        "certificates/l.client-crl.pem": certificate(-3),
     }
     (note,) = find_notes(files, NOW).values()
     assert note.status is ERROR
