@@ -5,7 +5,8 @@ import hashlib
 import http
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 from flask import Response, request
@@ -72,6 +73,8 @@ def etag(data: bytes) -> dict[str, str]:
     """Return the header ETag: the hex MD5, without quotes, as the controller compares it."""
     return {"ETag": hashlib.md5(data, usedforsecurity=False).hexdigest()}
 
+
+Choice = TypeVar("Choice")
 
 #: The values of `dry_run`.
 DRY_RUN = {"0": False, "1": True, "false": False, "true": True}
@@ -142,18 +145,24 @@ def require_known_query() -> None:
         raise InvalidRequest.from_problems(wrong)
 
 
-def wants_dry_run() -> bool:
-    """Return whether the query asks for a dry run.
+def find_choice(name: str, choices: Mapping[str, Choice], default: Choice) -> Choice:
+    """Return what the query chooses by `name`.
 
     Raises:
-        InvalidRequest: it says neither yes nor no.
+        InvalidRequest: it is none of the choices.
     """
-    value = request.args.get("dry_run", "0")
-    if value not in DRY_RUN:
-        raise InvalidRequest.from_problems(
-            [("dry_run", f"{value!r} is not one of {', '.join(DRY_RUN)}")]
-        )
-    return DRY_RUN[value]
+    value = request.args.get(name)
+    if value is None:
+        return default
+    if value not in choices:
+        words = f"{value!r} is not one of {', '.join(choices)}"
+        raise InvalidRequest.from_problems([(name, words)])
+    return choices[value]
+
+
+def wants_dry_run() -> bool:
+    """Return whether the query asks for a dry run. Raises as `find_choice`."""
+    return find_choice("dry_run", DRY_RUN, default=False)
 
 
 def wants_problem_details() -> bool:

@@ -11,7 +11,6 @@ any id, so 0.5 has the routes of 1.0, with `listeners` where 1.0 says `loadbalan
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from flask import Blueprint, Flask, Response
@@ -192,28 +191,21 @@ def loadbalancers(services: Services) -> Blueprint:
     def give_way(lb_id: ObjectId, start: Callable[[Takeover], object]) -> None:
         services.declared().give_way(lb_id, start)
 
-    def recorded(name: str, act: Callable[[ObjectId], str], listener: ObjectId) -> str:
-        with services.journal.change(Part.INSTANCE, listener, caller(), Operation(name)) as record:
-            details = act(listener)
-            record.words = [details]
-        return details
-
     @routes.put("/1.0/loadbalancer/<lb_id>/<action>")
     def act(lb_id: str, action: str) -> ResponseReturnValue:
-        which = object_id(lb_id)
-        actions: dict[str, Callable[[ObjectId], str]]
-        if lvs.holds(which):
-            theirs = {"start": lvs.start, "stop": lvs.stop, "reload": lvs.reload}
-            actions = {name: partial(recorded, name, act) for name, act in theirs.items()}
-        else:
-            begin = {"start": instances.start, "reload": instances.reload}
-            actions = {
-                name: partial(act, by=caller(), give_way=give_way) for name, act in begin.items()
-            }
-            actions["stop"] = partial(instances.stop, by=caller())
+        which, by = object_id(lb_id), caller()
+        actions = {"start": lvs.start, "stop": lvs.stop, "reload": lvs.reload}
         if action not in actions:
             raise InvalidRequest("Invalid Request", f"Unknown action: {action}")
-        details = actions[action](which)
+        if lvs.holds(which):
+            with services.journal.change(Part.INSTANCE, which, by, Operation(action)) as record:
+                details = actions[action](which)
+                record.words = [details]
+        elif action == "stop":
+            details = instances.stop(which, by=by)
+        else:
+            begin = instances.start if action == "start" else instances.reload
+            details = begin(which, by=by, give_way=give_way)
         if action != "stop":
             services.network.announce_vips(single=services.settings.current().single)
         return {"message": "OK", "details": details}, 202

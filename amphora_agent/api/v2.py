@@ -13,6 +13,7 @@ from amphora_agent.api.http import (
     LARGEST_PATCH,
     answer,
     body,
+    find_choice,
     matches,
     wants_absence,
     wants_dry_run,
@@ -25,6 +26,7 @@ from amphora_agent.model.responses import CertificateList, ProcessModel, Result
 from amphora_agent.model.status import InstanceList
 from amphora_agent.paths import ObjectId, object_id
 
+_PROCESS_MODELS = {str(model): model for model in ProcessModel}
 #: Entries of the record, unless asked for more or less.
 _USUAL_ENTRIES = 100
 
@@ -99,7 +101,7 @@ def loadbalancers(services: Services) -> Blueprint:
             caller(),
             matches=matches(),
             absent=wants_absence(),
-            process_model=_process_model(),
+            process_model=find_choice("process_model", _PROCESS_MODELS, None),
             dry_run=wants_dry_run(),
         )
         return _done(done)
@@ -147,22 +149,6 @@ def loadbalancers(services: Services) -> Blueprint:
         return answer(done, 201 if created else 200, etag="" if done.dry_run else done.etag)
 
     return routes
-
-
-def _process_model() -> ProcessModel | None:
-    """Return which process model is chosen.
-
-    Raises:
-        InvalidRequest
-    """
-    value = request.args.get("process_model")
-    if value is None:
-        return None
-    try:
-        return ProcessModel(value)
-    except ValueError:
-        words = f"{value!r} is not one of {', '.join(ProcessModel)}"
-        raise InvalidRequest.from_problems([("process_model", words)]) from None
 
 
 def instances(services: Services) -> Blueprint:

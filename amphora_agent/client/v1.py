@@ -123,8 +123,7 @@ class Client:
     # Instances: their status, and their changes
 
     def instances(self) -> list[Json]:
-        instances: list[Json] = self._json("GET", "/2.0/instances")["instances"]
-        return instances
+        return list(self._json("GET", "/2.0/instances")["instances"])
 
     def instance(self, instance_id: str) -> Json:
         return self._json("GET", f"/2.0/instances/{instance_id}")
@@ -132,13 +131,10 @@ class Client:
     def changes(self, instance_id: str, limit: int | None = None) -> list[Json]:
         """Return the changes of a load balancer, the newest first."""
         query = "" if limit is None else f"?limit={limit}"
-        path = f"/2.0/instances/{instance_id}/changes{query}"
-        changes: list[Json] = self._json("GET", path)["changes"]
-        return changes
+        return list(self._json("GET", f"/2.0/instances/{instance_id}/changes{query}")["changes"])
 
     def _json(self, method: str, path: str, **given: Any) -> Json:
-        answer: Json = self.request(method, path, **given).json()
-        return answer
+        return dict(self.request(method, path, **given).json())
 
 
 def _make_error(response: requests.Response) -> AmphoraError:
@@ -165,8 +161,7 @@ class AmphoraClient(Client):
         return self._json("GET", "/1.0/details")
 
     def listeners(self) -> list[dict[str, str]]:
-        answer: list[dict[str, str]] = self.request("GET", "/1.0/listeners").json()
-        return answer
+        return list(self.request("GET", "/1.0/listeners").json())
 
     def interface(self, address: str) -> str:
         return str(self._json("GET", f"/1.0/interface/{address}")["interface"])

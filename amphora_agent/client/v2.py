@@ -125,19 +125,18 @@ class DeclarativeClient(Client):
         raise ValueError(f"attempts={attempts}: one at least")
 
     def get(self, lb_id: str) -> tuple[Json, str]:
-        """A load balancer as it was put, without private keys, and its ETag."""
+        """Return a load balancer as it was put, without private keys, and its ETag."""
         response = self.request("GET", _path(lb_id))
         return response.json(), response.headers["ETag"]
 
     def loadbalancers(self) -> list[Json]:
-        """All that were put, each with `loadbalancer_id`, `etag`, `generation` and how many
+        """Return all that were put, each with `loadbalancer_id`, `etag`, `generation` and how many
         `listeners` and `pools` it has."""
-        found: list[Json] = self._json("GET", "/2.0/loadbalancers")["loadbalancers"]
-        return found
+        return list(self._json("GET", "/2.0/loadbalancers")["loadbalancers"])
 
     def status(self, lb_id: str) -> Json:
-        """`operating_status` with a `reason`, of the load balancer, and in `listeners`, `pools` and
-        their `members` of each part."""
+        """Return `operating_status` and `reason` of the load balancer, and in `listeners`, `pools` and
+        their `members` those of each part."""
         return self._json("GET", f"{_path(lb_id)}/status")
 
     def patch_pool(
@@ -187,13 +186,11 @@ class DeclarativeClient(Client):
         )
 
     def certificates(self, lb_id: str) -> dict[str, Json]:
-        """What is stored, by name."""
-        answer = self._json("GET", _path(lb_id, "certificates"))
-        found: dict[str, Json] = answer["certificates"]
-        return found
+        """Return what is stored, by name."""
+        return dict(self._json("GET", _path(lb_id, "certificates"))["certificates"])
 
     def certificate(self, lb_id: str, name: str) -> Json:
-        """Subject, names, dates, fingerprint; never the key."""
+        """Return subject, names, dates, fingerprint; never the key."""
         return self._json("GET", _path(lb_id, "certificates", name))
 
     def delete_certificate(self, lb_id: str, name: str, *, dry_run: bool = False) -> Json | None:
@@ -224,7 +221,7 @@ def _choices(dry_run: bool, process_model: str | None = None) -> dict[str, str]:
 
 
 def _conditions(if_match: str | None, absent: bool = False) -> dict[str, str]:
-    """An ETag is taken as it came in a header, or bare, as it is in an answer's JSON."""
+    """Return the headers of conditions. An ETag may be as in a header, or bare, as in JSON."""
     conditions = {"If-None-Match": "*"} if absent else {}
     if if_match is not None:
         is_whole = if_match == "*" or '"' in if_match

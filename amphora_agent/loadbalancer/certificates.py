@@ -1,7 +1,6 @@
 """Resolve the certificates of a state: those that are as before are kept, the others checked."""
 
 import contextlib
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from amphora_agent.loadbalancer.states import KeptCertificate, State
 from amphora_agent.loadbalancer.translate import certificate_files
 from amphora_agent.model.resolved import ResolvedLoadBalancer
 from amphora_agent.model.responses import Checked, Given, Purpose
+from amphora_agent.revisions.contents import digest_of
 from amphora_agent.supervisor.processes import run
 from amphora_agent.x509 import pem
 
@@ -104,7 +104,7 @@ def resolve_certificates(
             continue
         content = checked.pem.encode()
         contents[checked.name] = content
-        known[checked.name] = KeptCertificate(each.digest, _digest(content), checked.about)
+        known[checked.name] = KeptCertificate(each.digest, digest_of(content), checked.about)
     if wrong:
         raise InvalidRequest.from_problems(wrong)
     return Certificates({**contents, **lists}, known)
@@ -165,13 +165,9 @@ def _find_before(before: State | None, prefix: str, name: str) -> bytes | None:
     return None
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _digest_of_pem(content: bytes) -> str:
     try:
         blocks = pem.parse_pem(content).blocks
     except pem.Unreadable:
-        return _digest(content)
-    return _digest(b"".join(f"{block.label}\n".encode() + block.content for block in blocks))
+        return digest_of(content)
+    return digest_of(b"".join(f"{block.label}\n".encode() + block.content for block in blocks))

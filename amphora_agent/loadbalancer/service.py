@@ -12,12 +12,7 @@ from functools import partial
 
 import msgspec
 
-from amphora_agent.errors import (
-    Conflict,
-    InvalidRequest,
-    OperationFailed,
-    PreconditionFailed,
-)
+from amphora_agent.errors import Conflict, InvalidRequest, OperationFailed, PreconditionFailed
 from amphora_agent.events import journal
 from amphora_agent.haproxy.apply import Change, find_greatest
 from amphora_agent.haproxy.process.activator import master_of
@@ -298,8 +293,8 @@ class Declared:
         *,
         dry_run: bool,
     ) -> Result:
-        if chosen is None and before is not None and before.record.chosen:
-            chosen = ProcessModel(before.record.chosen)
+        if chosen is None and before is not None:
+            chosen = before.record.chosen
         model = chosen or self._process_model
         self._require_free(lb_id, balancer, model)
         stored = self.states.stored(lb_id)
@@ -427,7 +422,7 @@ def _summarize(state: State) -> Summary:
     return Summary(
         loadbalancer_id=balancer.id,
         etag=state.record.etag,
-        process_model=ProcessModel(state.record.process_model),
+        process_model=state.record.process_model,
         generation=state.number,
         listeners=len(balancer.listeners),
         pools=len(balancer.pools),
@@ -447,7 +442,7 @@ def _answer(
     return Result(
         loadbalancer_id=lb_id,
         etag=record.etag,
-        process_model=ProcessModel(record.process_model),
+        process_model=record.process_model,
         created=before is None,
         dry_run=dry_run,
         step=find_greatest([plan.step for plan in plans]),

@@ -16,7 +16,7 @@ import msgspec
 
 from amphora_agent import files
 from amphora_agent.errors import NotFound
-from amphora_agent.model.responses import About
+from amphora_agent.model.responses import About, ProcessModel
 from amphora_agent.paths import Layout, ObjectId, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import COMMITTED, Manifest, Revisions
@@ -43,8 +43,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     etag: str
-    process_model: str
-    chosen: str | None
+    process_model: ProcessModel
+    chosen: ProcessModel | None
     maker: str
     processes: tuple[ObjectId, ...]
     layer4: tuple[ObjectId, ...] = ()
@@ -52,7 +52,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     marks: dict[str, str] = {}
 
     @property
-    def identity(self) -> tuple[str, str, str | None]:
+    def identity(self) -> tuple[str, str, ProcessModel | None]:
         """What a state must have in common with one that is wanted; its choice is remembered."""
         return self.etag, self.maker, self.chosen
 

@@ -12,7 +12,6 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
     ip_address,
-    ip_interface,
     ip_network,
 )
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
@@ -83,11 +82,6 @@ def parse_network(text: str) -> Network:
     if "%" in text:
         raise ValueError(f"{text!r} has a zone")
     return ip_network(text, strict=False)
-
-
-def parse_interface(text: str) -> Interface:
-    """Parse an address with a prefix length. Raises ValueError."""
-    return ip_interface(text)
 
 
 def parse_mac(text: str) -> Mac:

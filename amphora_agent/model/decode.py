@@ -12,6 +12,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable
+from ipaddress import ip_interface
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -102,7 +103,7 @@ T = TypeVar("T")
 _PARSERS: dict[Any, Callable[[str], object]] = {
     addressing.Address: addressing.parse_address,
     addressing.Network: addressing.parse_network,
-    addressing.Interface: addressing.parse_interface,
+    addressing.Interface: ip_interface,
     addressing.Mac: addressing.parse_mac,
 }
 

@@ -149,18 +149,16 @@ class Changes(msgspec.Struct, frozen=True):
 _TITLES = ("id", "when", "who", "subject", "what", "plan", "result", "ms", "gen")
 #: Columns that hold numbers, which stand at the right.
 _NUMBERS = frozenset({"id", "ms", "gen"})
+_FORMATS = ["{:>{}}" if title in _NUMBERS else "{:<{}}" for title in _TITLES]
 
 
 def table(entries: Sequence[Entry]) -> list[str]:
-    """Lines: one row for each entry, the words and the reasons below it."""
+    """Return lines: one row for each entry, the words and the reasons below it."""
     rows = [_TITLES, *(_row(entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row, entry in zip(rows, (None, *entries), strict=True):
-        cells = [
-            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-            for title, cell, width in zip(_TITLES, row, widths, strict=True)
-        ]
+        cells = map(str.format, _FORMATS, row, widths)
         lines.append("  ".join(cells).rstrip())
         if entry is not None:
             lines += _below(entry)

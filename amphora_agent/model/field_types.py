@@ -63,8 +63,7 @@ UrlPath = Annotated[
 ]
 _LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 DomainName = Annotated[
-    str,
-    _text(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?", "A host name.", "www.example.org"),
+    str, _text(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?", "A host name.", "www.example.org")
 ]
 ExpectedCodes = Annotated[
     str,

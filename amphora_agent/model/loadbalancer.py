@@ -180,10 +180,10 @@ class TlsContainer(_Object, frozen=True, kw_only=True):
     id: Text | None = None
     primary_cn: Text | None = None
     certificate: Pem
+    #: It can be left out where the amphora has it already: it is never given back.
     private_key: Pem | None = None
-    """It can be left out where the amphora has it already: it is never given back."""
+    #: Keys come decrypted.
     passphrase: None = None
-    """Keys come decrypted."""
     intermediates: tuple[Pem, ...] | None = None
 
 
@@ -199,10 +199,10 @@ class HealthMonitor(_Object, frozen=True, kw_only=True):
     type: MonitorType
     delay: Seconds
     timeout: Seconds
+    #: How many checks must pass until a member is up.
     max_retries: Retries
-    """How many checks must pass until a member is up."""
+    #: How many must fail until it is down; 3.
     max_retries_down: Retries | None = None
-    """How many must fail until it is down; 3."""
     admin_state_up: bool | None = None
     expected_codes: ExpectedCodes | None = None
     http_method: HttpMethod | None = None
@@ -351,12 +351,12 @@ class Listener(_Object, frozen=True, kw_only=True):
 
     @property
     def is_layer4(self) -> bool:
-        """Whether keepalived serves the listener, and not haproxy."""
+        """Return whether keepalived serves the listener, and not haproxy."""
         return self.protocol in (ListenerProtocol.UDP, ListenerProtocol.SCTP)
 
     @property
     def reads_http(self) -> bool:
-        """Whether haproxy understands what clients say to the listener."""
+        """Return whether haproxy reads what clients say to the listener as HTTP."""
         return self.protocol in (
             ListenerProtocol.HTTP,
             ListenerProtocol.PROMETHEUS,
@@ -419,10 +419,10 @@ class LoadBalancer(_Object, frozen=True, kw_only=True):
     admin_state_up: bool | None = None
     name: Text | None = None
     description: Text | None = None
+    #: Whatever the operator has put into it. It is stored and given back.
     flavor: Any = None
-    """Whatever the operator has put into it. It is stored and given back."""
+    #: The same of the availability zone.
     availability_zone: Any = None
-    """The same of the availability zone."""
     project_id: Id | None = None
     vip_network_id: Text | None = None
     vip_port_id: Text | None = None

@@ -38,12 +38,8 @@ class SubnetAddress(msgspec.Struct, frozen=True, kw_only=True):
         _same_family(self.subnet_cidr, "gateway", self.gateway)
 
 
-class VipAddress(SubnetAddress, frozen=True, kw_only=True):
-    """One more VIP on the same port, perhaps in another subnet and family."""
-
-
 class VipPlug(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of `POST /plug/vip/{vip}`."""
+    """The body of `POST /plug/vip/{vip}`. `additional_vips` may be of other subnets."""
 
     subnet_cidr: Network
     gateway: Address | None
@@ -51,7 +47,7 @@ class VipPlug(msgspec.Struct, frozen=True, kw_only=True):
     mtu: Mtu | None = None
     vrrp_ip: Address | None = None
     host_routes: tuple[HostRoute, ...] | None = None
-    additional_vips: tuple[VipAddress, ...] | None = None
+    additional_vips: tuple[SubnetAddress, ...] | None = None
     is_sriov: bool | None = None
 
     def __post_init__(self) -> None:
@@ -72,9 +68,9 @@ class PluggedVip(VipPlug, frozen=True, kw_only=True):
         _same_family(self.subnet_cidr, "vip", self.vip)
 
     @property
-    def vips(self) -> tuple[VipAddress, ...]:
+    def vips(self) -> tuple[SubnetAddress, ...]:
         """Every VIP of the port in one form; the load balancer's own is the first."""
-        own = VipAddress(
+        own = SubnetAddress(
             ip_address=self.vip,
             subnet_cidr=self.subnet_cidr,
             gateway=self.gateway,
@@ -83,15 +79,12 @@ class PluggedVip(VipPlug, frozen=True, kw_only=True):
         return (own, *(self.additional_vips or ()))
 
 
-class FixedIp(SubnetAddress, frozen=True, kw_only=True):
-    """An address of the port in a network of members."""
-
-
 class NetworkPlug(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of `POST /plug/network`. With `vip_net_info` the port is the VIP's own."""
+    """The body of `POST /plug/network`, a network of members. With `vip_net_info` the port is the
+    VIP's own."""
 
     mac_address: Mac
-    fixed_ips: tuple[FixedIp, ...] | None = None
+    fixed_ips: tuple[SubnetAddress, ...] | None = None
     mtu: Mtu | None = None
     vip_net_info: PluggedVip | None = None
     is_sriov: bool | None = None

@@ -73,16 +73,7 @@ _TLS13_SUITES = frozenset(
         "TLS_CHACHA20_POLY1305_SHA256",
     }
 )
-_CONTAINERS = (
-    "client_ca_tls_container_data",
-    "client_ca_tls_container_ref",
-    "client_crl_container_data",
-    "client_crl_container_ref",
-    "default_tls_container_data",
-    "default_tls_container_ref",
-    "sni_container_data",
-    "sni_container_refs",
-)
+_CONTAINERS = tuple(name for name in Listener.__struct_fields__ if "_container_" in name)
 
 
 def find_problems(balancer: LoadBalancer) -> Iterator[Problem]:

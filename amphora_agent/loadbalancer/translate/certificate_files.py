@@ -12,11 +12,7 @@ import msgspec
 
 from amphora_agent.model.decode import Problem
 from amphora_agent.model.loadbalancer import Listener, LoadBalancer, Pool, TlsContainer
-from amphora_agent.model.resolved import (
-    ResolvedListener,
-    ResolvedLoadBalancer,
-    ResolvedPool,
-)
+from amphora_agent.model.resolved import ResolvedListener, ResolvedLoadBalancer, ResolvedPool
 from amphora_agent.x509 import pem
 
 #: The label of any private key.

@@ -16,11 +16,7 @@ import msgspec
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.replies.statistics import read_statistics
-from amphora_agent.model.resolved import (
-    ResolvedListener,
-    ResolvedLoadBalancer,
-    ResolvedPool,
-)
+from amphora_agent.model.resolved import ResolvedListener, ResolvedLoadBalancer, ResolvedPool
 from amphora_agent.model.responses import (
     About,
     ListenerStatus,

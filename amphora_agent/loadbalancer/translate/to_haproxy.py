@@ -187,9 +187,7 @@ _VERIFY = {
 
 
 def translate_listener(
-    listener: ResolvedListener,
-    vips: tuple[Address, ...],
-    names: Mapping[str, Mapping[Use, str]],
+    listener: ResolvedListener, vips: tuple[Address, ...], names: Mapping[str, Mapping[Use, str]]
 ) -> Frontend:
     """Return the frontend of a listener. `names` are those of the backends that pools which are up
     have for each use, by the ids of the pools."""

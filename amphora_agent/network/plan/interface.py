@@ -17,7 +17,7 @@ import msgspec
 
 from amphora_agent.errors import InvalidRequest
 from amphora_agent.model.addressing import Address, Interface, Mac, Network
-from amphora_agent.model.plugging import HostRoute, Mtu, NetworkPlug, PluggedVip, VipAddress
+from amphora_agent.model.plugging import HostRoute, Mtu, NetworkPlug, PluggedVip, SubnetAddress
 
 #: The interface that holds the VIPs, whatever the kernel called it.
 VIP_INTERFACE = "eth1"
@@ -246,7 +246,7 @@ class _Routing:
         """The routes that stand here only because a tenant chose them."""
         return frozenset(self._chosen)
 
-    def add_vip(self, vip: VipAddress, table: int) -> None:
+    def add_vip(self, vip: SubnetAddress, table: int) -> None:
         source = vip.ip_address if table == VIP_TABLE else None
         self._add(vip.subnet_cidr, table, source=source)
         self.add_default(vip.gateway, table)

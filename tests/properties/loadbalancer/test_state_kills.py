@@ -11,6 +11,7 @@ import pytest
 
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.loadbalancer.states import Record, State, States
+from amphora_agent.model.responses import ProcessModel
 from amphora_agent.paths import InstanceLayout, Layout, object_id
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.revisions.store import RevisionStore
@@ -46,7 +47,11 @@ def change(store: States, etag: str, *, certificates: bool = True) -> None:
     kept = [name for name in SAME if certificates or "/" not in name]
     before = store.state(LB)
     record = Record(
-        etag=etag, process_model="loadbalancer", chosen=None, maker="test", processes=(LB,)
+        etag=etag,
+        process_model=ProcessModel.LOADBALANCER,
+        chosen=None,
+        maker="test",
+        processes=(LB,),
     )
     made = {"changed.cfg": etag.encode()}
     if before is None or not {*kept} <= before.files.keys():

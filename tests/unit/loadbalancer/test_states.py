@@ -7,7 +7,7 @@ import pytest
 from amphora_agent.errors import NotFound
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.loadbalancer.states import Record, State, States
-from amphora_agent.model.responses import About, Purpose
+from amphora_agent.model.responses import About, ProcessModel, Purpose
 from amphora_agent.paths import Layout, ObjectId, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.live import LiveFiles
@@ -31,7 +31,7 @@ def store(layout: Layout) -> States:
 def record(etag: str = "1", *processes: ObjectId) -> Record:
     return Record(
         etag=etag,
-        process_model="loadbalancer",
+        process_model=ProcessModel.LOADBALANCER,
         chosen=None,
         maker="test",
         processes=processes or (LB,),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_interface
 from typing import Any
 
 import pytest
 
 from amphora_agent.model.addressing import (
     parse_address,
-    parse_interface,
     parse_mac,
     parse_network,
 )
@@ -65,7 +65,7 @@ def spec(
         network=plug,
         single=single,
         lease=lease,
-        owned=tuple(parse_interface(text) for text in owned),
+        owned=tuple(ip_interface(text) for text in owned),
     )
 
 
@@ -102,7 +102,7 @@ def test_an_ipv6_vip_in_single() -> None:
 def test_in_active_standby_vip_table_and_rules_are_left_to_keepalived(vip: dict[str, Any]) -> None:
     wanted = spec(vip, single=False)
     assert [address.interface.ip for address in wanted.addresses] == [
-        parse_interface(vip["vrrp_ip"]).ip
+        ip_interface(vip["vrrp_ip"]).ip
     ]
     assert {route.table for route in wanted.routes} == {254}
     assert wanted.rules == ()
@@ -156,7 +156,7 @@ def test_an_ipv6_vip_without_vrrp_ip_takes_slaac() -> None:
 
 
 LEASE = Lease(
-    address=parse_interface("10.1.0.77/24"),
+    address=ip_interface("10.1.0.77/24"),
     routes=(
         HostRoute(destination=parse_network("192.168.0.0/16"), nexthop=parse_address("10.1.0.9")),
     ),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_interface
 from pathlib import Path
 
 import pytest
 
-from amphora_agent.model.addressing import parse_interface, parse_mac
+from amphora_agent.model.addressing import parse_mac
 from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import NetworkPlug, PluggedVip
 from amphora_agent.network.records import PortRecord, PortRecords
@@ -44,7 +45,7 @@ def record(name: str = "eth1", last: str = "01") -> PortRecord:
         name=name,
         vip=VIP,
         network=NETWORK,
-        owned=(parse_interface("10.1.0.7/24"), parse_interface("fd01::5/128")),
+        owned=(ip_interface("10.1.0.7/24"), ip_interface("fd01::5/128")),
     )
 
 

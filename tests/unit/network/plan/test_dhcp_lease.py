@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_interface
+
 import pytest
 
 from amphora_agent.errors import InvalidRequest
-from amphora_agent.model.addressing import parse_interface
 from amphora_agent.model.decode import decode, encode
 from amphora_agent.network.plan.interface import Lease, parse_lease
 
@@ -43,7 +44,7 @@ def routes(text: str) -> list[str]:
 
 def test_address_mtu_routes_and_end_are_taken() -> None:
     taken = lease()
-    assert taken.address == parse_interface("10.2.0.52/24")
+    assert taken.address == ip_interface("10.2.0.52/24")
     assert taken.mtu == 1400
     assert taken.expires == NOW + 86400
     assert str(taken) == "10.2.0.52/24, 192.168.7.0/24 via 10.2.0.9, mtu 1400"
@@ -51,7 +52,7 @@ def test_address_mtu_routes_and_end_are_taken() -> None:
 
 def test_a_lease_of_an_address_alone() -> None:
     taken = lease(mtu=None, staticroutes=None)
-    assert taken == Lease(address=parse_interface("10.2.0.52/24"), expires=NOW + 86400)
+    assert taken == Lease(address=ip_interface("10.2.0.52/24"), expires=NOW + 86400)
 
 
 def test_it_is_the_same_after_the_disk() -> None:
