@@ -135,8 +135,8 @@ class DeclarativeClient(Client):
         return list(self._json("GET", "/2.0/loadbalancers")["loadbalancers"])
 
     def status(self, lb_id: str) -> Json:
-        """Return `operating_status` and `reason` of the load balancer, and in `listeners`, `pools` and
-        their `members` those of each part."""
+        """Return `operating_status` and `reason` of the load balancer and of each part, in `listeners`,
+        `pools` and their `members`."""
         return self._json("GET", f"{_path(lb_id)}/status")
 
     def patch_pool(

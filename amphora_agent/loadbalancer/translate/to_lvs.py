@@ -31,7 +31,7 @@ _ALGORITHM = {
 
 
 class RealServer(NamedTuple):
-    """A member. `checked` is where it is checked: an address and a port."""
+    """A member, and where it is checked."""
 
     id: str
     disabled: bool
@@ -39,10 +39,6 @@ class RealServer(NamedTuple):
     weight: int
     check_address: str
     check_port: int
-
-    @property
-    def checked(self) -> str:
-        return f"{self.check_address} {self.check_port}"
 
 
 class Group(NamedTuple):
