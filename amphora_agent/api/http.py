@@ -138,8 +138,8 @@ def require_known_query() -> None:
     from amphora_agent.api.openapi import query_names
 
     known = query_names(request.method, request.url_rule.rule)
-    words = f"is unknown here; known: {', '.join(sorted(known)) or 'none'}"
-    wrong = [(name, words) for name in request.args if name not in known]
+    message = f"is unknown here; known: {', '.join(sorted(known)) or 'none'}"
+    wrong = [(name, message) for name in request.args if name not in known]
     wrong += [(name, "is there twice") for name, all_ in request.args.lists() if len(all_) > 1]
     if wrong:
         raise InvalidRequest.from_problems(wrong)
@@ -155,8 +155,8 @@ def find_choice(name: str, choices: Mapping[str, Choice], default: Choice) -> Ch
     if value is None:
         return default
     if value not in choices:
-        words = f"{value!r} is not one of {', '.join(choices)}"
-        raise InvalidRequest.from_problems([(name, words)])
+        message = f"{value!r} is not one of {', '.join(choices)}"
+        raise InvalidRequest.from_problems([(name, message)])
     return choices[value]
 
 

@@ -68,7 +68,7 @@ _DRY_RUN = Parameter(
 _PROCESS_MODEL = Parameter(
     "process_model",
     "query",
-    {"type": "string", "enum": [str(each) for each in ProcessModel]},
+    {"type": "string", "enum": [str(model) for model in ProcessModel]},
     "How the listeners share processes from now on; without it, as it is, or as it is set for the "
     "amphora.",
 )
@@ -186,8 +186,8 @@ _SCHEMAS: dict[object, dict[str, Any]] = {
 def describe_briefly() -> bytes:
     """Return the operations in JSON, each with one sentence."""
     operations = [
-        {"method": each.method, "path": _path(each.rule), "description": each.words}
-        for each in OPERATIONS
+        {"method": operation.method, "path": _path(operation.rule), "description": operation.words}
+        for operation in OPERATIONS
     ]
     return msgspec.json.encode(
         {"version": __version__, "openapi": "/2.0/openapi.json", "operations": operations}
@@ -227,10 +227,10 @@ def _normalize(schema: Any) -> Any:
     write `propertyNames`.
     """
     if isinstance(schema, list):
-        return [_normalize(each) for each in schema]
+        return [_normalize(element) for element in schema]
     if not isinstance(schema, dict):
         return schema
-    normal = {key: _normalize(each) for key, each in schema.items() if key != "propertyNames"}
+    normal = {key: _normalize(value) for key, value in schema.items() if key != "propertyNames"}
     if isinstance(description := normal.get("description"), str):
         normal["description"] = _reflow(description)
     if "anyOf" in normal:

@@ -64,7 +64,7 @@ class ProblemError(AmphoraError):
         self.title = str(answer.get("title", ""))
         self.detail = str(answer.get("detail", ""))
         self.errors = tuple(
-            Wrong(str(each["path"]), str(each["message"])) for each in answer.get("errors", ())
+            Wrong(str(place["path"]), str(place["message"])) for place in answer.get("errors", ())
         )
 
 

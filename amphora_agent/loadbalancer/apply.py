@@ -114,13 +114,13 @@ class Commitment:
             before = self._committed(instance)
             now = config_dir.read_directory(revisions, own, before)
 
-            def check(some: Texts) -> Completed:
+            def check(texts: Texts) -> Completed:
                 named = {
                     name: revisions.path(entry.digest)
                     for name, entry in own.items()
                     if name.startswith(CERTIFICATES) or name.endswith(".cidrs")
                 }
-                return self.instances.haproxy.check_directory(some, named, instance.current)
+                return self.instances.haproxy.check_directory(texts, named, instance.current)
 
             were = before.texts if before else {}
             candidate = Candidate(
@@ -181,8 +181,8 @@ class Commitment:
         with self.instances.takeovers.taking_over(lb_id, old) as takeover:
             start(takeover)
             # Should this be interrupted from here on, the other one counts.
-            for each in old:
-                Revisions.of(each).drop(f"{LOADED}{each.id}")
+            for instance in old:
+                Revisions.of(instance).drop(f"{LOADED}{instance.id}")
             takeover.end()
         others = [process for process in processes if process != lb_id]
         self.end_processes(others, [*state.record.layer4, *layer4])
@@ -219,7 +219,9 @@ class Commitment:
         """Return the processes of haproxy and the listeners of keepalived that a load balancer has
         had and has no more; after a change, and after one that a kill or the disk cut off."""
         own = self.layout.rendered(lb_id)
-        processes = {each.id for each in self.layout.processes_of(own)} - {*record.processes}
+        processes = {instance.id for instance in self.layout.processes_of(own)} - {
+            *record.processes
+        }
         if lb_id not in record.processes and (
             self.instances.supervisor.state(own.process) is not ProcessState.STOPPED
             or own.last_good.exists()
@@ -227,10 +229,10 @@ class Commitment:
         ):
             processes.add(lb_id)
         listeners = [
-            each.id
-            for each in self.layout.lvs_listeners()
-            if each.id not in record.layer4
-            and lvs.find_owner(each.configuration.read_bytes()) == lb_id
+            listener.id
+            for listener in self.layout.lvs_listeners()
+            if listener.id not in record.layer4
+            and lvs.find_owner(listener.configuration.read_bytes()) == lb_id
         ]
         return sorted(processes), listeners
 
@@ -299,9 +301,9 @@ class Commitment:
 
     def keep_texts(self, prepared: Sequence[Prepared]) -> None:
         """Keep the texts that are committed now, unless they take too much room."""
-        for each in prepared:
-            self._read[each.instance.id] = each.read[0]
-        if sum(each.size for each in self._read.values()) > _MOST_CHARACTERS:
+        for process in prepared:
+            self._read[process.instance.id] = process.read[0]
+        if sum(directory.size for directory in self._read.values()) > _MOST_CHARACTERS:
             self._read.clear()
 
 
@@ -320,7 +322,7 @@ class StateChange(Change):
 
     @property
     def differences(self) -> Sequence[Difference]:
-        return [*chain.from_iterable(each.verdict.differences for each in self.prepared)]
+        return [*chain.from_iterable(process.verdict.differences for process in self.prepared)]
 
     def commit(self, stages: contextlib.ExitStack) -> None:
         commitment, lb_id = self.commitment, self.instance.id
@@ -330,8 +332,8 @@ class StateChange(Change):
             takeovers.tell_apart(self.instance)
             # Its process has another name now.
             self.prepared = [
-                each._replace(instance=commitment.layout.rendered(each.instance.id))
-                for each in self.prepared
+                process._replace(instance=commitment.layout.rendered(process.instance.id))
+                for process in self.prepared
             ]
         self.state = commitment.states.commit(lb_id, self.staged)
         if uploaded is not None or self.before is not None:
@@ -378,8 +380,8 @@ class StateChange(Change):
     def finish(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
         assert self.state is not None
         commitment, lb_id = self.commitment, self.instance.id
-        for each in self.prepared:
-            commitment.instances.acceptance.committed(each.instance, each.verdict)
+        for process in self.prepared:
+            commitment.instances.acceptance.committed(process.instance, process.verdict)
         commitment.keep_texts(self.prepared)
         commitment.remove_uploaded(lb_id)
         if self.before is not None:
@@ -420,7 +422,7 @@ def _replace_uploaded(lb_id: ObjectId, plans: Iterable[ProcessPlan]) -> list[Pro
 def _list_stopped(before: State | None, record: Record) -> list[ProcessPlan]:
     """Return the plans of processes that end with a state from before."""
     gone = _find_others(before.record, record) if before else ()
-    return [ProcessPlan(id=each, step="stop") for each in chain.from_iterable(gone)]
+    return [ProcessPlan(id=name, step="stop") for name in chain.from_iterable(gone)]
 
 
 def _find_others(
@@ -430,6 +432,6 @@ def _find_others(
     if than is None:
         return record.processes, record.layer4
     return (
-        [each for each in record.processes if each not in than.processes],
-        [each for each in record.layer4 if each not in than.layer4],
+        [process for process in record.processes if process not in than.processes],
+        [listener for listener in record.layer4 if listener not in than.layer4],
     )

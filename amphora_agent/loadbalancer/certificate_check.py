@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 def main() -> int:
     given = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Given])
-    sys.stdout.buffer.write(msgspec.json.encode([check_file(each) for each in given]))
+    sys.stdout.buffer.write(msgspec.json.encode([check_file(file) for file in given]))
     return 0
 
 
@@ -90,17 +90,17 @@ def _in_order(
     Raises:
         Unfit: one of them does not belong to it.
     """
-    chain, left = [leaf], [each for each in others if each[1] != leaf[1]]
+    chain, left = [leaf], [other for other in others if other[1] != leaf[1]]
     while left:
-        issuers = [each for each in left if _issued(chain[-1][1], each[1])]
+        issuers = [other for other in left if _issued(chain[-1][1], other[1])]
         if not issuers:
             raise Unfit(
                 "the chain is broken: "
                 f"none of the others has issued {_subject(chain[-1][1])}; "
-                f"left over: {', '.join(_subject(each[1]) for each in left)}"
+                f"left over: {', '.join(_subject(other[1]) for other in left)}"
             )
         chain.append(issuers[0])
-        left = [each for each in left if each[1] != issuers[0][1]]
+        left = [other for other in left if other[1] != issuers[0][1]]
     return chain
 
 
@@ -123,8 +123,8 @@ def _authorities(given: Given, content: Content) -> Checked:
 def _revocations(given: Given, content: Content) -> Checked:
     if content != Content(revocations=content.revocations):
         raise Unfit("it must have revocation lists, and nothing else")
-    words = "a revocation list"
-    first, *_ = [_load(x509.load_der_x509_crl, each, words) for each in content.revocations]
+    what = "a revocation list"
+    first, *_ = [_load(x509.load_der_x509_crl, block, what) for block in content.revocations]
     about = About(
         purpose=Purpose.REVOCATIONS,
         subject=first.issuer.rfc4514_string(),
@@ -135,11 +135,11 @@ def _revocations(given: Given, content: Content) -> Checked:
     return Checked(given.name, pem=content.text.decode(), about=about)
 
 
-def _load(load: Callable[[bytes], T], block: Block, words: str) -> T:
+def _load(load: Callable[[bytes], T], block: Block, what: str) -> T:
     try:
         return load(block.content)
     except ValueError as error:
-        raise Unfit(f"{words} cannot be read: {error}") from None
+        raise Unfit(f"{what} cannot be read: {error}") from None
 
 
 def _parsed(block: Block) -> x509.Certificate:
@@ -156,7 +156,7 @@ def _about(purpose: Purpose, chain: list[x509.Certificate]) -> About:
         not_before=_time(leaf.not_valid_before_utc),
         not_after=_time(leaf.not_valid_after_utc),
         fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
-        chain=tuple(_subject(each) for each in chain[1:]),
+        chain=tuple(_subject(issuer) for issuer in chain[1:]),
     )
 
 

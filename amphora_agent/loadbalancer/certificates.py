@@ -85,26 +85,26 @@ def resolve_certificates(
     came, lists = _extract(balancer, processes, before, stored)
     kept = before.record.certificates if before else {}
     # Whose a file is is in its name; which process has it may change.
-    had = {(Path(name).name, each.given): name for name, each in kept.items()}
+    had = {(Path(name).name, kept_file.given): name for name, kept_file in kept.items()}
     contents: dict[str, bytes] = {}
     known: dict[str, KeptCertificate] = {}
     new: list[Given] = []
-    for name, each in came.items():
-        was = had.get((Path(name).name, each.digest))
+    for name, given in came.items():
+        was = had.get((Path(name).name, given.digest))
         if was is not None and before is not None:
             known[name] = kept[was]
             contents[name] = before.content(was)
         else:
-            new.append(Given(name, each.content.decode(errors="replace"), each.purpose))
+            new.append(Given(name, given.content.decode(errors="replace"), given.purpose))
     wrong: dict[tuple[str, str], None] = {}
     for checked in check(new):
-        each = came[checked.name]
+        given = came[checked.name]
         if checked.about is None:
-            wrong[each.path, checked.problem] = None
+            wrong[given.path, checked.problem] = None
             continue
         content = checked.pem.encode()
         contents[checked.name] = content
-        known[checked.name] = KeptCertificate(each.digest, digest_of(content), checked.about)
+        known[checked.name] = KeptCertificate(given.digest, digest_of(content), checked.about)
     if wrong:
         raise InvalidRequest.from_problems(wrong)
     return Certificates({**contents, **lists}, known)
@@ -134,18 +134,18 @@ def _extract(
         )
         for wanted in processes
     ]
-    problems = dict.fromkeys(problem for _, some in extracted for problem in some.problems)
+    problems = dict.fromkeys(problem for _, files in extracted for problem in files.problems)
     if problems:
         raise InvalidRequest.from_problems(problems)
-    needed = {name for _, some in extracted for name in some.files}
+    needed = {name for _, files in extracted for name in files.files}
     find = partial(_find_before, before, "")
     idle = certificate_files.extract_idle(balancer, needed, before=find, stored=stored)
     came: dict[str, _GivenFile] = {}
     lists: dict[str, bytes] = {}
-    for prefix, some in (*extracted, ("", idle)):
-        for name, content in some.files.items():
+    for prefix, files in (*extracted, ("", idle)):
+        for name, content in files.files.items():
             full = f"{prefix}certificates/{name}"
-            if path := some.paths.get(name):
+            if path := files.paths.get(name):
                 word = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
                 purpose = _PURPOSES.get(word, Purpose.CERTIFICATE)
                 came[full] = _GivenFile(content, _digest_of_pem(content), purpose, path)

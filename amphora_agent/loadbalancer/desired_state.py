@@ -84,11 +84,15 @@ def make_draft(
     resolved = resolve_certificates(balancer, processes, before, stored)
     places = choose_places(balancer.id)
     layer4 = {
-        ObjectId(each.listener_id): render_layer4(translate_virtual_server(balancer, each), places)
-        for each in balancer.lvs_listeners
+        ObjectId(listener.listener_id): render_layer4(
+            translate_virtual_server(balancer, listener), places
+        )
+        for listener in balancer.lvs_listeners
     }
     content = CANONICAL.encode(without_keys(balancer.model))
-    digests = CANONICAL.encode({name: each.file for name, each in resolved.known.items()})
+    digests = CANONICAL.encode(
+        {name: certificate.file for name, certificate in resolved.known.items()}
+    )
     # What tells this load balancer from every other one.
     identity = hashlib.sha256(b"\0".join((content, str(model).encode(), digests)))
     record = Record(
@@ -96,7 +100,7 @@ def make_draft(
         process_model=model,
         chosen=chosen,
         maker=__version__,
-        processes=tuple(ObjectId(each.process.id) for each in processes),
+        processes=tuple(ObjectId(wanted.process.id) for wanted in processes),
         layer4=tuple(layer4),
         certificates=dict(resolved.known),
     )
@@ -137,8 +141,8 @@ def _choose_processes(
     served = {balancer.id: listeners} if listeners else {}
     if model is ProcessModel.LISTENER:
         served = {listener.listener_id: (listener,) for listener in listeners}
-    for name, some in served.items():
-        process = translate_process(name, balancer.vips, some)
+    for name, served_listeners in served.items():
+        process = translate_process(name, balancer.vips, served_listeners)
         prefix = f"{name}/" if model is ProcessModel.LISTENER else ""
         yield WantedProcess(
             prefix,
@@ -152,8 +156,8 @@ def _limit_connections(process: Process, descriptors: int) -> Process:
     """Return a process with no more connections than there are file descriptors for, with which
     haproxy starts: each takes two, and every second one half a pipe (haproxy/config/preflight.py).
     """
-    sockets = sum(len(each.binds) for each in process.frontends)
-    sockets += sum(len(each.servers) for each in process.backends if each.check)
+    sockets = sum(len(frontend.binds) for frontend in process.frontends)
+    sockets += sum(len(backend.servers) for backend in process.backends if backend.check)
     most = (descriptors - sockets - _OTHERS) * 2 // 5
     limit = max(1, min(process.connection_limit, most))
     return process._replace(

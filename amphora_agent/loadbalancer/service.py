@@ -226,7 +226,7 @@ class Declared:
                 self.states.remove(lb_id)
                 self._answered.pop(lb_id, None)
         processes = (*state.record.processes, *state.record.layer4)
-        plans = [ProcessPlan(id=each, step="stop") for each in processes]
+        plans = [ProcessPlan(id=process, step="stop") for process in processes]
         return _answer(lb_id, state.record, state, plans, dry_run=dry_run)
 
     def give_way(self, lb_id: ObjectId, start: Callable[[Takeover], object]) -> None:
@@ -328,7 +328,7 @@ class Declared:
         Raises:
             Conflict
         """
-        names = [each.listener_id for each in balancer.listeners if not each.is_layer4]
+        names = [listener.listener_id for listener in balancer.listeners if not listener.is_layer4]
         if model is not ProcessModel.LISTENER:
             names = []
         if lb_id in names:

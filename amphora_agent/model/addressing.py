@@ -160,8 +160,8 @@ def claim(
     return Claim(transport, name, versions, low, low if high is None else high)
 
 
-def first_meeting(some: Iterable[Claim], others: Iterable[Claim]) -> Claim | None:
-    """Return the first of `some` that meets one of the others."""
+def first_meeting(claims: Iterable[Claim], others: Iterable[Claim]) -> Claim | None:
+    """Return the first of `claims` that meets one of the others."""
     by_port: dict[int, list[Claim]] = {}
     ranges: list[Claim] = []
     for other in others:
@@ -170,7 +170,7 @@ def first_meeting(some: Iterable[Claim], others: Iterable[Claim]) -> Claim | Non
         else:
             ranges.append(other)
     every_port = [claim for claims in by_port.values() for claim in claims]
-    for own in some:
+    for own in claims:
         at_port = by_port.get(own.low, []) if own.low == own.high else every_port
         if any(map(own.meets, (*at_port, *ranges))):
             return own

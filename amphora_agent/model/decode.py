@@ -26,10 +26,10 @@ class Problem(NamedTuple):
     """`path` as a person writes it: `listeners[2].l7policies[0].rules[1].value`."""
 
     path: str
-    words: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.words}"
+        return f"{self.path}: {self.message}"
 
 
 def either(names: Iterable[str]) -> str:
@@ -47,29 +47,29 @@ _PATTERN = re.compile(r"Expected `str` matching regex .*", re.DOTALL)
 
 def _explain(error: msgspec.ValidationError, as_type: Any) -> Problem:
     """Say in words what `error` means, which came from decoding into `as_type`."""
-    words = str(error)
+    message = str(error)
     path = ""
     place_type = None
-    if place := _PLACE.search(words):
-        path, words = place["path"], words[: place.start()]
+    if place := _PLACE.search(message):
+        path, message = place["path"], message[: place.start()]
     with contextlib.suppress(LookupError):
         place_type = _find_type(inspect.type_info(as_type), path)
     if place and place["key"] and isinstance(place_type, inspect.DictType):
         place_type = place_type.key_type
-    if unknown := _UNKNOWN.fullmatch(words):
+    if unknown := _UNKNOWN.fullmatch(message):
         fields = place_type.fields if isinstance(place_type, inspect.StructType) else ()
         known = either(field.encode_name for field in fields)
-        path, words = f"{path}.{unknown['field']}", f"unknown; known: {known}"
-    elif missing := _MISSING.fullmatch(words):
-        path, words = f"{path}.{missing['field']}", "is missing"
-    elif (wrong := _ENUM.fullmatch(words)) and isinstance(place_type, inspect.EnumType):
+        path, message = f"{path}.{unknown['field']}", f"unknown; known: {known}"
+    elif missing := _MISSING.fullmatch(message):
+        path, message = f"{path}.{missing['field']}", "is missing"
+    elif (wrong := _ENUM.fullmatch(message)) and isinstance(place_type, inspect.EnumType):
         allowed = ", ".join(str(member.value) for member in place_type.cls)
-        words = f"{wrong['value']} is not one of {allowed}"
-    elif _PATTERN.fullmatch(words) and isinstance(place_type, inspect.Metadata):
+        message = f"{wrong['value']} is not one of {allowed}"
+    elif _PATTERN.fullmatch(message) and isinstance(place_type, inspect.Metadata):
         schema = place_type.extra_json_schema or {}
         if meant := schema.get("description"):
-            words = f"not allowed there: {meant}"
-    return Problem(path.lstrip(".") or "body", words)
+            message = f"not allowed there: {meant}"
+    return Problem(path.lstrip(".") or "body", message)
 
 
 def _find_type(kind: inspect.Type, path: str) -> inspect.Type:

@@ -121,15 +121,17 @@ class ResolvedLoadBalancer(NamedTuple):
     @property
     def active_listeners(self) -> tuple[ResolvedListener, ...]:
         """The listeners that are up, if the load balancer is."""
-        return tuple(each for each in self.listeners if self.is_up and each.admin_state_up)
+        return tuple(
+            listener for listener in self.listeners if self.is_up and listener.admin_state_up
+        )
 
     @property
     def haproxy_listeners(self) -> tuple[ResolvedListener, ...]:
-        return tuple(each for each in self.active_listeners if not each.is_layer4)
+        return tuple(listener for listener in self.active_listeners if not listener.is_layer4)
 
     @property
     def lvs_listeners(self) -> tuple[ResolvedListener, ...]:
-        return tuple(each for each in self.active_listeners if each.is_layer4)
+        return tuple(listener for listener in self.active_listeners if listener.is_layer4)
 
     def claims(self) -> frozenset[Claim]:
         """Return where the listeners listen."""
@@ -290,36 +292,36 @@ def merge_pools(balancer: LoadBalancer) -> MergedPools:
     return MergedPools(pools, differing)
 
 
-def _merge(one: Any, other: Any, path: str) -> Any:
+def _merge(first: Any, other: Any, path: str) -> Any:
     """Return what two values of a field say together. Raises _DifferentError."""
-    if other is None or one == other:
-        return one
-    if one is None:
+    if other is None or first == other:
+        return first
+    if first is None:
         return other
-    if isinstance(one, msgspec.Struct) and type(one) is type(other):
-        return replace(one, **_merge_fields(one, other, path))
-    if isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
-        in_order = _sort_as(one, other)
-        pairs = zip(one, in_order, strict=True)
+    if isinstance(first, msgspec.Struct) and type(first) is type(other):
+        return replace(first, **_merge_fields(first, other, path))
+    if isinstance(first, tuple) and isinstance(other, tuple) and len(first) == len(other):
+        in_order = _sort_as(first, other)
+        pairs = zip(first, in_order, strict=True)
         return tuple(_merge(*pair, f"{path}[{i}]") for i, pair in enumerate(pairs))
     raise _DifferentError(path)
 
 
-def _merge_fields(one: msgspec.Struct, other: msgspec.Struct, path: str) -> dict[str, object]:
+def _merge_fields(first: msgspec.Struct, other: msgspec.Struct, path: str) -> dict[str, object]:
     fields = {}
-    for name in one.__struct_fields__:
-        a, b = getattr(one, name), getattr(other, name)
+    for name in first.__struct_fields__:
+        a, b = getattr(first, name), getattr(other, name)
         if a is None or (b is not None and a != b and name not in _ASIDE):
             fields[name] = _merge(a, b, f"{path}.{name}" if path else name)
     return fields
 
 
-def _sort_as(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Members of `other` in the order of `one`, where they are the same members."""
-    if not all(isinstance(each, Member) for each in (*one, *other)):
+def _sort_as(first: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Members of `other` in the order of `first`, where they are the same members."""
+    if not all(isinstance(element, Member) for element in (*first, *other)):
         return other
     by_id = {member.member_id: member for member in other}
-    in_order = tuple(by_id.get(member.member_id) for member in one)
+    in_order = tuple(by_id.get(member.member_id) for member in first)
     return other if None in in_order else in_order
 
 

@@ -111,7 +111,9 @@ def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
         for number, policy in enumerate(listener.l7policies or ())
     ]
     pools = enumerate(balancer.pools or ())
-    names = [(f"listeners[{index}].listener_id", each.listener_id) for index, each in listeners]
+    names = [
+        (f"listeners[{index}].listener_id", listener.listener_id) for index, listener in listeners
+    ]
     yield from _once(names)
     yield from _once((f"{path}.l7policy_id", policy.l7policy_id) for path, policy in policies)
     yield from _once(
@@ -123,8 +125,8 @@ def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
     for path, pool in find_pools(balancer):
         names.append((f"{path}.pool_id", pool.pool_id))
         if field := merged.differing.get(path):
-            words = f"pool {pool.pool_id} is described differently elsewhere"
-            yield Problem(f"{path}.{field}", words)
+            message = f"pool {pool.pool_id} is described differently elsewhere"
+            yield Problem(f"{path}.{field}", message)
         yield from _once(
             (f"{path}.members[{index}].member_id", member.member_id)
             for index, member in enumerate(pool.members or ())
@@ -150,8 +152,8 @@ def _ports(balancer: LoadBalancer) -> Iterator[Problem]:
         place = (transport, listener.protocol_port)
         path = f"listeners[{index}].protocol_port"
         if place in taken:
-            words = f"{listener.protocol_port} is the {transport} port of {taken[place]} already"
-            yield Problem(path, words)
+            message = f"{listener.protocol_port} is the {transport} port of {taken[place]} already"
+            yield Problem(path, message)
         taken.setdefault(place, f"listener {listener.listener_id}")
 
 
@@ -167,12 +169,12 @@ def _listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Itera
             pool_path = f"{inner}.redirect_pool_id"
             yield from _usable(pool_path, policy.target_pool_id, listener, known)
     if listener.added_headers and protocol not in _HTTP:
-        words = f"a {protocol} listener adds none; {either(_HTTP)} does"
-        yield Problem(f"{path}.insert_headers", words)
+        message = f"a {protocol} listener adds none; {either(_HTTP)} does"
+        yield Problem(f"{path}.insert_headers", message)
     for header in listener.added_headers:
         if header.startswith("X-SSL-") and protocol is ListenerProtocol.HTTP:
-            words = "only a TERMINATED_HTTPS listener can add it"
-            yield Problem(f"{path}.insert_headers.{header}", words)
+            message = "only a TERMINATED_HTTPS listener can add it"
+            yield Problem(f"{path}.insert_headers.{header}", message)
     yield from _listener_tls(path, listener)
 
 
@@ -186,8 +188,8 @@ def _usable(
     if pool is None:
         yield Problem(path, f"there is no pool {pool_id}")
     elif pool.protocol not in allowed:
-        words = f"a {listener.protocol} listener cannot use a {pool.protocol} pool"
-        yield Problem(path, f"{words}; allowed: {either(allowed) or 'none'}")
+        message = f"a {listener.protocol} listener cannot use a {pool.protocol} pool"
+        yield Problem(path, f"{message}; allowed: {either(allowed) or 'none'}")
 
 
 def _pool(path: str, pool: Pool) -> Iterator[Problem]:
@@ -212,23 +214,25 @@ def _member(path: str, member: Member, pool: Pool) -> Iterator[Problem]:
         name = "monitor_address" if member.monitor_address else "address"
         checked = member.monitor_address or member.address
         if checked.version == 6 and checked.is_link_local:
-            words = f"{monitor.type} of a {pool.protocol} pool cannot check {checked}, a link's own"
-            yield Problem(f"{path}.{name}", words)
+            message = (
+                f"{monitor.type} of a {pool.protocol} pool cannot check {checked}, a link's own"
+            )
+            yield Problem(f"{path}.{name}", message)
 
 
 def _monitor(path: str, monitor: HealthMonitor, pool: Pool) -> Iterator[Problem]:
     layer4 = pool.protocol in _LAYER4_POOLS
     allowed = _LAYER4_MONITORS if layer4 else _TCP_MONITORS
     if monitor.type not in allowed:
-        words = f"a {pool.protocol} pool cannot have {monitor.type}; allowed: {either(allowed)}"
-        yield Problem(f"{path}.type", words)
+        message = f"a {pool.protocol} pool cannot have {monitor.type}; allowed: {either(allowed)}"
+        yield Problem(f"{path}.type", message)
     if monitor.type not in _HTTP_MONITORS:
         return
     if monitor.http_version not in (None, 1.0, 1.1):
         yield Problem(f"{path}.http_version", f"{monitor.http_version} is not one of 1.0, 1.1")
     if layer4 and monitor.http_method not in (None, HttpMethod.GET):
-        words = f"{monitor.http_method} is not GET, the only one of a {pool.protocol} pool"
-        yield Problem(f"{path}.http_method", words)
+        message = f"{monitor.http_method} is not GET, the only one of a {pool.protocol} pool"
+        yield Problem(f"{path}.http_method", message)
     if layer4 and "$" in (monitor.url_path or ""):
         yield Problem(f"{path}.url_path", f"a {pool.protocol} pool's cannot have $ in it")
 
@@ -239,20 +243,20 @@ def _persistence(path: str, pool: Pool) -> Iterator[Problem]:
         return
     layer4 = pool.protocol in _LAYER4_POOLS
     if layer4 and persistence.type is not PersistenceType.SOURCE_IP:
-        words = f"a {pool.protocol} pool cannot have {persistence.type}; allowed: SOURCE_IP"
-        yield Problem(f"{path}.type", words)
+        message = f"a {pool.protocol} pool cannot have {persistence.type}; allowed: SOURCE_IP"
+        yield Problem(f"{path}.type", message)
     if persistence.type is PersistenceType.APP_COOKIE and persistence.cookie_name is None:
         yield Problem(f"{path}.cookie_name", "APP_COOKIE needs it")
     if persistence.type is not PersistenceType.APP_COOKIE and persistence.cookie_name is not None:
         yield Problem(f"{path}.cookie_name", f"{persistence.type} does not use it")
     for name in ("persistence_timeout", "persistence_granularity"):
         if getattr(persistence, name) is not None and not layer4:
-            words = f"a {pool.protocol} pool does not use it; UDP and SCTP do"
-            yield Problem(f"{path}.{name}", words)
+            message = f"a {pool.protocol} pool does not use it; UDP and SCTP do"
+            yield Problem(f"{path}.{name}", message)
     granularity = persistence.persistence_granularity
     if granularity is not None and prefix_length(granularity) is None:
-        words = f"{granularity} is no mask: its ones are not all in front"
-        yield Problem(f"{path}.persistence_granularity", words)
+        message = f"{granularity} is no mask: its ones are not all in front"
+        yield Problem(f"{path}.persistence_granularity", message)
 
 
 def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
@@ -260,17 +264,17 @@ def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
     if not listener.terminates_tls:
         for name in _CONTAINERS:
             if getattr(listener, name):
-                words = f"a {listener.protocol} listener does not use it; TERMINATED_HTTPS does"
-                yield Problem(f"{path}.{name}", words)
+                message = f"a {listener.protocol} listener does not use it; TERMINATED_HTTPS does"
+                yield Problem(f"{path}.{name}", message)
         return
     if not listener.has_certificate:
-        words = "TERMINATED_HTTPS needs it, or a certificate in sni_container_data"
-        yield Problem(f"{path}.default_tls_container_data", words)
+        message = "TERMINATED_HTTPS needs it, or a certificate in sni_container_data"
+        yield Problem(f"{path}.default_tls_container_data", message)
     yield from _tls_options(path, listener)
     asks = listener.client_authentication not in (None, ClientAuthentication.NONE)
     if asks and not listener.has_client_ca:
-        words = f"{listener.client_authentication} client_authentication needs it"
-        yield Problem(f"{path}.client_ca_tls_container_data", words)
+        message = f"{listener.client_authentication} client_authentication needs it"
+        yield Problem(f"{path}.client_ca_tls_container_data", message)
     if listener.has_client_crl and not listener.has_client_ca:
         yield Problem(f"{path}.client_crl_container_data", "a CRL needs a client CA")
 
@@ -281,8 +285,8 @@ def _tls_options(path: str, thing: Listener | Pool) -> Iterator[Problem]:
     if thing.tls_versions == ():
         yield Problem(f"{path}.tls_versions", "is empty; leave it out for the default")
     elif thing.tls_versions and dead.issuperset(thing.tls_versions):
-        words = f"nothing but {either(thing.tls_versions)}, which haproxy does not speak"
-        yield Problem(f"{path}.tls_versions", words)
+        message = f"nothing but {either(thing.tls_versions)}, which haproxy does not speak"
+        yield Problem(f"{path}.tls_versions", message)
     if thing.alpn_protocols == ():
         yield Problem(f"{path}.alpn_protocols", "is empty; leave it out for the default")
     yield from _ciphers(f"{path}.tls_ciphers", thing.tls_ciphers)
@@ -375,12 +379,12 @@ def _policy(path: str, policy: L7Policy) -> Iterator[Problem]:
     for name, value in targets.items():
         is_needed = name == _TARGETS[policy.action]
         if (value is not None) != is_needed:
-            words = "needs it" if is_needed else "does not use it"
-            yield Problem(f"{path}.{name}", f"{policy.action} {words}")
+            message = "needs it" if is_needed else "does not use it"
+            yield Problem(f"{path}.{name}", f"{policy.action} {message}")
     if policy.redirect_http_code not in (None, *_REDIRECT_CODES):
         allowed = ", ".join(map(str, _REDIRECT_CODES))
-        words = f"{policy.redirect_http_code} is not one of {allowed}"
-        yield Problem(f"{path}.redirect_http_code", words)
+        message = f"{policy.redirect_http_code} is not one of {allowed}"
+        yield Problem(f"{path}.redirect_http_code", message)
     if len(policy.rules or ()) > MOST_RULES:
         yield Problem(f"{path}.rules", f"are more than {MOST_RULES}")
     for index, rule in enumerate(policy.rules or ()):
@@ -389,12 +393,12 @@ def _policy(path: str, policy: L7Policy) -> Iterator[Problem]:
 
 def _rule(path: str, rule: L7Rule) -> Iterator[Problem]:
     if rule.compare_type not in _COMPARISONS[rule.type]:
-        words = f"{rule.type} cannot be compared by {rule.compare_type}"
+        message = f"{rule.type} cannot be compared by {rule.compare_type}"
         allowed = either(_COMPARISONS[rule.type])
-        yield Problem(f"{path}.compare_type", f"{words}; allowed: {allowed}")
+        yield Problem(f"{path}.compare_type", f"{message}; allowed: {allowed}")
     if (rule.key is None) == (rule.type in _KEYED):
-        words = "needs it" if rule.type in _KEYED else "does not use it"
-        yield Problem(f"{path}.key", f"{rule.type} {words}")
+        message = "needs it" if rule.type in _KEYED else "does not use it"
+        yield Problem(f"{path}.key", f"{rule.type} {message}")
     if rule.type is RuleType.SSL_DN_FIELD and rule.key and not _DN_FIELD.fullmatch(rule.key):
         yield Problem(f"{path}.key", f"{rule.key!r} is no field of a distinguished name")
     if rule.type is RuleType.SSL_CONN_HAS_CERT and rule.value.lower() != "true":

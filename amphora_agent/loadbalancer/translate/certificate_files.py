@@ -126,16 +126,16 @@ def _find_content(
     if isinstance(data, TlsContainer):
         key = data.private_key.encode() if data.private_key else _key_of(data, source, before)
         if key is None:
-            words = "is missing, and the amphora does not have it"
-            return Problem(f"{source.path}.private_key", words)
-        chained = (each.encode() for each in data.intermediates or ())
+            message = "is missing, and the amphora does not have it"
+            return Problem(f"{source.path}.private_key", message)
+        chained = (issuer.encode() for issuer in data.intermediates or ())
         parts = (data.certificate.encode(), key, *chained)
         return b"".join(part.strip() + b"\n" for part in parts)
     if data is not None:
         return data.strip().encode() + b"\n"
     name = (source.ref or "").rstrip("/").rpartition("/")[2]
-    words = f"comes without data, and no certificate {name} is stored"
-    return stored.get(name) or Problem(source.path, words)
+    message = f"comes without data, and no certificate {name} is stored"
+    return stored.get(name) or Problem(source.path, message)
 
 
 def without_keys(balancer: LoadBalancer) -> LoadBalancer:

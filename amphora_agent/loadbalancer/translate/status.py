@@ -114,7 +114,7 @@ def find_status(
     ONLINE here.
     """
     statistics = _read(replies.values())
-    used = {pool.pool_id for each in balancer.haproxy_listeners for pool in each.used_pools}
+    used = {pool.pool_id for listener in balancer.haproxy_listeners for pool in listener.used_pools}
     pools = {}
     for pool_id, pool in balancer.pools.items():
         report = _find_report(pool, statistics, layer4, is_used=pool_id in used)
@@ -224,8 +224,8 @@ def _judge_service(
         return Note(Status.ERROR, _SILENT if statistics.silent else _UNKNOWN), 0
     connections, limit = int(row["scur"] or 0), int(row["slim"] or 0)
     if row["status"] != "OPEN" or 0 < limit <= connections:
-        words = f"haproxy calls it {row['status']}; {connections} of {limit} connections"
-        return Note(Status.DEGRADED, words), connections
+        message = f"haproxy calls it {row['status']}; {connections} of {limit} connections"
+        return Note(Status.DEGRADED, message), connections
     return _ONLINE, connections
 
 
@@ -247,13 +247,13 @@ def _find_report(
         }
         return _PoolReport(row["status"], members)
     for reading in layer4.values():
-        for key, found in reading.current.pools.items() if reading.current else ():
+        for key, pool_reading in reading.current.pools.items() if reading.current else ():
             if key.partition(":")[0] == pool.pool_id:
                 members = {
                     name: _judge_word(word, f"keepalived calls it {word}")
-                    for name, word in found.members.items()
+                    for name, word in pool_reading.members.items()
                 }
-                return _PoolReport(found.status, members)
+                return _PoolReport(pool_reading.status, members)
     if statistics.silent and is_used and pool.admin_state_up:
         lost = Note(Status.ERROR, _SILENT)
         return _PoolReport("DOWN", {member.member_id: lost for member in pool.members})
@@ -262,7 +262,7 @@ def _find_report(
 
 def _judge_pool(pool: ResolvedPool, report: _PoolReport | None) -> PoolStatus:
     members = tuple(_judge_members(pool, report))
-    bad = sum(each.operating_status is Status.ERROR for each in members)
+    bad = sum(member.operating_status is Status.ERROR for member in members)
     reason = f"{bad} of {len(members)} members do not work" if bad else ""
     if report is None:
         status, reason = Status.OFFLINE, _UNUSED if pool.admin_state_up else _DOWN
@@ -314,9 +314,9 @@ def _describe_check(row: _Row) -> str:
     if not code:
         return ""
     details = " ".join(filter(None, (row.get("check_code"), row.get("last_chk"))))
-    words = _CHECKS.get(code, code)
+    outcome = _CHECKS.get(code, code)
     took = f", {row['check_duration']} ms" if row.get("check_duration") else ""
-    return f"{words}{f': {details}' if details else ''}{took} ({code})"
+    return f"{outcome}{f': {details}' if details else ''}{took} ({code})"
 
 
 _WHAT = {"ca": "CA", "crl": "revocation list"}
@@ -332,7 +332,7 @@ def find_notes(files: Mapping[str, About], now: datetime) -> Mapping[str, Note]:
         name, _, purpose = path.rpartition("/")[2].removesuffix(".pem").partition(".")
         if note := _judge_file(purpose, about, now):
             notes.setdefault(name, []).append(note)
-    return {name: _join_notes(found) for name, found in notes.items()}
+    return {name: _join_notes(found_notes) for name, found_notes in notes.items()}
 
 
 def _judge_file(purpose: str, about: About, now: datetime) -> Note | None:

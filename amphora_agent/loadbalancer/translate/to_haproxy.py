@@ -172,10 +172,12 @@ def translate_process(
         id=name,
         frontends=made,
         backends=used,
-        connection_limit=min(sum(each.connection_limit for each in made), MOST_CONNECTIONS),
+        connection_limit=min(sum(frontend.connection_limit for frontend in made), MOST_CONNECTIONS),
         spare_pipes=None,
-        pings=any(each.check and each.check.type is MonitorType.PING for each in used),
-        serves_metrics=any(each.protocol is ListenerProtocol.PROMETHEUS for each in listeners),
+        pings=any(backend.check and backend.check.type is MonitorType.PING for backend in used),
+        serves_metrics=any(
+            listener.protocol is ListenerProtocol.PROMETHEUS for listener in listeners
+        ),
     )
 
 
@@ -445,6 +447,8 @@ def translate_tls(thing: Listener | Pool) -> Tls:
     return Tls(
         ciphers=":".join(name for name in suites if not name.startswith("TLS_")),
         ciphersuites=":".join(name for name in suites if name.startswith("TLS_")),
-        without=tuple(word for each, word in _VERSION_OPTIONS.items() if each not in versions),
+        without=tuple(
+            word for version, word in _VERSION_OPTIONS.items() if version not in versions
+        ),
         alpn=",".join(thing.alpn_protocols or ()),
     )

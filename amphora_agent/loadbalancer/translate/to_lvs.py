@@ -99,7 +99,9 @@ def _groups(vips: Iterable[Address], port: int, pool: ResolvedPool) -> Iterator[
                 name=f"ipv{version}-group",
                 endpoints=tuple(f"{address} {port}" for address in addresses),
                 granularity=_granularity(pool, version),
-                servers=tuple(_server(each) for each in members if each.address.version == version),
+                servers=tuple(
+                    _server(member) for member in members if member.address.version == version
+                ),
             )
 
 
