@@ -135,7 +135,7 @@ class DeclarativeClient(Client):
         return list(self._json("GET", "/2.0/loadbalancers")["loadbalancers"])
 
     def status(self, lb_id: str) -> Json:
-        """Return `operating_status` and `reason` of the load balancer, and those of its `listeners`,
+        """Return `operating_status` and `reason` of the load balancer, and of its `listeners`,
         `pools` and their `members`."""
         return self._json("GET", f"{_path(lb_id)}/status")
 

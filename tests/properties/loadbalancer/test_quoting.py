@@ -11,12 +11,12 @@ _PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_siz
 
 
 @given(_PRINTABLE)
-def test_a_word_is_read_back_as_it_was(value: str) -> None:
+def test_quoted_word_is_read_back_as_it_was(value: str) -> None:
     assert parser.split_words(f"acl name path {render.quote_word(value)} end")[3:] == (value, "end")
 
 
 @given(_PRINTABLE)
-def test_a_literal_has_no_variable(value: str) -> None:
+def test_quoted_literal_has_no_variable(value: str) -> None:
     (read,) = parser.split_words(render.quote_literal(value))
     assert read.replace("%%", "") == value.replace("%", "")
 

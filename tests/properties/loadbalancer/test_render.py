@@ -91,7 +91,7 @@ def at(address: IPv4Address | IPv6Address, port: int) -> str:
 
 @any_balancer
 @given(balancers())
-def test_each_listener_that_is_up_is_a_frontend(made: LoadBalancer) -> None:
+def test_active_listener_is_a_frontend(made: LoadBalancer) -> None:
     frontends = sections(made, "frontend")
     assert list(frontends) == sorted(frontends)
     assert set(frontends) == {each.listener_id for each in haproxys(made)}
@@ -159,7 +159,7 @@ def of_listener(wanted: Listener) -> Iterator[tuple[str, ...]]:
 
 @any_balancer
 @given(balancers())
-def test_networks_that_may_connect_are_in_a_file(made: LoadBalancer) -> None:
+def test_allowed_networks_are_in_a_file(made: LoadBalancer) -> None:
     files = rendered.render(rendered.translate_whole(made), PLACES)
     for wanted in haproxys(made):
         found = files.get(f"{wanted.listener_id}.cidrs")
@@ -183,7 +183,7 @@ METHODS = {
 
 @any_balancer
 @given(balancers())
-def test_each_rule_that_is_up_is_an_acl(made: LoadBalancer) -> None:
+def test_active_rule_is_an_acl(made: LoadBalancer) -> None:
     frontends = sections(made, "frontend")
     for wanted in haproxys(made):
         found = [directive.words[1:] for directive in frontends[wanted.listener_id].all("acl")]
@@ -234,7 +234,7 @@ def decides(a_policy: L7Policy, made: LoadBalancer) -> bool:
 
 @any_balancer
 @given(balancers())
-def test_each_policy_is_a_statement_in_the_order_of_their_effect(made: LoadBalancer) -> None:
+def test_policies_are_statements_in_the_order_of_their_effect(made: LoadBalancer) -> None:
     frontends = sections(made, "frontend")
     for wanted in haproxys(made):
         section = frontends[wanted.listener_id]
@@ -284,7 +284,7 @@ def used(made: LoadBalancer) -> Iterator[tuple[Listener, Pool]]:
 
 @any_balancer
 @given(balancers())
-def test_each_pool_that_is_used_is_checked_by_one_backend(made: LoadBalancer) -> None:
+def test_used_pool_is_checked_by_one_backend(made: LoadBalancer) -> None:
     backends = sections(made, "backend")
     backends.pop(METRICS_BACKEND, None)
     pools = {a_pool.pool_id: a_pool for _, a_pool in used(made)}
@@ -375,7 +375,7 @@ def of_pool(name: str, a_pool: Pool) -> Iterator[tuple[str, ...]]:
 
 @any_balancer
 @given(balancers())
-def test_each_listener_finds_its_pools_as_it_needs_them(made: LoadBalancer) -> None:
+def test_listener_finds_its_pools_as_it_needs_them(made: LoadBalancer) -> None:
     frontends, backends = sections(made, "frontend"), sections(made, "backend")
     for wanted, a_pool in used(made):
         targets = [
@@ -416,13 +416,13 @@ def test_each_listener_finds_its_pools_as_it_needs_them(made: LoadBalancer) -> N
 
 @any_balancer
 @given(balancers())
-def test_the_policy_has_nothing_against_it(made: LoadBalancer) -> None:
+def test_allow_list_accepts_rendered_files(made: LoadBalancer) -> None:
     assert find_violations(split_sections(configuration(made)), BOUNDS) == []
 
 
 @any_balancer
 @given(balancers())
-def test_one_process_for_each_listener_has_the_same_frontends(made: LoadBalancer) -> None:
+def test_processes_of_single_listeners_have_the_same_frontends(made: LoadBalancer) -> None:
     together = {frontend.id for frontend in rendered.translate_whole(made).frontends}
     apart = [
         frontend.id for process in rendered.translate_each(made) for frontend in process.frontends
@@ -472,7 +472,7 @@ def test_metrics_are_asked_of_the_agent() -> None:
     assert rendered.translate_whole(made).serves_metrics
 
 
-def test_a_file_depends_on_nothing_but_its_object() -> None:
+def test_file_depends_on_nothing_but_its_object() -> None:
     """Who adds a listener has one more file, and all others as they were."""
     pools = (pool(members=[member()], healthmonitor=monitor()),)
     one = listener("HTTP", "one", default_pool_id="pool")

@@ -98,7 +98,7 @@ def require_whole(state: State) -> str:
 
 @pytest.mark.parametrize("certificates", [True, False])
 @pytest.mark.parametrize("states", [1, 10, 14])
-def test_a_kill_leaves_the_old_or_the_new(
+def test_kill_leaves_the_old_or_the_new_state(
     store: States, instance: InstanceLayout, states: int, certificates: bool
 ) -> None:
     for number in range(states):

@@ -241,7 +241,7 @@ HARMLESS = texts(decoded(BODY))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ".".join(map(str, path)))
-def test_it_is_refused_or_one_word(path: Path) -> None:
+def test_string_is_refused_or_one_word(path: Path) -> None:
     before = _at(BODY, path)
     for piece in HOSTILE:
         for value in (before[:1] + piece + before[1:], piece):
@@ -270,7 +270,7 @@ def test_it_is_refused_or_one_word(path: Path) -> None:
                 assert new.replace(value, before) == old, (value, new)
 
 
-def test_what_people_write_for_people_is_in_no_configuration() -> None:
+def test_text_for_people_is_in_no_configuration() -> None:
     made = body()
     for path in strings(made):
         if path[-1] in ("name", "description"):

@@ -13,7 +13,7 @@ from amphora_agent.model.loadbalancer import ListenerProtocol
 DOCUMENT: dict[str, Any] = json.loads(openapi.write_document())
 
 
-def test_it_has_every_route_and_no_other() -> None:
+def test_document_has_every_route_and_no_other() -> None:
     nobody = cast(Services, None)  # nothing is called
     app = Flask(__name__, static_folder=None)
     for blueprint in v2.blueprints(nobody):
@@ -32,12 +32,12 @@ def test_it_has_every_route_and_no_other() -> None:
     assert described == known
 
 
-def test_it_is_the_one_in_docs() -> None:
+def test_document_is_the_one_in_docs() -> None:
     written = Path(__file__).parents[3] / "docs" / "openapi.json"
     assert written.read_bytes() == openapi.write_document(), "make openapi"
 
 
-def test_types_tell_their_constants_and_patterns() -> None:
+def test_schemas_have_constants_and_patterns() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     assert schemas["ListenerProtocol"]["enum"] == sorted(ListenerProtocol)
     assert schemas["LoadBalancer"]["additionalProperties"] is False

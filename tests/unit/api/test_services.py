@@ -48,7 +48,7 @@ def test_concurrent_first_calls_get_the_same() -> None:
     assert once() is first
 
 
-def test_what_could_not_be_made_is_tried_again() -> None:
+def test_failed_making_is_tried_again() -> None:
     outcomes = [OSError("no"), None]
 
     def make() -> str:

@@ -33,25 +33,25 @@ def text(name: str, *listeners: dict[str, Any], pools: Any = ()) -> str:
         ({"redirect_prefix": "http://a/%20b"}, "redirect prefix 'http://a/%20b' if "),
     ],
 )
-def test_a_redirect_goes_where_it_says(action: dict[str, str], line: str) -> None:
+def test_redirect_keeps_percent_signs(action: dict[str, str], line: str) -> None:
     """Percent signs and all: that of `redirect` is no log-format."""
     kind = "REDIRECT_TO_URL" if "redirect_url" in action else "REDIRECT_PREFIX"
     assert line in text("listener-listener.cfg", listener(l7policies=[policy(kind, **action)]))
 
 
-def test_a_rule_may_be_the_other_way_round() -> None:
+def test_inverted_rule_negates_its_acl() -> None:
     rules = [rule(l7rule_id="a"), rule(l7rule_id="b", invert=True)]
     found = text("listener-listener.cfg", listener(l7policies=[policy("REJECT", *rules)]))
     assert "http-request deny if rule-a !rule-b\n" in found
 
 
-def test_a_value_in_quotes_is_what_is_in_them() -> None:
+def test_quotes_are_no_part_of_a_value() -> None:
     quoted = rule("HEADER", "EQUAL_TO", '"two words"', key="X-A")
     found = text("listener-listener.cfg", listener(l7policies=[policy("REJECT", quoted)]))
     assert "req.hdr(X-A)' -m str -- 'two words'\n" in found
 
 
-def test_a_host_in_a_check_has_no_variable() -> None:
+def test_host_of_a_check_is_no_log_format() -> None:
     checked = pool(healthmonitor=monitor(domain_name="www.example.org"), members=[member()])
     found = text("pool-pool.cfg", listener(default_pool_id="pool"), pools=(checked,))
     assert "ver HTTP/1.0 hdr Host www.example.org\n" in found
@@ -65,7 +65,7 @@ def shared(**more: Any) -> str:
     return text("pool-pool.cfg", one, two, pools=(pool("PROXY", **{"members": members} | more),))
 
 
-def test_another_backend_of_a_pool_tracks_the_first() -> None:
+def test_second_backend_of_a_pool_tracks_the_first() -> None:
     first, other = shared(healthmonitor=monitor()).split("backend pool:two")
     assert "weight 1 check inter 5s fall 3 rise 2 port 99 send-proxy backup\n" in first
     assert "weight 1 track pool/member send-proxy backup\n" in other
@@ -73,12 +73,12 @@ def test_another_backend_of_a_pool_tracks_the_first() -> None:
     assert "load-server-state" not in other
 
 
-def test_without_a_monitor_nothing_is_tracked() -> None:
+def test_pool_without_monitor_tracks_nothing() -> None:
     assert "track" not in shared()
     assert "check" not in shared()
 
 
-def test_cookies_are_for_http() -> None:
+def test_cookie_persistence_needs_http() -> None:
     first, other = shared(session_persistence={"type": "HTTP_COOKIE"}).split("backend pool:two")
     assert "cookie SRV" in first
     assert "cookie" not in other
@@ -91,7 +91,9 @@ def test_cookies_are_for_http() -> None:
         ("TERMINATED_HTTPS", {"default_tls_container_ref": "x"}, "send-proxy-v2-ssl-cn"),
     ],
 )
-def test_members_are_told_of_tls(protocol: str, more: dict[str, str], sent: str) -> None:
+def test_proxy_protocol_tells_members_of_tls(
+    protocol: str, more: dict[str, str], sent: str
+) -> None:
     a_listener = listener(protocol, default_pool_id="pool") | more
     found = text("pool-pool.cfg", a_listener, pools=(pool("PROXYV2", members=[member()]),))
     assert found.endswith(f" weight 1 {sent}\n")
@@ -107,7 +109,7 @@ def test_members_are_told_of_tls(protocol: str, more: dict[str, str], sent: str)
         ("PING", " check inter"),
     ],
 )
-def test_each_monitor(type_: str, words: str) -> None:
+def test_monitor_becomes_its_check(type_: str, words: str) -> None:
     checked = pool(healthmonitor=monitor(type_), members=[member()])
     found = text("pool-pool.cfg", listener(default_pool_id="pool"), pools=(checked,))
     assert words in found
@@ -115,7 +117,7 @@ def test_each_monitor(type_: str, words: str) -> None:
     assert ("option external-check" in found) == (type_ == "PING")
 
 
-def test_a_certificate_that_is_verified_is_verified_by_checks_too() -> None:
+def test_checks_verify_certificates_as_traffic_does() -> None:
     checked = pool(
         healthmonitor=monitor("HTTPS"),
         members=[member()],
@@ -127,14 +129,14 @@ def test_a_certificate_that_is_verified_is_verified_by_checks_too() -> None:
     assert "verify none" not in found
 
 
-def test_addresses_of_checks_are_in_brackets() -> None:
+def test_check_address_has_brackets() -> None:
     members = [member(monitor_address="2001:db8::1")]
     checked = pool(healthmonitor=monitor("TCP"), members=members)
     found = text("pool-pool.cfg", listener(default_pool_id="pool"), pools=(checked,))
     assert " addr '[2001:db8::1]'\n" in found
 
 
-def test_a_disabled_udp_member_is_said_to_be_so() -> None:
+def test_disabled_udp_member_is_named_in_a_comment() -> None:
     udp = pool("UDP", members=[member("on"), member("off", admin_state_up=False)])
     made = decoded(balancer(listener("UDP", default_pool_id="pool"), pools=(udp,)))
     (virtual,) = rendered.translate_layer4(made)
@@ -143,7 +145,7 @@ def test_a_disabled_udp_member_is_said_to_be_so() -> None:
     assert found.count("real_server") == 1
 
 
-def test_a_whole_load_balancer_that_is_down_has_nothing() -> None:
+def test_load_balancer_that_is_down_has_no_listeners() -> None:
     made = decoded(balancer(listener(), listener("UDP", "udp"), admin_state_up=False))
     assert list(configuration(made)) == ["haproxy.cfg"]
     assert list(rendered.translate_layer4(made)) == []

@@ -48,7 +48,7 @@ def undecodable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "decode", lambda *_: pytest.fail("it was decoded"))
 
 
-def test_the_same_request_again_is_not_looked_at_again(
+def test_repeated_request_is_not_decoded(
     declared: Declared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = put(declared, body(name="a"))
@@ -60,13 +60,13 @@ def test_the_same_request_again_is_not_looked_at_again(
         assert not again.created
 
 
-def test_the_same_written_otherwise_changes_nothing(declared: Declared) -> None:
+def test_same_load_balancer_in_other_json_changes_nothing(declared: Declared) -> None:
     first = put(declared, body(name="a"))
     again = put(declared, json.dumps(json.loads(body(name="a")), indent=1).encode())
     assert (again.step, again.etag, again.generation) == ("nothing", first.etag, 1)
 
 
-def test_the_same_request_counts_anew_after_another_one(declared: Declared) -> None:
+def test_request_counts_anew_after_another_one(declared: Declared) -> None:
     first, second = (put(declared, body(name=name)) for name in "ab")
     assert put(declared, body(name="b"), dry_run=True).generation == 2
     assert put(declared, body(name="a")).generation == 3
@@ -75,7 +75,7 @@ def test_the_same_request_counts_anew_after_another_one(declared: Declared) -> N
     assert first.etag != second.etag
 
 
-def test_the_same_request_counts_anew_after_going_back(declared: Declared) -> None:
+def test_request_counts_anew_after_a_rollback(declared: Declared) -> None:
     for name in "ab":
         put(declared, body(name=name))
     assert "now generation 3" in declared.rollback(LB, None, AGENT)
@@ -84,19 +84,19 @@ def test_the_same_request_counts_anew_after_going_back(declared: Declared) -> No
     assert json.loads(declared.get(LB)[0])["name"] == "b"
 
 
-def test_the_same_request_makes_what_was_deleted(declared: Declared) -> None:
+def test_request_makes_a_deleted_load_balancer_again(declared: Declared) -> None:
     put(declared, body())
     declared.delete(LB, AGENT)
     assert put(declared, body()).created
 
 
-def test_a_dry_run_is_no_answer_to_the_request_itself(declared: Declared) -> None:
+def test_request_after_its_dry_run_is_carried_out(declared: Declared) -> None:
     put(declared, body(name="a"))
     put(declared, body(name="b"), dry_run=True)
     assert put(declared, body(name="b")).generation == 2
 
 
-def test_a_request_that_is_wrong_is_wrong_again(declared: Declared) -> None:
+def test_wrong_request_is_refused_each_time(declared: Declared) -> None:
     put(declared, body(name="a"))
     for _ in range(2):
         with pytest.raises(InvalidRequest, match="is another than lb"):

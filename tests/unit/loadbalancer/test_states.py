@@ -47,14 +47,14 @@ def current(layout: Layout, lb: ObjectId = LB) -> Path:
     return layout.base / lb / "current"
 
 
-def test_there_is_nothing_at_first(store: States) -> None:
+def test_empty_layout_has_no_load_balancer(store: States) -> None:
     assert store.ids() == []
     assert store.state(LB) is None
     with pytest.raises(NotFound):
         store.existing(LB)
 
 
-def test_what_was_committed_is_there(store: States, layout: Layout) -> None:
+def test_commit_makes_a_state_current(store: States, layout: Layout) -> None:
     state = committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
     assert (state.number, state.record.etag) == (1, "1")
     assert store.ids() == [LB]
@@ -63,7 +63,7 @@ def test_what_was_committed_is_there(store: States, layout: Layout) -> None:
     assert current(layout).readlink() == Path("live")
 
 
-def test_only_the_agent_can_read_it(store: States, layout: Layout) -> None:
+def test_files_of_a_state_are_private(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
     for directory in (layout.base / LB / "live", layout.base / LB / "revisions"):
         assert directory.stat().st_mode & 0o777 == 0o700
@@ -71,7 +71,7 @@ def test_only_the_agent_can_read_it(store: States, layout: Layout) -> None:
             assert path.is_symlink() or path.stat().st_mode & 0o077 == 0, path
 
 
-def test_files_that_are_as_before_are_not_written_again(store: States, layout: Layout) -> None:
+def test_kept_files_are_not_written_again(store: States, layout: Layout) -> None:
     first = committed(store, {"haproxy.cfg": b"text", "pool.cfg": b"old"})
     kept = current(layout) / "haproxy.cfg"
     inode = kept.stat().st_ino
@@ -84,14 +84,14 @@ def test_files_that_are_as_before_are_not_written_again(store: States, layout: L
     assert store.existing(LB).record.etag == "2"
 
 
-def test_files_that_are_gone_are_removed(store: States, layout: Layout) -> None:
+def test_commit_removes_files_of_the_state_before(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key", "gone.cfg": b""})
     committed(store, {}, "haproxy.cfg", etag="2")
     names = {path.name for path in (layout.base / LB / "live").rglob("*") if path.is_file()}
     assert names == {"haproxy.cfg", "model.json", "record.json"}
 
 
-def test_what_is_not_committed_leaves_nothing(store: States, layout: Layout) -> None:
+def test_staged_state_without_commit_leaves_nothing(store: States, layout: Layout) -> None:
     store.stage(LB, {"haproxy.cfg": b"x"}, (), None, record(), b"{}")
     store.forget_empty(LB)
     assert not (layout.base / LB).exists()
@@ -110,7 +110,7 @@ def test_going_back_forgets_what_failed(store: States, layout: Layout) -> None:
     assert not (layout.base / LB).exists()
 
 
-def test_going_back_to_the_same_state_gives_it_another_number(store: States) -> None:
+def test_state_that_is_gone_back_to_gets_a_new_number(store: States) -> None:
     first = committed(store, {"haproxy.cfg": b"old"})
     committed(store, {"haproxy.cfg": b"new"}, etag="2")
     again = store.commit(LB, store.numbered(LB, 1).files)
@@ -118,7 +118,7 @@ def test_going_back_to_the_same_state_gives_it_another_number(store: States) -> 
     assert store.existing(LB).number == 3
 
 
-def test_several_processes_have_directories_that_lead_there(store: States, layout: Layout) -> None:
+def test_processes_have_directories_that_lead_to_their_files(store: States, layout: Layout) -> None:
     made = {"a/haproxy.cfg": b"a", "b/haproxy.cfg": b"b"}
     store.commit(
         LB, store.stage(LB, made, (), None, record("1", object_id("a"), object_id("b")), b"{}")

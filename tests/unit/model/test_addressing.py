@@ -23,7 +23,7 @@ from amphora_agent.model.addressing import (
         ("", "", ""),
     ],
 )
-def test_the_last_colon_separates_host_and_port(text: str, host: str, port: str) -> None:
+def test_last_colon_separates_host_and_port(text: str, host: str, port: str) -> None:
     assert split_endpoint(text) == (host, port)
 
 
@@ -31,7 +31,7 @@ def test_the_last_colon_separates_host_and_port(text: str, host: str, port: str)
     ("host", "written"),
     [("192.0.2.1", "192.0.2.1"), ("fd00::1", "[fd00::1]"), ("::", "[::]"), ("", "")],
 )
-def test_an_ipv6_address_is_written_in_brackets(host: str, written: str) -> None:
+def test_ipv6_address_is_written_in_brackets(host: str, written: str) -> None:
     assert with_brackets(host) == written
     assert without_brackets(written) == host
     if host:

@@ -43,7 +43,7 @@ APART = (
 
 
 @pytest.mark.parametrize(("one", "other"), MEETING)
-def test_d9_what_listens_at_one_place_meets(one: str, other: str) -> None:
+def test_sockets_at_one_place_meet(one: str, other: str) -> None:
     assert bound(one).meets(bound(other))
     assert bound(other).meets(bound(one))
     assert first_meeting([bound(one)], [bound(other)]) == bound(one)
@@ -51,18 +51,18 @@ def test_d9_what_listens_at_one_place_meets(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), APART)
-def test_d9_what_listens_elsewhere_does_not(one: str, other: str) -> None:
+def test_sockets_at_different_places_do_not_meet(one: str, other: str) -> None:
     assert not bound(one).meets(bound(other))
     assert first_meeting([bound(other)], [bound(one)]) is None
 
 
-def test_d9_transports_are_apart() -> None:
+def test_sockets_of_different_transports_do_not_meet() -> None:
     claims = [claim(transport, "192.0.2.1", 53) for transport in ("TCP", "UDP", "SCTP")]
     for one, other in itertools.combinations(claims, 2):
         assert not one.meets(other)
 
 
-def test_d9_a_load_balancer_claims_what_is_up_at_every_address() -> None:
+def test_load_balancer_claims_its_active_listeners_at_every_address() -> None:
     body = balancer(
         listener(name="a", protocol_port=80),
         listener("UDP", name="b", protocol_port=53),
@@ -77,6 +77,6 @@ def test_d9_a_load_balancer_claims_what_is_up_at_every_address() -> None:
     assert resolve(decoded(body | {"admin_state_up": False})).claims() == frozenset()
 
 
-def test_d9_sockets_that_are_no_addresses_claim_nothing() -> None:
+def test_sockets_without_address_claim_nothing() -> None:
     lines = "".join(f"    bind {word}\n" for word in ("/run/x", "abns@x", "unix@/x", "fd@3"))
     assert queries.find_claims(f"frontend f\n{lines}") == frozenset()

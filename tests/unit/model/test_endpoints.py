@@ -16,7 +16,7 @@ from amphora_agent.model.status import ControllerEndpoint, parse_endpoint
         ("[fe80::1%eth0]:5555", ControllerEndpoint("fe80::1%eth0", 5555, True)),
     ],
 )
-def test_an_address_and_a_port(entry: str, endpoint: ControllerEndpoint) -> None:
+def test_endpoint_is_an_address_and_a_port(entry: str, endpoint: ControllerEndpoint) -> None:
     assert parse_endpoint(entry) == endpoint
 
 
@@ -44,6 +44,6 @@ def test_an_address_and_a_port(entry: str, endpoint: ControllerEndpoint) -> None
         "192.0.2.1:5555:5556",
     ],
 )
-def test_anything_else_is_refused_for_itself(entry: str) -> None:
+def test_wrong_endpoint_is_refused_without_quoting_it(entry: str) -> None:
     with pytest.raises(ValueError, match=r"^is not ADDRESS:PORT$"):
         parse_endpoint(entry)

@@ -19,7 +19,7 @@ def body(*rules: object) -> bytes:
     return json.dumps(rules).encode()
 
 
-def test_rules_as_the_controller_sends_them() -> None:
+def test_rules_of_the_controller_are_decoded() -> None:
     sent = body(
         {"protocol": "TCP", "cidr": None, "port": 80},
         {"protocol": "UDP", "cidr": "10.1.2.3/8", "port": 53},
@@ -35,16 +35,16 @@ def test_rules_as_the_controller_sends_them() -> None:
 
 
 @pytest.mark.parametrize("protocol", ["vrrp", "VRRP", "Vrrp", "tcp", "udp", "sctp"])
-def test_a1_protocols_are_read_in_any_case(protocol: str) -> None:
+def test_protocols_are_read_in_any_case(protocol: str) -> None:
     (rule,) = decode(body(RULE | {"protocol": protocol}), InterfaceRules)
     assert rule.protocol is Protocol(protocol.upper())
 
 
-def test_no_rules_are_rules_too() -> None:
+def test_empty_list_of_rules_is_decoded() -> None:
     assert decode(body(), InterfaceRules) == ()
 
 
-def test_what_is_encoded_is_decoded() -> None:
+def test_encoded_rules_are_decoded_to_equal_ones() -> None:
     rules = decode(body(RULE, RULE | {"cidr": "fd01::/64"}), InterfaceRules)
     assert decode(encode(rules), InterfaceRules) == rules
 
@@ -68,25 +68,25 @@ def test_what_is_encoded_is_decoded() -> None:
         ({"action": "drop"}, "action"),
     ],
 )
-def test_a_wrong_rule_is_refused_with_its_place(changes: dict[str, Any], place: str) -> None:
+def test_wrong_rule_is_refused_with_its_place(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         decode(body(RULE, RULE | changes), InterfaceRules)
     assert place in refused.value.details
 
 
 @pytest.mark.parametrize("missing", ["protocol", "cidr", "port"])
-def test_a_rule_has_all_its_members(missing: str) -> None:
+def test_rule_without_a_field_is_refused(missing: str) -> None:
     incomplete = {name: value for name, value in RULE.items() if name != missing}
     with pytest.raises(InvalidRequest, match=missing):
         decode(body(incomplete), InterfaceRules)
 
 
-def test_there_are_not_more_rules_than_anyone_needs() -> None:
+def test_too_many_rules_are_refused() -> None:
     assert len(decode(body(*[RULE] * 10_000), InterfaceRules)) == 10_000
     with pytest.raises(InvalidRequest, match="length <= 10000"):
         decode(body(*[RULE] * 10_001), InterfaceRules)
 
 
-def test_a_rule_alone_is_not_a_list_of_rules() -> None:
+def test_single_rule_without_list_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="array"):
         decode(json.dumps(RULE).encode(), InterfaceRules)

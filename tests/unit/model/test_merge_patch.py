@@ -38,7 +38,7 @@ def patched(body: Any, pool_id: str, member_id: str | None, patch: dict[str, Any
     return msgspec.json.decode(resolved.patch_pool(content, pool_id, member_id, patch))
 
 
-def test_every_form_of_a_pool_changes() -> None:
+def test_patch_changes_every_form_of_a_pool() -> None:
     shared = pool(members=[member()])
     body = balancer(
         listener(
@@ -53,7 +53,7 @@ def test_every_form_of_a_pool_changes() -> None:
     assert front["default_pool"] == front["l7policies"][0]["redirect_pool"] == new
 
 
-def test_a_member_changes_and_its_neighbours_do_not() -> None:
+def test_patch_of_a_member_leaves_the_others() -> None:
     body = balancer(pools=(pool(members=[member("a"), member("b")]),))
     changed = patched(body, "pool", "b", {"weight": 3})
     assert changed["pools"][0]["members"] == [member("a"), member("b", weight=3)]

@@ -33,7 +33,7 @@ from tests.builders.bodies import balancer, listener, policy, pool, rule
         ([], "body: Expected `object`, got `array`"),
     ],
 )
-def test_a_body_that_is_wrong(body: Any, words: str) -> None:
+def test_wrong_body_is_refused_with_its_place(body: Any, words: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         decode(msgspec.json.encode(body), LoadBalancer)
     assert refused.value.details.startswith(words)

@@ -21,7 +21,7 @@ def body(**members: object) -> bytes:
     return json.dumps(members).encode()
 
 
-def test_a_vip_body_with_everything() -> None:
+def test_complete_vip_body_is_decoded() -> None:
     plug = decode(
         body(
             **VIP,
@@ -52,7 +52,7 @@ def test_a_vip_body_with_everything() -> None:
     assert plug.additional_vips[0].gateway is None
 
 
-def test_nulls_stand_for_nothing() -> None:
+def test_null_counts_as_missing() -> None:
     vip = decode(
         body(
             subnet_cidr="10.1.0.0/24",
@@ -80,7 +80,7 @@ def test_keys_of_newer_controllers_are_ignored() -> None:
     )
 
 
-def test_a_mac_address_is_written_as_the_kernel_writes_it() -> None:
+def test_mac_address_is_in_the_form_of_the_kernel() -> None:
     plug = decode(body(mac_address="FA:16:3E:AB:CD:EF"), NetworkPlug)
     assert plug.mac_address == "fa:16:3e:ab:cd:ef"
 
@@ -90,7 +90,7 @@ def test_bits_beyond_the_prefix_are_dropped() -> None:
     assert plug.subnet_cidr == ip_network("10.1.0.0/24")
 
 
-def test_all_vips_of_a_plug_in_one_form() -> None:
+def test_vips_of_a_plug_have_one_form() -> None:
     plug = PluggedVip(
         vip=ip_address("10.1.0.5"),
         subnet_cidr=ip_network("10.1.0.0/24"),
@@ -108,7 +108,7 @@ def test_all_vips_of_a_plug_in_one_form() -> None:
     assert plug.vips[0].gateway == ip_address("10.1.0.1")
 
 
-def test_what_is_written_is_read_again() -> None:
+def test_encoded_body_is_decoded_to_an_equal_one() -> None:
     plug = decode(
         body(
             mac_address=MAC,
@@ -171,7 +171,7 @@ def test_what_is_written_is_read_again() -> None:
         (body(**VIP, is_sriov="yes"), "is_sriov"),
     ],
 )
-def test_a_vip_body_is_refused_with_place_and_reason(sent: bytes, reason: str) -> None:
+def test_wrong_vip_body_is_refused_with_place_and_reason(sent: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         decode(sent, VipPlug)
     assert refusal.value.message == "Invalid request"
@@ -195,7 +195,7 @@ def test_a_vip_body_is_refused_with_place_and_reason(sent: bytes, reason: str) -
         (body(mac_address=MAC, vip_net_info=VIP | {"vip": "fd01::5"}), "vip fd01::5 is not"),
     ],
 )
-def test_a_network_body_is_refused_with_place_and_reason(sent: bytes, reason: str) -> None:
+def test_wrong_network_body_is_refused_with_place_and_reason(sent: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest) as refusal:
         decode(sent, NetworkPlug)
     assert reason in refusal.value.details

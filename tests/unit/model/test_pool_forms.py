@@ -22,7 +22,7 @@ def front(found: LoadBalancer) -> Any:
     return only
 
 
-def test_d3_a_pool_is_kept_once() -> None:
+def test_normal_form_has_each_pool_once() -> None:
     redirects = policy("REDIRECT_TO_POOL", redirect_pool=pool(name="b"))
     found = normal(balancer(listener(default_pool=pool(name="a"), l7policies=[redirects])))
     assert [each.pool_id for each in found.pools or ()] == ["a", "b"]
@@ -31,7 +31,7 @@ def test_d3_a_pool_is_kept_once() -> None:
     assert front(found).l7policies[0].redirect_pool_id == "b"
 
 
-def test_d3_an_id_counts_more_than_the_pool_beside_it() -> None:
+def test_id_counts_more_than_the_pool_beside_it() -> None:
     body = balancer(
         listener(
             default_pool=pool(name="a"),
@@ -48,14 +48,14 @@ def test_d3_an_id_counts_more_than_the_pool_beside_it() -> None:
     assert {each.pool_id for each in found.pools or ()} == {"a", "b"}
 
 
-def test_d3_null_means_no_default_pool() -> None:
+def test_null_means_no_default_pool() -> None:
     for pools in ((), (pool(),)):
         body = balancer(listener(default_pool=pool(), default_pool_id=None), pools=pools)
         assert front(normal(body)).default_pool_id is None
         assert [each.pool_id for each in normal(body).pools or ()] == ["pool"]
 
 
-def test_d3_the_pool_of_the_load_balancer_counts() -> None:
+def test_pool_of_the_load_balancer_counts() -> None:
     for members in ([member("a")], [], [member("a"), member("b")]):
         body = balancer(
             listener(default_pool=pool(members=[member("a", weight=3)])),
@@ -68,7 +68,7 @@ def test_d3_the_pool_of_the_load_balancer_counts() -> None:
         assert all(each.weight is None for each in found.members or ())
 
 
-def test_d3_the_normal_form_is_its_own() -> None:
+def test_normal_form_of_a_normal_form_is_the_same() -> None:
     body = balancer(listener(default_pool=pool()))
     content = msgspec.json.encode(normal(body), enc_hook=str)
     assert normalize(decode(content, LoadBalancer), content) == normal(body)

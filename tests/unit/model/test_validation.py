@@ -274,7 +274,7 @@ _BROKEN: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("body", "problem"), _BROKEN, ids=[words for _, words in _BROKEN])
-def test_what_is_wrong_is_said_with_its_place(body: dict[str, Any], problem: str) -> None:
+def test_broken_rule_is_reported_with_its_place(body: dict[str, Any], problem: str) -> None:
     assert [words for words in _problems(body) if words.startswith(problem)]
 
 
@@ -301,16 +301,16 @@ def test_what_is_wrong_is_said_with_its_place(body: dict[str, Any], problem: str
         _with_monitor(type_="TCP", url_path="/"),
     ],
 )
-def test_nothing_is_wrong(body: dict[str, Any]) -> None:
+def test_valid_load_balancer_has_no_problem(body: dict[str, Any]) -> None:
     assert _problems(body) == []
 
 
-def test_everything_that_is_wrong_is_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     body = balancer(listener("TCP", default_pool_id="no", l7policies=[policy()]))
     assert len(_problems(body)) == 2
 
 
-def test_forms_of_a_pool_say_together_what_it_is() -> None:
+def test_forms_of_a_pool_are_merged() -> None:
     whole = pool(
         members=[member("a"), member("b", weight=5)], healthmonitor=monitor(), description="long"
     )

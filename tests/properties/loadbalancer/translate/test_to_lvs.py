@@ -16,7 +16,7 @@ from tests.unit.loadbalancer.translate.test_to_lvs import rendered
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(balancers())
-def test_any_of_them_is_read_back(made: LoadBalancer) -> None:
+def test_rendered_virtual_server_is_read_back(made: LoadBalancer) -> None:
     texts = rendered(made)
     wanted = {
         each.listener_id: each

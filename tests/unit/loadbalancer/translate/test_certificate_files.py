@@ -43,7 +43,7 @@ def files(
     )
 
 
-def test_certificate_key_and_chain_in_one_file() -> None:
+def test_file_has_certificate_key_and_chain() -> None:
     found = files(balancer(https(default_tls_container_data=container(intermediates=[_CA]))))
     assert found.problems == ()
     assert found.files == {
@@ -52,7 +52,7 @@ def test_certificate_key_and_chain_in_one_file() -> None:
     }
 
 
-def test_the_default_comes_first_in_the_list() -> None:
+def test_default_certificate_is_first_in_the_list() -> None:
     sni = [container("MAEA", id="a"), container("MAEB", id="b")]
     body = balancer(https(default_tls_container_data=container(), sni_container_data=sni))
     lines = files(body).files["l.pem"].decode().splitlines()
@@ -61,14 +61,14 @@ def test_the_default_comes_first_in_the_list() -> None:
     assert {line.removeprefix(f"{CURRENT}/") for line in lines} < files(body).files.keys()
 
 
-def test_names_alone_are_enough() -> None:
+def test_listener_needs_no_default_certificate() -> None:
     body = balancer(https(sni_container_data=[container(id="a")]))
     (line,) = files(body).files["l.pem"].decode().splitlines()
     assert line.startswith(f"{CURRENT}/l.sni-")
     assert files(body).problems == ()
 
 
-def test_a_key_may_be_left_out_where_it_is_known() -> None:
+def test_known_key_may_be_left_out() -> None:
     before = files(balancer(https(default_tls_container_data=container()))).files
     body = balancer(https(default_tls_container_data=container(private_key=None)))
     assert files(body, before=before).files == before
@@ -76,13 +76,13 @@ def test_a_key_may_be_left_out_where_it_is_known() -> None:
     assert problem.path == "listeners[0].default_tls_container_data.private_key"
 
 
-def test_a_key_is_of_one_certificate_only() -> None:
+def test_known_key_is_of_one_certificate_only() -> None:
     before = files(balancer(https(default_tls_container_data=container()))).files
     other = balancer(https(default_tls_container_data=container("MAEA", private_key=None)))
     assert files(other, before=before).problems
 
 
-def test_a_reference_is_to_what_was_stored() -> None:
+def test_reference_finds_the_stored_certificate() -> None:
     ref = "https://barbican/v1/containers/6a5d"
     body = balancer(https(default_tls_container_ref=ref))
     assert files(body, stored={"6a5d": b"PEM"}).files["l.default.pem"] == b"PEM"
@@ -90,12 +90,12 @@ def test_a_reference_is_to_what_was_stored() -> None:
     assert problem.path == "listeners[0].default_tls_container_ref"
 
 
-def test_a_prometheus_listener_has_certificates_too() -> None:
+def test_prometheus_listener_has_certificates() -> None:
     body = balancer(listener("PROMETHEUS", "l", default_tls_container_data=container()))
     assert files(body).files.keys() == {"l.default.pem", "l.pem"}
 
 
-def test_no_two_objects_have_one_file() -> None:
+def test_objects_never_share_a_file() -> None:
     """Whatever they are called."""
     body = balancer(
         https(default_tls_container_data=container("MAEA")),
@@ -129,7 +129,7 @@ def all_of_them() -> dict[str, Any]:
     )
 
 
-def test_every_file_that_haproxy_is_told_of_is_there() -> None:
+def test_every_file_named_in_a_configuration_is_extracted() -> None:
     made = files(all_of_them())
     assert made.problems == ()
     texts = rendered.render(rendered.translate_whole(decoded(all_of_them())), PLACES)
@@ -153,6 +153,6 @@ def test_keys_are_not_given_back() -> None:
 
 
 @pytest.mark.parametrize("ref", ["", "/", "https://barbican/"])
-def test_a_reference_to_nothing_is_no_certificate(ref: str) -> None:
+def test_empty_reference_is_refused(ref: str) -> None:
     body = balancer(https(sni_container_refs=[ref], default_tls_container_data=container()))
     assert files(body).problems

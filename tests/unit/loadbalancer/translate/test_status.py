@@ -76,13 +76,15 @@ def found(
         ("NOLB", ("", "", "", ""), "OFFLINE", "not checked yet"),
     ],
 )
-def test_a_member(word: str, checked: tuple[str, ...], expected: str, reason: str) -> None:
+def test_member_status_follows_its_check(
+    word: str, checked: tuple[str, ...], expected: str, reason: str
+) -> None:
     status_ = found(row("pool", "member", word, *checked), members=(member(),))
     (shown,) = status_.pools[0].members
     assert (shown.operating_status, shown.reason) == (expected, reason)
 
 
-def test_a_member_that_is_to_take_no_requests() -> None:
+def test_drained_and_disabled_members_are_named_so() -> None:
     rows = (row("pool", "a", "UP", "L4OK", "", "0", "", weight=0), row("pool", "b", "MAINT"))
     members = (member("a", weight=0), member("b", admin_state_up=False))
     (drained, disabled) = found(*rows, members=members).pools[0].members
@@ -112,7 +114,7 @@ RULES: tuple[tuple[str, list[tuple[str, int]], str, list[str], str], ...] = (
 
 @pytest.mark.parametrize("by_policy", [False, True])
 @pytest.mark.parametrize(("backend", "words", "pool_", "members", "whole"), RULES)
-def test_d6_a_pool_counts_however_it_is_reached(
+def test_pool_counts_however_it_is_reached(
     backend: str,
     words: list[tuple[str, int]],
     pool_: str,
@@ -141,7 +143,7 @@ def test_d6_a_pool_counts_however_it_is_reached(
     assert shown.reason == shown.listeners[0].reason
 
 
-def test_d6_a_pool_that_nobody_uses_does_not_count() -> None:
+def test_unused_pool_does_not_count() -> None:
     body = balancer(listener(), pools=(pool(members=[member()]),))
     shown = status.find_status(
         resolve(decoded(body)), {"lb": said(row("listener", "FRONTEND", "OPEN"))}, {}
@@ -150,7 +152,7 @@ def test_d6_a_pool_that_nobody_uses_does_not_count() -> None:
     assert shown.pools[0].members[0].operating_status == "OFFLINE"
 
 
-def test_d6_a_full_listener_degrades_and_a_pool_that_is_down_is_worse() -> None:
+def test_full_listener_degrades_and_a_pool_that_is_down_is_worse() -> None:
     body = decoded(
         balancer(listener(), listener(name="b", default_pool_id="pool"), pools=(pool(),))
     )
@@ -160,14 +162,14 @@ def test_d6_a_full_listener_degrades_and_a_pool_that_is_down_is_worse() -> None:
         assert status.find_status(resolve(body), {"lb": text}, {}).operating_status == expected
 
 
-def test_one_that_says_nothing() -> None:
+def test_silent_haproxy_is_an_error() -> None:
     shown = found(members=(member(),), silent=True)
     assert shown.operating_status == "ERROR"
     assert shown.listeners[0].reason == "haproxy does not answer"
     assert shown.pools[0].members[0].reason == "haproxy does not answer"
 
 
-def test_a_listener_at_its_limit() -> None:
+def test_listener_at_its_limit_is_degraded() -> None:
     body = decoded(balancer(listener()))
     text = said(row("listener", "FRONTEND", "OPEN", scur=10, slim=10))
     (shown,) = status.find_status(resolve(body), {"lb": text}, {}).listeners
@@ -175,7 +177,7 @@ def test_a_listener_at_its_limit() -> None:
     assert "10 of 10 connections" in shown.reason
 
 
-def test_what_is_administratively_down() -> None:
+def test_parts_that_are_administratively_down_are_offline() -> None:
     body = balancer(
         listener(admin_state_up=False), pools=(pool(admin_state_up=False, members=[member()]),)
     )

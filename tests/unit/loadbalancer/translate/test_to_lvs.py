@@ -55,13 +55,13 @@ def text(protocol: str = "UDP", *, vips: tuple[str, ...] = (), **of_pool: Any) -
     ],
 )
 @pytest.mark.parametrize("protocol", ["UDP", "SCTP"])
-def test_each_monitor(protocol: str, type_: str, lines: list[str]) -> None:
+def test_monitor_becomes_its_check(protocol: str, type_: str, lines: list[str]) -> None:
     found = [line.strip() for line in text(protocol, healthmonitor=monitor(type_)).splitlines()]
     for line in [*lines, "delay_loop 5", "delay_before_retry 5", "retry 3"]:
         assert line in found
 
 
-def test_any_of_several_codes_will_do() -> None:
+def test_any_expected_code_passes() -> None:
     """One request, whatever it is answered: keepalived wants all of several requests to pass."""
     found = text(healthmonitor=monitor(expected_codes="200,202", domain_name="www.example.org"))
     assert found.count("url {") == 2  # one for each member
@@ -78,7 +78,7 @@ def test_any_of_several_codes_will_do() -> None:
         ("SOURCE_IP_PORT", "lb_algo sh\n    sh-port\n    lb_kind"),
     ],
 )
-def test_each_algorithm(algorithm: str, lines: str) -> None:
+def test_algorithm_becomes_its_scheduler(algorithm: str, lines: str) -> None:
     assert lines in text(lb_algorithm=algorithm)
 
 
@@ -90,9 +90,7 @@ def test_each_algorithm(algorithm: str, lines: str) -> None:
         ("ffff:ffff::", "255.255.255.255", "32"),
     ],
 )
-def test_a_client_is_as_much_of_an_address_as_is_said(
-    mask: str | None, four: str, six: str
-) -> None:
+def test_granularity_says_what_one_client_is(mask: str | None, four: str, six: str) -> None:
     kept = {"type": "SOURCE_IP", "persistence_timeout": 10, "persistence_granularity": mask}
     found = text(session_persistence=kept, vips=("2001:db8::5",))
     first, second = found.split("virtual_server group ipv6-group")
@@ -100,9 +98,9 @@ def test_a_client_is_as_much_of_an_address_as_is_said(
     assert f"persistence_timeout 10\n    persistence_granularity {six}\n" in second
 
 
-def test_without_persistence_there_is_none() -> None:
+def test_pool_without_persistence_has_no_timeout() -> None:
     assert "persistence" not in text()
 
 
-def test_a_limit_is_for_each_member() -> None:
+def test_connection_limit_is_for_each_member() -> None:
     assert text().count("uthreshold 7\n") == 2

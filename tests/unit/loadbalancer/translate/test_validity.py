@@ -63,7 +63,7 @@ def test_certificate_that_is_valid_for_long_has_no_note() -> None:
     assert find_notes(files, NOW) == {}
 
 
-def test_the_worst_decides() -> None:
+def test_worst_certificate_decides() -> None:
     files = {
         "certificates/l.default.pem": certificate(3),
         "certificates/l.client-crl.pem": certificate(-3),
