@@ -20,7 +20,7 @@ from amphora_agent.network.plan.firewall_rules import (
     parse_listing,
 )
 from amphora_agent.network.plan.namespace_settings import (
-    SYSCTLS,
+    SETTINGS,
     NamespaceOp,
     NamespaceState,
     SetFirewall,
@@ -118,7 +118,7 @@ class NamespaceReconciler:
     def _read_state(self, ruleset: Ruleset | None) -> NamespaceState:
         # A process of the namespace cannot change settings of the whole machine.
         inside = self._namespace.is_entered()
-        keys = [key for key, setting in SYSCTLS.items() if not (inside and setting.machine)]
+        keys = [key for key, setting in SETTINGS.items() if not (inside and setting.machine)]
         return NamespaceState(ruleset, self._namespace.run(lambda: sysctl.read(keys)))
 
     def _carry_out(self, op: NamespaceOp, refused: dict[str, str]) -> None:
@@ -129,12 +129,12 @@ class NamespaceReconciler:
                 case SetSysctl():
                     self._write(op)
         except OSError as error:
-            if isinstance(op, SetFirewall) or SYSCTLS[op.key].needed:
+            if isinstance(op, SetFirewall) or SETTINGS[op.key].needed:
                 raise OperationFailed("Cannot configure the network", f"{op}: {error}") from error
             refused[op.key] = str(error)
 
     def _write(self, op: SetSysctl) -> None:
-        if SYSCTLS[op.key].machine:
+        if SETTINGS[op.key].machine:
             sysctl.write(op.key, op.value)
         else:
             self._namespace.run(lambda: sysctl.write(op.key, op.value))
@@ -146,13 +146,13 @@ class NamespaceReconciler:
             OperationFailed: one of them is needed.
         """
         texts = {
-            setting.key: f"this kernel has no such setting: {setting.why}"
-            for setting in find_missing(state)
+            key: f"this kernel has no such setting: {SETTINGS[key].why}"
+            for key in find_missing(state)
         }
         has = dict(state.sysctls)
         for op in diff_namespace(None, state):
             assert isinstance(op, SetSysctl)
-            setting = SYSCTLS[op.key]
+            setting = SETTINGS[op.key]
             if setting.needed:
                 raise OperationFailed("The kernel does not keep a setting", str(op))
             reason = refused.get(op.key, "the kernel does not keep it")

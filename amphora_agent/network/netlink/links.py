@@ -17,13 +17,13 @@ from amphora_agent.network import sysctl
 from amphora_agent.network.netlink import messages
 from amphora_agent.network.netlink.messages import (
     Link,
+    build_change,
     parse_address,
     parse_link,
     parse_routes,
     parse_rule,
 )
 from amphora_agent.network.plan.diff import (
-    AddAddress,
     AddRoute,
     AddRule,
     AwaitAddresses,
@@ -36,9 +36,7 @@ from amphora_agent.network.plan.diff import (
     RemoveRule,
     Rename,
     SetDown,
-    SetMtu,
     SetSysctl,
-    SetUp,
 )
 from amphora_agent.network.plan.interface import Route, Rule
 
@@ -47,6 +45,16 @@ _IPV6_ADDRESS_EVENTS = 0x100
 
 #: Seconds. DAD takes one, and begins after a random delay of up to one more.
 _DAD_TIMEOUT = 8.0
+
+#: The kernel's refusals of operations that were carried out before.
+_DONE_ALREADY = {
+    RemoveAddress: errno.EADDRNOTAVAIL,
+    # An old route to the destination is removed later: there always is one.
+    AddRoute: errno.EEXIST,
+    RemoveRoute: errno.ESRCH,
+    AddRule: errno.EEXIST,
+    RemoveRule: errno.ENOENT,
+}
 
 
 class Netlink:
@@ -132,7 +140,7 @@ class Netlink:
             for name in link.alternative_names:
                 self._drop_alternative_name(link, name)
             with namespace.open("rb") as file:
-                self._change(messages.move_link(link, file.fileno(), op.new_name))
+                self._socket.change(messages.move_link(link, file.fileno(), op.new_name))
 
     def free_name(self, name: str, mac: str) -> None:
         """Rename any other interface than that with `mac` that has `name`."""
@@ -141,9 +149,9 @@ class Netlink:
                 continue
             self._drop_alternative_name(link, name)
             if link.name == name:
-                spare = "amp" + link.mac.replace(":", "")
-                with _explain_refusal(name, Rename(name, spare)):
-                    self._rename(link, spare)
+                op = Rename(name, "amp" + link.mac.replace(":", ""))
+                with _explain_refusal(name, op):
+                    self._rename(link, op)
 
     def apply(self, link: Link, op: NetOp) -> None:
         """Carry out `op` on `link`. It may be done already.
@@ -158,56 +166,30 @@ class Netlink:
         match op:
             case Rename():
                 self._drop_alternative_name(link, op.new_name)
-                self._rename(link, op.new_name)
-            case SetMtu():
-                self._change(messages.set_mtu(link, op.mtu))
-            case SetUp():
-                self._change(messages.set_up(link, True))
-            case SetDown():
-                self._change(messages.set_up(link, False))
+                self._rename(link, op)
             case SetSysctl():
                 # A kernel without IPv6 has no such file.
                 with suppress(FileNotFoundError):
                     sysctl.write(_build_key(link.name, op.key), op.value)
-            case AddAddress():
-                self._change(messages.replace_address(link, op.address))
-            case RemoveAddress():
-                with _tolerate(errno.EADDRNOTAVAIL):
-                    self._change(messages.remove_address(link, op.interface))
             case AwaitAddresses():
                 self._await_addresses(link, op.addresses)
-            case AddRoute():
-                # An old route to the destination is removed later: there always is one.
-                with _tolerate(errno.EEXIST):
-                    self._change(messages.append_route(link, op.route))
-            case RemoveRoute():
-                with _tolerate(errno.ESRCH):
-                    self._change(messages.remove_route(link, op.route))
-            case AddRule():
-                with _tolerate(errno.EEXIST):
-                    self._change(messages.add_rule(op.rule))
-            case RemoveRule():
-                with _tolerate(errno.ENOENT):
-                    self._change(messages.remove_rule(op.rule))
-            case Move():
-                raise AssertionError("the interface is inside already")
-
-    def _change(self, request: Request) -> None:
-        self._socket.change(request)
+            case _:
+                with _tolerate(_DONE_ALREADY.get(type(op))):
+                    self._socket.change(build_change(link, op))
 
     def _drop_alternative_name(self, link: Link, name: str) -> None:
         if name in link.alternative_names:
-            self._change(messages.drop_alternative_name(link, name))
+            self._socket.change(messages.drop_alternative_name(link, name))
 
-    def _rename(self, link: Link, name: str) -> None:
+    def _rename(self, link: Link, op: Rename) -> None:
         try:
-            self._change(messages.rename_link(link, name))
+            self._socket.change(build_change(link, op))
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
             # Kernels before 6.2 rename no interface that is up.
-            self._change(messages.set_up(link, False))
-            self._change(messages.rename_link(link, name))
+            self._socket.change(build_change(link, SetDown()))
+            self._socket.change(build_change(link, op))
 
     def _await_addresses(self, link: Link, addresses: tuple[Address, ...]) -> None:
         deadline = self._clock() + _DAD_TIMEOUT
@@ -241,7 +223,7 @@ def _explain_refusal(name: str, op: NetOp) -> Iterator[None]:
 
 
 @contextmanager
-def _tolerate(code: int) -> Iterator[None]:
+def _tolerate(code: int | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:

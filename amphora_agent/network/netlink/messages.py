@@ -6,15 +6,31 @@ kernel's headers (rtnetlink.h, if_addr.h, fib_rules.h).
 
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
 from amphora_agent.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
 from amphora_agent.kernel.netlink_socket import Request
 from amphora_agent.model.addressing import Interface
-from amphora_agent.network.plan.diff import HeldAddress
-from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, HostAddress, Route, Rule
+from amphora_agent.network.plan.diff import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    AwaitAddresses,
+    HeldAddress,
+    Move,
+    NetOp,
+    RemoveAddress,
+    RemoveRoute,
+    RemoveRule,
+    Rename,
+    SetDown,
+    SetMtu,
+    SetSysctl,
+    SetUp,
+)
+from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, Route, Rule
 
 #: Address families by IP version.
 FAMILY = {4: 2, 6: 10}
@@ -33,6 +49,9 @@ _SCOPE_UNIVERSE, _SCOPE_LINK = 0, 253
 _LOCAL_TABLE = 255
 _FR_ACT_TO_TBL = 1
 _FOREVER = 0xFFFFFFFF
+
+
+Attributes: TypeAlias = tuple[tuple[str, object], ...]
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -147,67 +166,59 @@ def move_link(link: Link, namespace: int, new_name: str) -> Request:
     return _link_request(link, ("IFLA_NET_NS_FD", namespace), ("IFLA_IFNAME", new_name))
 
 
-def rename_link(link: Link, name: str) -> Request:
-    return _link_request(link, ("IFLA_IFNAME", name))
-
-
-def set_mtu(link: Link, mtu: int) -> Request:
-    return _link_request(link, ("IFLA_MTU", mtu))
-
-
-def set_up(link: Link, up: bool) -> Request:
-    fields = {"index": link.index, "flags": _IFF_UP if up else 0, "change": _IFF_UP}
-    return Request(_NEWLINK, ifinfmsg, fields)
-
-
 def drop_alternative_name(link: Link, name: str) -> Request:
     names = {"attrs": [("IFLA_ALT_IFNAME", name)]}
     return Request(_DELLINKPROP, ifinfmsg, {"index": link.index}, (("IFLA_PROP_LIST", names),))
 
 
-def replace_address(link: Link, address: HostAddress) -> Request:
-    """Return the request to add an address, or to set the lifetime of one that exists."""
-    request = _address_request(_NEWADDR, link, address.interface, flags=_CREATE | _REPLACE)
-    if not address.deprecated:
-        return request
-    lifetime = {"ifa_preferred": 0, "ifa_valid": _FOREVER}
-    attributes = (*request.attributes, ("IFA_CACHEINFO", lifetime))
-    return msgspec.structs.replace(request, attributes=attributes)
-
-
-def remove_address(link: Link, interface: Interface) -> Request:
-    return _address_request(_DELADDR, link, interface)
-
-
-def append_route(link: Link, route: Route) -> Request:
-    """Return the request to add a route, also if another one has the destination."""
-    return _route_request(_NEWROUTE, link, route, flags=_CREATE | _APPEND)
-
-
-def remove_route(link: Link, route: Route) -> Request:
-    return _route_request(_DELROUTE, link, route)
-
-
-def add_rule(rule: Rule) -> Request:
-    return _rule_request(_NEWRULE, rule, flags=_CREATE | _EXCLUSIVE)
-
-
-def remove_rule(rule: Rule) -> Request:
-    return _rule_request(_DELRULE, rule)
+def build_change(link: Link, op: NetOp) -> Request:
+    """Return the request for an operation on a link that is one message."""
+    match op:
+        case Rename():
+            return _link_request(link, ("IFLA_IFNAME", op.new_name))
+        case SetMtu():
+            return _link_request(link, ("IFLA_MTU", op.mtu))
+        case SetUp() | SetDown():
+            flags = _IFF_UP if isinstance(op, SetUp) else 0
+            fields = {"index": link.index, "flags": flags, "change": _IFF_UP}
+            return Request(_NEWLINK, ifinfmsg, fields)
+        case AddAddress():  # also to set the lifetime of one that exists
+            lifetime = {"ifa_preferred": 0, "ifa_valid": _FOREVER}
+            attributes = (("IFA_CACHEINFO", lifetime),) if op.address.deprecated else ()
+            flags = _CREATE | _REPLACE
+            return _address_request(_NEWADDR, link, op.address.interface, flags, attributes)
+        case RemoveAddress():
+            return _address_request(_DELADDR, link, op.interface)
+        case AddRoute():  # also if another one has the destination
+            return _route_request(_NEWROUTE, link, op.route, _CREATE | _APPEND)
+        case RemoveRoute():
+            return _route_request(_DELROUTE, link, op.route)
+        case AddRule():
+            return _rule_request(_NEWRULE, op.rule, _CREATE | _EXCLUSIVE)
+        case RemoveRule():
+            return _rule_request(_DELRULE, op.rule)
+        case Move() | SetSysctl() | AwaitAddresses():
+            raise AssertionError(f"no message of the kernel: {op}")
 
 
 def _link_request(link: Link, *attributes: tuple[str, object]) -> Request:
     return Request(_NEWLINK, ifinfmsg, {"index": link.index}, attributes)
 
 
-def _address_request(kind: int, link: Link, interface: Interface, flags: int = 0) -> Request:
+def _address_request(
+    kind: int,
+    link: Link,
+    interface: Interface,
+    flags: int = 0,
+    attributes: Attributes = (),
+) -> Request:
     fields = {
         "family": FAMILY[interface.version],
         "index": link.index,
         "prefixlen": interface.network.prefixlen,
     }
     address = str(interface.ip)
-    attributes: tuple[tuple[str, object], ...] = (("IFA_ADDRESS", address),)
+    attributes = (("IFA_ADDRESS", address), *attributes)
     if interface.version == 4:
         attributes = (("IFA_LOCAL", address), *attributes)
     return Request(kind, ifaddrmsg, fields, attributes, flags)

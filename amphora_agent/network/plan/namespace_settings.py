@@ -7,6 +7,7 @@ is: the difference between wanted and actual state is a list of operations.
 
 import enum
 import re
+from functools import partial
 from typing import TypeAlias
 
 import msgspec
@@ -31,8 +32,8 @@ class Comparison(enum.Enum):
     CONTAINS = "a list with these ports in it"
 
 
-class Setting(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting, by its path below /proc/sys.
+class Setting(msgspec.Struct, frozen=True):
+    """What a setting shall be, and why.
 
     needed: load balancers do not work without it. If the kernel lacks or refuses another one, that
         is an alarm, and everything else goes on.
@@ -40,10 +41,9 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     late: the kernel offers it once it tracks connections.
     """
 
-    key: str
+    comparison: Comparison
     value: str
     why: str
-    comparison: Comparison = Comparison.EXACTLY
     needed: bool = False
     machine: bool = False
     late: bool = False
@@ -79,144 +79,75 @@ def _parse_ports(ranges: str) -> frozenset[int]:
     return frozenset(ports)
 
 
-SETTINGS = (
-    Setting(
-        key="net/ipv4/ip_forward",
-        value="1",
-        needed=True,
-        why="keepalived's LVS answers clients by forwarding",
-    ),
-    Setting(
-        key="net/ipv6/conf/all/forwarding",
-        value="1",
-        needed=True,
-        why="keepalived's LVS answers clients by forwarding",
-    ),
-    Setting(
-        key="net/ipv4/ip_nonlocal_bind",
-        value="1",
-        needed=True,
-        why="haproxy listens at the VIPs on the amphora, too, that does not have them now",
-    ),
-    Setting(
-        key="net/ipv6/ip_nonlocal_bind",
-        value="1",
-        needed=True,
-        why="haproxy listens at the VIPs on the amphora, too, that does not have them now",
-    ),
-    Setting(
-        key="net/ipv4/ping_group_range",
-        value="0 2147483647",
-        needed=True,
-        why="haproxy's user runs the checks of PING monitors, without any capability",
-    ),
-    Setting(
-        key="net/ipv4/ip_local_port_range",
-        value="1025 65534",
-        comparison=Comparison.RANGE,
-        why="a member takes as many connections from one address as there are ports in the range",
-    ),
-    Setting(
-        key="net/ipv4/ip_local_reserved_ports",
-        value="1025,9102",
-        comparison=Comparison.CONTAINS,
-        why="a connection to a member takes neither the peers' port (1025) nor the metrics' (9102),"
-        " for which haproxy and the agent could not listen then",
-    ),
-    Setting(
-        key="net/core/somaxconn",
-        value="65534",
-        comparison=Comparison.AT_LEAST,
-        why="a burst of new connections waits for haproxy, and is not refused",
-    ),
-    Setting(
-        key="net/ipv4/tcp_max_syn_backlog",
-        value="100000",
-        comparison=Comparison.AT_LEAST,
-        why="a burst of half-open connections needs no SYN cookies, which lose TCP options",
-    ),
-    Setting(
-        key="net/ipv4/tcp_synack_retries",
-        value="3",
-        comparison=Comparison.AT_MOST,
-        why="a half-open connection of a client that is gone ends after 15 s, not 63 s",
-    ),
-    Setting(
-        key="net/ipv4/tcp_fin_timeout",
-        value="5",
-        comparison=Comparison.AT_MOST,
-        why="a connection whose other end never closes holds its port for 5 s, not 60 s",
-    ),
-    Setting(
-        key="net/ipv4/tcp_tw_reuse",
-        value="1",
-        why="a port in TIME_WAIT serves a new connection to the same member",
-    ),
-    Setting(
-        key="net/ipv4/tcp_max_tw_buckets",
-        value="5800000",
-        comparison=Comparison.AT_LEAST,
-        why="TIME_WAIT is kept at every rate of short connections",
-    ),
-    Setting(
-        key="net/ipv4/tcp_keepalive_time",
-        value="300",
-        comparison=Comparison.AT_MOST,
-        why="a dead client of a listener with long timeouts is noticed after minutes, not hours",
-    ),
-    Setting(
-        key="net/ipv4/tcp_mtu_probing",
-        value="1",
-        comparison=Comparison.AT_LEAST,
-        why="a path that swallows ICMP does not stall connections (RFC 4821)",
-    ),
-    Setting(
-        key="net/ipv4/tcp_rmem",
-        value="4096 87380 33554432",
-        comparison=Comparison.AT_LEAST,
-        why="one connection can fill a long, fast path",
-    ),
-    Setting(
-        key="net/ipv4/tcp_wmem",
-        value="4096 87380 33554432",
-        comparison=Comparison.AT_LEAST,
-        why="one connection can fill a long, fast path",
-    ),
-    Setting(
-        key="net/netfilter/nf_conntrack_tcp_timeout_time_wait",
-        value="5",
-        comparison=Comparison.AT_MOST,
-        late=True,
-        why="ended connections leave the table of those that are tracked soon",
-    ),
-    Setting(
-        key="net/netfilter/nf_conntrack_tcp_timeout_fin_wait",
-        value="5",
-        comparison=Comparison.AT_MOST,
-        late=True,
-        why="ended connections leave the table of those that are tracked soon",
-    ),
-    Setting(
-        key="net/netfilter/nf_conntrack_buckets",
-        value="32768",
-        comparison=Comparison.AT_LEAST,
-        machine=True,
-        late=True,
-        why="each flow of a UDP listener is looked up in this table",
-    ),
-    Setting(
-        key="net/netfilter/nf_conntrack_max",
-        value="131072",
-        comparison=Comparison.AT_LEAST,
-        machine=True,
-        late=True,
-        why="each flow of a UDP listener is tracked, and a full table drops packets",
-    ),
-)
+_exactly = partial(Setting, Comparison.EXACTLY)
+_at_least = partial(Setting, Comparison.AT_LEAST)
+_at_most = partial(Setting, Comparison.AT_MOST)
 
+_FORWARDS = "keepalived's LVS answers clients by forwarding"
+_BINDS = "haproxy listens at the VIPs on the amphora, too, that does not have them now"
+_FILLS_PATH = "one connection can fill a long, fast path"
+_FORGETS = "ended connections leave the table of those that are tracked soon"
 
 #: Every setting, by its path below /proc/sys.
-SYSCTLS = {setting.key: setting for setting in SETTINGS}
+SETTINGS = {
+    "net/ipv4/ip_forward": _exactly("1", _FORWARDS, needed=True),
+    "net/ipv6/conf/all/forwarding": _exactly("1", _FORWARDS, needed=True),
+    "net/ipv4/ip_nonlocal_bind": _exactly("1", _BINDS, needed=True),
+    "net/ipv6/ip_nonlocal_bind": _exactly("1", _BINDS, needed=True),
+    "net/ipv4/ping_group_range": _exactly(
+        "0 2147483647",
+        "haproxy's user runs the checks of PING monitors, without any capability",
+        needed=True,
+    ),
+    "net/ipv4/ip_local_port_range": Setting(
+        Comparison.RANGE,
+        "1025 65534",
+        "a member takes as many connections from one address as there are ports in the range",
+    ),
+    "net/ipv4/ip_local_reserved_ports": Setting(
+        Comparison.CONTAINS,
+        "1025,9102",
+        "a connection to a member takes neither the peers' port (1025) nor the metrics' (9102),"
+        " for which haproxy and the agent could not listen then",
+    ),
+    "net/core/somaxconn": _at_least(
+        "65534", "a burst of new connections waits for haproxy, and is not refused"
+    ),
+    "net/ipv4/tcp_max_syn_backlog": _at_least(
+        "100000", "a burst of half-open connections needs no SYN cookies, which lose TCP options"
+    ),
+    "net/ipv4/tcp_synack_retries": _at_most(
+        "3", "a half-open connection of a client that is gone ends after 15 s, not 63 s"
+    ),
+    "net/ipv4/tcp_fin_timeout": _at_most(
+        "5", "a connection whose other end never closes holds its port for 5 s, not 60 s"
+    ),
+    "net/ipv4/tcp_tw_reuse": _exactly(
+        "1", "a port in TIME_WAIT serves a new connection to the same member"
+    ),
+    "net/ipv4/tcp_max_tw_buckets": _at_least(
+        "5800000", "TIME_WAIT is kept at every rate of short connections"
+    ),
+    "net/ipv4/tcp_keepalive_time": _at_most(
+        "300", "a dead client of a listener with long timeouts is noticed after minutes, not hours"
+    ),
+    "net/ipv4/tcp_mtu_probing": _at_least(
+        "1", "a path that swallows ICMP does not stall connections (RFC 4821)"
+    ),
+    "net/ipv4/tcp_rmem": _at_least("4096 87380 33554432", _FILLS_PATH),
+    "net/ipv4/tcp_wmem": _at_least("4096 87380 33554432", _FILLS_PATH),
+    "net/netfilter/nf_conntrack_tcp_timeout_time_wait": _at_most("5", _FORGETS, late=True),
+    "net/netfilter/nf_conntrack_tcp_timeout_fin_wait": _at_most("5", _FORGETS, late=True),
+    "net/netfilter/nf_conntrack_buckets": _at_least(
+        "32768", "each flow of a UDP listener is looked up in this table", machine=True, late=True
+    ),
+    "net/netfilter/nf_conntrack_max": _at_least(
+        "131072",
+        "each flow of a UDP listener is tracked, and a full table drops packets",
+        machine=True,
+        late=True,
+    ),
+}
 
 
 class SetFirewall(msgspec.Struct, frozen=True):
@@ -232,7 +163,7 @@ NamespaceOp: TypeAlias = SetFirewall | SetSysctl
 
 
 class NamespaceState(msgspec.Struct, frozen=True):
-    """What the namespace has. `sysctls`: those of `SYSCTLS` that the kernel offers."""
+    """What the namespace has. `sysctls`: those of `SETTINGS` that the kernel offers."""
 
     ruleset: Ruleset | None
     sysctls: frozenset[tuple[str, str]]
@@ -245,13 +176,13 @@ def diff_namespace(ruleset: Ruleset | None, actual: NamespaceState) -> tuple[Nam
     if ruleset is not None and actual.ruleset != ruleset:
         ops.append(SetFirewall(ruleset))
     has = dict(actual.sysctls)
-    for setting in SETTINGS:
-        if setting.key in has and (value := setting.find_value(has[setting.key])) is not None:
-            ops.append(SetSysctl(setting.key, value))
+    for key, setting in SETTINGS.items():
+        if key in has and (value := setting.find_value(has[key])) is not None:
+            ops.append(SetSysctl(key, value))
     return tuple(ops)
 
 
-def find_missing(actual: NamespaceState) -> tuple[Setting, ...]:
-    """Return the settings that the kernel should offer and does not."""
+def find_missing(actual: NamespaceState) -> list[str]:
+    """Return the keys of settings that the kernel should offer and does not."""
     has = dict(actual.sysctls)
-    return tuple(setting for setting in SETTINGS if setting.key not in has and not setting.late)
+    return [key for key, setting in SETTINGS.items() if key not in has and not setting.late]

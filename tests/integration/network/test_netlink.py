@@ -16,7 +16,7 @@ from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkSocket, Re
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.netlink import messages as netlink_messages
 from amphora_agent.network.netlink.links import Netlink
-from amphora_agent.network.netlink.messages import Link
+from amphora_agent.network.netlink.messages import Link, build_change
 from amphora_agent.network.plan.diff import (
     AddAddress,
     AddRoute,
@@ -65,12 +65,12 @@ def test_a_refusal_says_why(inside: Namespace) -> None:
 def test_a_refusal_has_the_kernels_own_words(inside: Namespace) -> None:
     def ask() -> None:
         with NetlinkSocket() as netlink:
-            request = netlink_messages.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
+            request = build_change(_NOBODY, AddRoute(_route("10.9.0.0/24", "10.1.0.1")))
             with pytest.raises(OSError, match=r"No such device: .*required for onlink") as refused:
                 netlink.change(request)
             assert refused.value.errno == errno.ENODEV
             # And the socket still works.
-            netlink.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
+            netlink.change(build_change(_NOBODY, AddRule(Rule(ip_network("10.1.0.5/32")))))
 
     inside.inside(ask)
 
@@ -162,7 +162,7 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
 
     def ask() -> None:
         [link] = [each for each in _links() if each.name == "eth1"]
-        with _Interrupted(netlink_messages.remove_address(link, first)) as netlink:
+        with _Interrupted(build_change(link, RemoveAddress(first))) as netlink:
             messages = netlink.dump(netlink_messages.addresses(4))
         held = [netlink_messages.parse_address(message).interface for message in messages]
         held.remove(ip_interface("127.0.0.1/8"))
@@ -174,9 +174,9 @@ def test_a_dump_that_others_interrupt_is_begun_anew(inside: Namespace) -> None:
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(inside: Namespace) -> None:
     def ask() -> None:
         with NetlinkSocket() as netlink:
-            refused = netlink_messages.append_route(_NOBODY, _route("10.9.0.0/24", "10.1.0.1"))
+            refused = build_change(_NOBODY, AddRoute(_route("10.9.0.0/24", "10.1.0.1")))
             netlink._send(refused, _NLM_F_ACK)
-            netlink.change(netlink_messages.add_rule(Rule(ip_network("10.1.0.5/32"))))
+            netlink.change(build_change(_NOBODY, AddRule(Rule(ip_network("10.1.0.5/32")))))
 
     inside.inside(ask)
     assert "from 10.1.0.5" in inside.ip("rule", "show")

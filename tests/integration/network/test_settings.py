@@ -16,12 +16,11 @@ from tests.integration.network.rig import Rig
 
 SOMAXCONN = "net/core/somaxconn"
 RANGE = "net/ipv4/ip_local_port_range"
-OFFERED_EARLY = [setting for setting in SETTINGS if not setting.late]
+OFFERED_EARLY = {key: setting for key, setting in SETTINGS.items() if not setting.late}
 
 
 def read(rig: Rig) -> dict[str, str]:
-    keys = [setting.key for setting in SETTINGS]
-    return dict(rig.namespace.run(lambda: sysctl.read(keys)))
+    return dict(rig.namespace.run(lambda: sysctl.read(SETTINGS)))
 
 
 def write(rig: Rig, key: str, value: str) -> None:
@@ -35,8 +34,8 @@ def told(rig: Rig) -> dict[str, str]:
 def test_a6_a_new_namespace_has_the_settings_before_anything_is_plugged(rig: Rig) -> None:
     assert rig.agent().restore(single=True) == []
     found = read(rig)
-    for setting in OFFERED_EARLY:
-        assert setting.find_value(found[setting.key]) is None
+    for key, setting in OFFERED_EARLY.items():
+        assert setting.find_value(found[key]) is None
     assert found[RANGE] == "1025 65534"
     assert list(rig.agent().plan(single=True)) == []
     assert told(rig) == {}
@@ -47,8 +46,8 @@ def test_a6_so_has_one_with_ports_after_a_reboot_also_what_tracking_brings(rig: 
     rig.plug_vip()
     assert rig.agent().restore(single=True) == []
     found = read(rig)
-    for setting in SETTINGS:
-        assert setting.find_value(found[setting.key]) is None
+    for key, setting in SETTINGS.items():
+        assert setting.find_value(found[key]) is None
     rig.reboot()
     rig.vip_port()
     rig.agent().restore(single=True)

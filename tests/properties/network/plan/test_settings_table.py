@@ -9,9 +9,7 @@ numbers = st.integers(0, 1 << 40)
 
 
 settings = st.builds(
-    lambda comparison, wanted: Setting(
-        key="k", value=" ".join(map(str, wanted)), why="", comparison=comparison
-    ),
+    lambda comparison, wanted: Setting(comparison, " ".join(map(str, wanted)), why=""),
     st.sampled_from([Comparison.EXACTLY, Comparison.AT_LEAST, Comparison.AT_MOST]),
     st.lists(numbers, min_size=1, max_size=3),
 )

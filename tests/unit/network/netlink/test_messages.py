@@ -15,10 +15,20 @@ from amphora_agent.kernel.netlink_socket import Request, split_datagram
 from amphora_agent.network.netlink import messages
 from amphora_agent.network.netlink.messages import (
     Link,
+    build_change,
     parse_address,
     parse_link,
     parse_routes,
     parse_rule,
+)
+from amphora_agent.network.plan.diff import (
+    AddAddress,
+    AddRoute,
+    AddRule,
+    RemoveAddress,
+    RemoveRoute,
+    RemoveRule,
+    Rename,
 )
 from amphora_agent.network.plan.interface import (
     DEFAULT_DESTINATION,
@@ -42,12 +52,12 @@ ROUTES = [
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_a_route_is_what_it_was(route: Route) -> None:
-    for request in (messages.append_route(LINK, route), messages.remove_route(LINK, route)):
-        assert list(parse_routes(LINK.index, _answer(request))) == [route]
+    for op in (AddRoute(route), RemoveRoute(route)):
+        assert list(parse_routes(LINK.index, _answer(build_change(LINK, op)))) == [route]
 
 
 def test_a_route_of_another_interface_is_not_ours() -> None:
-    request = messages.append_route(LINK, ROUTES[0])
+    request = build_change(LINK, AddRoute(ROUTES[0]))
     assert list(parse_routes(8, _answer(request))) == []
 
 
@@ -79,20 +89,20 @@ def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> N
 @pytest.mark.parametrize("source", ["10.1.0.5/32", "fd01::5/128", "10.1.0.0/24"])
 def test_a_rule_is_what_it_was(source: str) -> None:
     rule = Rule(ip_network(source))
-    for request in (messages.add_rule(rule), messages.remove_rule(rule)):
-        assert list(parse_rule(_answer(request))) == [rule]
+    for op in (AddRule(rule), RemoveRule(rule)):
+        assert list(parse_rule(_answer(build_change(LINK, op)))) == [rule]
 
 
 @pytest.mark.parametrize("text", ["10.1.0.7/24", "10.1.0.5/32", "fd01::7/64", "fd01::5/128"])
 def test_an_address_is_what_it_was(text: str) -> None:
     interface = ip_interface(text)
-    for request in (
-        messages.replace_address(LINK, HostAddress(interface, deprecated=False)),
-        messages.replace_address(LINK, HostAddress(interface, deprecated=True)),
-        messages.remove_address(LINK, interface),
+    for op in (
+        AddAddress(HostAddress(interface, deprecated=False)),
+        AddAddress(HostAddress(interface, deprecated=True)),
+        RemoveAddress(interface),
     ):
         # The kernel always sends the flags, and is never sent them.
-        request = _with(request, ("IFA_FLAGS", 0x80))
+        request = _with(build_change(LINK, op), ("IFA_FLAGS", 0x80))
         message = _answer(request)
         assert parse_address(message).interface == interface
         assert message["index"] == LINK.index
@@ -100,9 +110,9 @@ def test_an_address_is_what_it_was(text: str) -> None:
 
 def test_only_a_deprecated_address_is_sent_a_lifetime() -> None:
     interface = ip_interface("fd01::5/128")
-    lasting = _answer(messages.replace_address(LINK, HostAddress(interface, deprecated=False)))
+    lasting = _answer(build_change(LINK, AddAddress(HostAddress(interface, deprecated=False))))
     assert lasting.get_attr("IFA_CACHEINFO") is None
-    deprecated = _answer(messages.replace_address(LINK, HostAddress(interface, deprecated=True)))
+    deprecated = _answer(build_change(LINK, AddAddress(HostAddress(interface, deprecated=True))))
     assert deprecated.get_attr("IFA_CACHEINFO")["ifa_preferred"] == 0
     assert deprecated.get_attr("IFA_CACHEINFO")["ifa_valid"] == 0xFFFFFFFF
 
@@ -110,7 +120,7 @@ def test_only_a_deprecated_address_is_sent_a_lifetime() -> None:
 def test_a_link_is_read_with_its_names() -> None:
     names = {"attrs": [("IFLA_ALT_IFNAME", "enp1s0"), ("IFLA_ALT_IFNAME", "the-vip")]}
     request = _with(
-        messages.rename_link(LINK, "eth1"),
+        build_change(LINK, Rename("eth0", "eth1")),
         ("IFLA_ADDRESS", LINK.mac),
         ("IFLA_MTU", 1500),
         ("IFLA_PROP_LIST", names),
@@ -122,7 +132,7 @@ def test_a_link_is_read_with_its_names() -> None:
 
 
 def test_a_tunnel_that_has_an_address_for_a_mac_is_a_link() -> None:
-    request = _with(messages.rename_link(LINK, "sit0"), ("IFLA_ADDRESS", "10.0.0.1"))
+    request = _with(build_change(LINK, Rename("eth0", "sit0")), ("IFLA_ADDRESS", "10.0.0.1"))
     assert parse_link(_answer(_with(request, ("IFLA_MTU", 1480)))).mac == "10.0.0.1"
 
 

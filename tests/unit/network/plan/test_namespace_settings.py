@@ -58,7 +58,7 @@ def test_without_a_ruleset_only_settings_are_seen_to() -> None:
 
 
 def test_what_the_kernel_offers_late_is_not_missed() -> None:
-    missing = {setting.key for setting in find_missing(NamespaceState(None, frozenset()))}
+    missing = find_missing(NamespaceState(None, frozenset()))
     assert "net/core/somaxconn" in missing
     assert not any("conntrack" in key for key in missing)
 
