@@ -162,7 +162,8 @@ def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, 
         link = next((link for link in netlink.links() if link.is_called(interface)), None)
         if link is None:
             raise OperationFailed("there is no such interface")
-        held = {address.interface.ip: address for address in netlink.read_state(link, ()).addresses}
+        held = netlink.read_state(link, ()).addresses
+    usable = {address.interface.ip for address in held if address.usable}
     mac = parse_mac(link.mac)
     refused: dict[Address, str] = {}
     # Protocol 0: it receives nothing.
@@ -170,8 +171,7 @@ def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, 
         raw.setblocking(False)  # a card that sends nothing must not block
         raw.bind((link.name, 0))
         for address in addresses:
-            has = held.get(address)
-            if has is None or has.tentative or has.failed:
+            if address not in usable:
                 refused[address] = "the interface does not have it, or may not use it"
                 continue
             try:
@@ -235,17 +235,9 @@ def unsolicited_advertisement(mac: Mac, address: IPv6Address) -> bytes:
 
 def _arp(operation: int, hardware: bytes, address: IPv4Address, *, target: bytes) -> bytes:
     """RFC 826."""
+    ip = address.packed
     return _ethernet(_BROADCAST, hardware, _ARP) + struct.pack(
-        "!HHBBH6s4s6s4s",
-        _ETHERNET,
-        _IPV4,
-        6,
-        4,
-        operation,
-        hardware,
-        address.packed,
-        target,
-        address.packed,
+        "!HHBBH6s4s6s4s", _ETHERNET, _IPV4, 6, 4, operation, hardware, ip, target, ip
     )
 
 

@@ -27,7 +27,7 @@ from amphora_agent.network.plan.namespace_settings import (
     diff_namespace,
     find_missing,
 )
-from amphora_agent.supervisor.processes import run
+from amphora_agent.supervisor.processes import Completed, run
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +49,7 @@ class Nftables:
         Raises:
             OperationFailed: nft cannot be run.
         """
-        listing = ["nft", "--json", "--numeric", "list", "table", FAMILY, TABLE]
-        answer = self._namespace.run(
-            lambda: run(listing, timeout=_TIMEOUT, most_output=_MOST_LISTING)
-        )
+        answer = self._run("--numeric", "list", "table", FAMILY, TABLE)
         if not answer.succeeded:
             logger.debug("nft lists no table: %s", answer.output)
             return None
@@ -68,12 +65,15 @@ class Nftables:
         Raises:
             OperationFailed: nft cannot be run, or refuses; the table stays.
         """
-        applying = ["nft", "--json", "--file", "-"]
-        answer = self._namespace.run(
-            lambda: run(applying, timeout=_TIMEOUT, input=build_transaction(ruleset))
-        )
+        answer = self._run("--file", "-", input=build_transaction(ruleset))
         if not answer.succeeded:
             raise OperationFailed("The firewall is refused", answer.output.strip())
+
+    def _run(self, *arguments: str, input: bytes = b"") -> Completed:
+        argv = ("nft", "--json", *arguments)
+        return self._namespace.run(
+            lambda: run(argv, timeout=_TIMEOUT, input=input, most_output=_MOST_LISTING)
+        )
 
 
 class NamespaceReconciler:
@@ -126,18 +126,14 @@ class NamespaceReconciler:
             match op:
                 case SetFirewall():
                     self._firewall.replace(op.ruleset)
+                case SetSysctl() if SETTINGS[op.key].machine:
+                    sysctl.write(op.key, op.value)
                 case SetSysctl():
-                    self._write(op)
+                    self._namespace.run(lambda: sysctl.write(op.key, op.value))
         except OSError as error:
             if isinstance(op, SetFirewall) or SETTINGS[op.key].needed:
                 raise OperationFailed("Cannot configure the network", f"{op}: {error}") from error
             refused[op.key] = str(error)
-
-    def _write(self, op: SetSysctl) -> None:
-        if SETTINGS[op.key].machine:
-            sysctl.write(op.key, op.value)
-        else:
-            self._namespace.run(lambda: sysctl.write(op.key, op.value))
 
     def _report(self, state: NamespaceState, refused: Mapping[str, str]) -> None:
         """Raise alarms for settings that are not as wanted when read back, and clear others.

@@ -5,6 +5,7 @@ the interface, start or stop its DHCP client. A repetition finds no difference, 
 was interrupted. Other processes may do the same at the same time: the locks are files.
 """
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Iterable
@@ -55,16 +56,13 @@ class Patience:
 
 @dataclass(frozen=True)
 class Settled:
-    """A reconciled port: its record, the addresses that it has, and the operations done."""
+    """A reconciled port: its record, the addresses that it has, the operations done, and whether
+    the interface has just been moved into the namespace."""
 
     record: PortRecord
     addresses: tuple[Address, ...]
     done: tuple[NetOp, ...]
-
-    @property
-    def moved(self) -> bool:
-        """Whether the interface has just been moved into the namespace."""
-        return _has_moved(self.done)
+    moved: bool
 
 
 class Ports:
@@ -223,8 +221,9 @@ class Ports:
         if before_up is None:
             self.guard()
         done = self.reconciler.converge(spec, before_up)
+        moved = any(isinstance(op, Move) for op in done)
         if spec.dhcp or record.name in (self._dhcp.interfaces() if self._dhcp else ()):
-            self._reconcile_client(spec, moved=_has_moved(done))
+            self._reconcile_client(spec, moved=moved)
             if spec.dhcp:
                 self._await_address(spec)
                 record, spec = self._write_record(record, single=single)
@@ -232,7 +231,7 @@ class Ports:
         # The addresses that were retired are gone.
         record = msgspec.structs.replace(record, owned=_list_interfaces(spec))
         self.records.put(record)
-        return Settled(record, tuple(each.ip for each in record.owned), done)
+        return Settled(record, tuple(each.ip for each in record.owned), done, moved)
 
     def _reconcile_client(self, spec: InterfaceSpec, *, moved: bool) -> None:
         if self._dhcp is None:
@@ -292,15 +291,17 @@ class Ports:
 
     def _find_name(self, mac: Mac, links: "Iterable[Link]") -> str:
         """Return the name that the port has, or the first free `ethN` for members."""
-        taken = {record.name for record in self.records.all() if not self._is_gone(record)}
+        taken = {
+            record.name
+            for record in self.records.all()
+            if not record.missing or self.reconciler.exists(record.mac)
+        }
         for link in links:
             if link.mac == mac and INTERFACE.fullmatch(link.name) and link.name not in taken:
                 return link.name
             taken |= {link.name, *link.alternative_names}
-        number = 2
-        while f"eth{number}" in taken:
-            number += 1
-        return f"eth{number}"
+        names = (f"eth{number}" for number in itertools.count(2))
+        return next(name for name in names if name not in taken)
 
     def _refuse_second_vip_port(
         self, mac: Mac, links: "Iterable[Link]", others: Iterable[PortRecord]
@@ -315,9 +316,6 @@ class Ports:
             if link.name == VIP_INTERFACE and link.mac != mac and link.mac not in names:
                 raise Conflict("Interface already exists", f"{VIP_INTERFACE} is port {link.mac}")
 
-    def _is_gone(self, record: PortRecord) -> bool:
-        return record.missing and not self.reconciler.exists(record.mac)
-
     def _lock_port(self, mac: Mac) -> AbstractContextManager[None]:
         """Hold off other changes of the port."""
         return self._lock(mac.replace(":", "-"))
@@ -329,7 +327,3 @@ class Ports:
 
 def _list_interfaces(spec: InterfaceSpec) -> tuple[Interface, ...]:
     return tuple(address.interface for address in spec.addresses)
-
-
-def _has_moved(ops: Iterable[NetOp]) -> bool:
-    return any(isinstance(op, Move) for op in ops)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from amphora_agent.errors import NotFound, OperationFailed
 from amphora_agent.kernel.netlink_socket import NetlinkEvents
 from amphora_agent.model.addressing import Address, Mac
@@ -92,8 +94,7 @@ class Reconciler:
             link = netlink.find_link(spec.mac)
             return netlink.read_state(link, sysctls) if link else None
 
-        inside = self._inside(look)
-        if inside is not None:
+        if inside := self._inside(look):
             return inside
         link = self._outside(lambda netlink: _require_link(netlink, spec.mac))
         return InterfaceState(name=link.name, mtu=link.mtu, up=link.up, inside=False)
@@ -109,8 +110,7 @@ class Reconciler:
     def has_learned_address(self, spec: InterfaceSpec) -> bool:
         """Return whether the interface has a usable IPv6 address from a router advertisement."""
         return any(
-            not (address.permanent or address.tentative or address.failed)
-            for address in self._read_state(spec).addresses
+            address.usable and not address.permanent for address in self._read_state(spec).addresses
         )
 
     def converge(self, spec: InterfaceSpec, before_up: Callable[[], None] | None = None) -> NetOps:
@@ -125,13 +125,14 @@ class Reconciler:
                 something else keeps changing the interface.
         """
         done: NetOps = ()
-        refused: set[Route] = set()
         ops: NetOps = ()
         for _ in range(_MOST_LOOKS):
-            ops = _without(refused, self.plan(spec))
+            ops = self.plan(spec)
             if not ops:
                 return done
-            refused |= self._carry_out(spec, ops, before_up)
+            refused = self._carry_out(spec, ops, before_up)
+            routes = tuple(route for route in spec.routes if route not in refused)
+            spec = msgspec.structs.replace(spec, routes=routes)
             done += ops
         raise OperationFailed(
             "The network does not settle", f"{spec.name}: again to do: {'; '.join(map(str, ops))}"
@@ -143,23 +144,21 @@ class Reconciler:
         """Carry out operations; return the optional routes that the kernel refused."""
         if isinstance(ops[0], Move | Rename):
             self._inside(lambda netlink: netlink.free_name(spec.name, spec.mac))
-        if isinstance(ops[0], Move):
-            self._move(spec, ops[0])
+        if isinstance(move := ops[0], Move):
+            _log(spec, move)
+            self._outside(
+                lambda netlink: netlink.move(
+                    _require_link(netlink, spec.mac), self._namespace.path, move
+                )
+            )
             ops = ops[1:]
         return self._inside(lambda netlink: _apply_each(netlink, spec, ops, before_up))
 
-    def _move(self, spec: InterfaceSpec, op: Move) -> None:
-        _log(spec, op)
-        self._outside(
-            lambda netlink: netlink.move(_require_link(netlink, spec.mac), self._namespace.path, op)
-        )
-
     def _rescan(self) -> None:
         # The kernel sometimes misses a device that was plugged in.
-        if not self._pci_rescan.exists():
-            return
         try:
-            self._pci_rescan.write_text("1")
+            if self._pci_rescan.exists():
+                self._pci_rescan.write_text("1")
         except OSError as error:
             logger.warning("cannot rescan the PCI bus: %s", error)
 
@@ -198,10 +197,6 @@ def _apply_each(
             logger.error("%s; the host route of the subnet is left out", error)
             refused.add(op.route)
     return refused
-
-
-def _without(refused: set[Route], ops: NetOps) -> NetOps:
-    return tuple(op for op in ops if not (isinstance(op, AddRoute) and op.route in refused))
 
 
 def _log(spec: InterfaceSpec, op: NetOp) -> None:

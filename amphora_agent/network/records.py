@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,8 @@ from amphora_agent.model.addressing import Address, Interface, Mac
 from amphora_agent.model.decode import decode, encode
 from amphora_agent.model.plugging import InterfaceRule, NetworkPlug, PluggedVip
 from amphora_agent.network.plan.interface import VIP_INTERFACE, Lease, parse_lease
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +65,7 @@ class PortRecords:
         self.directory = directory
 
     def get(self, mac: Mac) -> PortRecord | None:
-        return self._read(self._path(mac))
+        return _read(self._path(mac), PortRecord)
 
     def require(self, mac: Mac) -> PortRecord:
         """Return the record of a port.
@@ -88,21 +91,12 @@ class PortRecords:
         records = []
         for path in sorted(self.directory.glob("*.json")):
             # The directory is a setting of the controller: it may have other files.
-            if _FILE_NAME.fullmatch(path.name) and (record := self._read(path)):
+            if _FILE_NAME.fullmatch(path.name) and (record := _read(path, PortRecord)):
                 records.append(record)
         return sorted(records, key=lambda record: (len(record.name), record.name))
 
     def _path(self, mac: Mac) -> Path:
-        return self.directory / f"{mac.replace(':', '-')}.json"
-
-    def _read(self, path: Path) -> PortRecord | None:
-        try:
-            return decode(path.read_bytes(), PortRecord)
-        except FileNotFoundError:
-            return None
-        except (OSError, InvalidRequest) as error:
-            logger.error("%s cannot be read and is left aside: %s", path, error)
-            return None
+        return _name_file(self.directory, mac)
 
 
 def add_plug(earlier: PortRecord | None, plug: PluggedVip | NetworkPlug) -> PortRecord:
@@ -153,15 +147,8 @@ class Leases:
 
     def get(self, mac: Mac) -> Lease | None:
         """Return the lease of a port, unless it has expired."""
-        path = self.path(mac)
-        try:
-            lease = decode(path.read_bytes(), Lease)
-        except FileNotFoundError:
-            return None
-        except (OSError, InvalidRequest) as error:
-            logger.error("%s cannot be read and is left aside: %s", path, error)
-            return None
-        return lease if lease.expires > self._now() else None
+        lease = _read(self.path(mac), Lease)
+        return lease if lease and lease.expires > self._now() else None
 
     def wait_for(self, mac: Mac, deadline: float) -> Lease | None:
         """Return the lease of a port as soon as there is one; None if there is none at
@@ -202,10 +189,25 @@ class Leases:
                 raise InvalidRequest("Unknown DHCP event", repr(event))
 
     def path(self, mac: Mac) -> Path:
-        return self.directory / f"{mac.replace(':', '-')}.json"
+        return _name_file(self.directory, mac)
 
     def _put(self, mac: Mac, lease: Lease) -> None:
         earlier = self.get(mac)
         files.write(self.path(mac), encode(lease))
         if earlier is None or msgspec.structs.replace(earlier, expires=lease.expires) != lease:
             logger.info("%s: DHCP lease %s", mac, lease)
+
+
+def _name_file(directory: Path, mac: Mac) -> Path:
+    return directory / f"{mac.replace(':', '-')}.json"
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return what a file holds; None if there is none, or one that cannot be read."""
+    try:
+        return decode(path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, InvalidRequest) as error:
+        logger.error("%s cannot be read and is left aside: %s", path, error)
+        return None

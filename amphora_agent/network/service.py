@@ -1,9 +1,8 @@
 """The service of the network: plug, guard, announce, restore, look up and count ports."""
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -100,7 +99,12 @@ class Network:
         """
         wanted = _parse("Invalid IP address", address)
         rules = decode(body, InterfaceRules)
-        self._ports.set_rules(self._find_port(wanted), rules)
+        for record in self._ports.records.all():
+            # That of a VIP has it also while the other amphora is master.
+            if wanted in (*record.vips, *(interface.ip for interface in record.owned)):
+                self._ports.set_rules(record.mac, rules)
+                return
+        raise _no_interface(wanted)
 
     def describe(self) -> dict[str, str]:
         """Return the addresses and the rules of each plugged interface, as text."""
@@ -160,14 +164,14 @@ class Network:
         """
         booting = self._make_namespace()
         files.sweep(self._ports.records.directory)
-        firewall = _BackgroundCall(lambda: self._ports.guard(fresh=booting))
+        records = self._ports.records.all()
         # Devices may appear late after a boot; later, a missing one is gone. All ports share one
         # deadline.
         deadline = self._clock() + (self._patience.port if booting else 0.0)
 
         def restore(record: PortRecord) -> None:
             def before_up() -> None:
-                if (error := firewall.wait()) and record.guarded:
+                if (error := firewall.exception()) and record.guarded:
                     raise OperationFailed("It stays down", f"no firewall would guard it: {error}")
 
             # A port that was missing before is not waited for again.
@@ -175,13 +179,14 @@ class Network:
             self._settle_again(record.mac, single=single, deadline=until, before_up=before_up)
 
         # Side by side: IPv6 addresses take a second to be usable.
-        calls = {
-            f"{record.name} ({record.mac})": _BackgroundCall(partial(restore, record))
-            for record in self._ports.records.all()
-        }
+        with ThreadPoolExecutor(1 + len(records)) as pool:
+            firewall = pool.submit(self._ports.guard, fresh=booting)
+            calls = {
+                f"{record.name} ({record.mac})": pool.submit(restore, record) for record in records
+            }
         failures: list[str] = []
         for subject, call in (calls | {"the firewall": firewall}).items():
-            if error := call.wait():
+            if error := call.exception():
                 unexpected = None if isinstance(error, AgentError | OSError) else error
                 logger.error("%s is not restored: %s", subject, error, exc_info=unexpected)
                 failures.append(f"{subject}: {error}")
@@ -246,43 +251,11 @@ class Network:
         if settled.done:
             self._announce(settled.record.name, settled.addresses)
 
-    def _find_port(self, address: Address) -> Mac:
-        """Return the port that has the address; of a VIP, also while the other amphora is master.
-
-        Raises:
-            NotFound: no port has it.
-        """
-        for record in self._ports.records.all():
-            if address in (*record.vips, *(interface.ip for interface in record.owned)):
-                return record.mac
-        raise _no_interface(address)
-
     def _find_record(self, name: str) -> PortRecord:
         for record in self._ports.records.all():
             if record.name == name:
                 return record
         raise NotFound("Port Not Found", f"no port is plugged as {name}")
-
-
-class _BackgroundCall:
-    """A call in a thread of its own."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._error: Exception | None = None
-
-        def work() -> None:
-            try:
-                function()
-            except Exception as error:  # `wait` returns it
-                self._error = error
-
-        self._thread = threading.Thread(target=work)
-        self._thread.start()
-
-    def wait(self) -> Exception | None:
-        """Wait for the end of the call; return what it raised."""
-        self._thread.join()
-        return self._error
 
 
 def _no_interface(address: Address) -> NotFound:

@@ -32,12 +32,16 @@ _MARKS = (b"-----BEGIN", b"-----END")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 # DER
-INTEGER, UTC_TIME, GENERALIZED_TIME, SEQUENCE = 0x02, 0x17, 0x18, 0x30
+_INTEGER, _UTC_TIME, _GENERALIZED_TIME, _SEQUENCE = 0x02, 0x17, 0x18, 0x30
 #: The version of a certificate, which one of version 1 does not have.
-VERSION = 0xA0
+_VERSION = 0xA0
 #: 2.5.29.37
 _EXTENDED_KEY_USAGE = bytes.fromhex("551d25")
 _OBJECT_IDENTIFIER, _EXTENSIONS = 0x06, 0xA3
+
+
+#: Kind and content.
+_Element = tuple[int, bytes]
 
 
 class Unreadable(ValueError):
@@ -101,24 +105,15 @@ def is_pem(data: bytes) -> bool:
     )
 
 
-def has_block(data: bytes, label: str) -> bool:
-    """Return whether a block of this label begins in a file."""
-    return _make_begin(label) in data
-
-
 def count_blocks(data: bytes, label: str) -> int:
     """Return how many blocks of this label begin in a file."""
-    return data.count(_make_begin(label))
+    return data.count(f"-----BEGIN {label}-----".encode())
 
 
 def find_blocks(data: bytes, label: str) -> list[bytes]:
     """Return the blocks of a file as they are written, unread. `label` is a regular expression."""
     pattern = rf"-----BEGIN (?:{label})-----.*?-----END (?:{label})-----"
     return re.findall(pattern.encode(), data, re.DOTALL)
-
-
-def _make_begin(label: str) -> bytes:
-    return f"-----BEGIN {label}-----".encode()
 
 
 def parse_pem(data: bytes) -> Pem:
@@ -186,7 +181,7 @@ def _make_block(number: int, label: str, body: bytes) -> Block:
     if label == "ENCRYPTED PRIVATE KEY":
         raise Unreadable(f"line {number}: the private key before needs a passphrase")
     with contextlib.suppress(Unreadable):
-        if len(list(read_elements(content))) == 1:
+        if len(list(_read_elements(content))) == 1:
             return Block(label, content)
     raise Unreadable(f"line {number}: the {label} before is not one DER element")
 
@@ -197,16 +192,8 @@ def read_serial(certificate: bytes) -> int:
     Raises:
         Unreadable
     """
-    fields = read_elements(read_content(read_content(certificate, SEQUENCE), SEQUENCE))
-    try:
-        kind, value = next(fields)
-        if kind == VERSION:
-            kind, value = next(fields)
-    except StopIteration:
-        raise Unreadable("it is no certificate") from None
-    if kind != INTEGER:
-        raise Unreadable("it has no serial number")
-    return int.from_bytes(value, signed=True)
+    (_, serial), *_ = _read_certificate(certificate)
+    return int.from_bytes(serial, signed=True)
 
 
 def read_expiry(block: Block) -> datetime | None:
@@ -215,15 +202,14 @@ def read_expiry(block: Block) -> datetime | None:
     Raises:
         Unreadable
     """
-    fields = list(read_elements(read_content(read_content(block.content, SEQUENCE), SEQUENCE)))
     try:
         if block.label == CERTIFICATE:
-            # version (if it is not 1), serial number, signature algorithm, issuer, validity
-            _, validity = fields[4 if fields[0][0] == VERSION else 3]
-            _, (kind, value) = read_elements(validity)
-            return read_time(kind, value)
-        _, until, _ = _split_times(fields)
-        return until and read_time(*until)
+            _, _, _, (_, validity), *_ = _read_certificate(block.content)
+            until: _Element | None
+            _, until = _read_elements(validity)
+        else:
+            _, until, _ = _split_times(list(_read_fields(block.content)))
+        return until and _read_time(*until)
     except (IndexError, ValueError):
         raise Unreadable(f"the {block.label} has no time where it should be") from None
 
@@ -234,35 +220,32 @@ def read_revocations(encoded: bytes) -> Revocations:
     Raises:
         Unreadable
     """
-    fields = list(read_fields(encoded))
+    fields = list(_read_fields(encoded))
     try:
         made, _, rest = _split_times(fields)
-        revoked = rest[0][1] if rest and rest[0][0] == SEQUENCE else b""
+        revoked = rest[0][1] if rest and rest[0][0] == _SEQUENCE else b""
         serials = frozenset(
-            int.from_bytes(next(read_elements(entry))[1], signed=True)
-            for _, entry in read_elements(revoked)
+            int.from_bytes(next(_read_elements(entry))[1], signed=True)
+            for _, entry in _read_elements(revoked)
         )
         return Revocations(_format_as_openssl(*made), serials)
     except (IndexError, StopIteration):
         raise Unreadable("it is no revocation list") from None
 
 
-_Element = tuple[int, bytes]
-
-
 def _split_times(fields: list[_Element]) -> tuple[_Element, _Element | None, list[_Element]]:
     """Return this update, next update (if any) of a revocation list, and what follows."""
     # version (if it is not 1), signature algorithm, issuer, this update, next update (if any),
     # the revoked certificates (if any), extensions
-    at = 3 if fields[0][0] == INTEGER else 2
+    at = 3 if fields[0][0] == _INTEGER else 2
     made, rest = fields[at], fields[at + 1 :]
-    if rest and rest[0][0] in (UTC_TIME, GENERALIZED_TIME):
+    if rest and rest[0][0] in (_UTC_TIME, _GENERALIZED_TIME):
         return made, rest[0], rest[1:]
     return made, None, rest
 
 
 def _format_as_openssl(kind: int, value: bytes) -> str:
-    time = read_time(kind, value)
+    time = _read_time(kind, value)
     return f"{_MONTHS[time.month - 1]} {time.day} {time:%H:%M:%S} {time.year} GMT"
 
 
@@ -272,15 +255,24 @@ def identify(encoded: bytes) -> Identity:
     Raises:
         ValueError: it cannot be read.
     """
-    fields = list(read_fields(encoded))
-    if fields[0][0] == VERSION:
-        fields = fields[1:]
-    if len(fields) < 6:
-        raise ValueError("it is no certificate")
-    # serial number, signature algorithm, issuer, validity, subject, key
-    (_, serial), _, (_, issuer) = fields[:3]
-    extensions = b"".join(content for kind, content in fields[6:] if kind == _EXTENSIONS)
+    (_, serial), _, (_, issuer), _, _, _, *rest = _read_certificate(encoded)
+    extensions = b"".join(content for kind, content in rest if kind == _EXTENSIONS)
     return Identity(issuer, int.from_bytes(serial, signed=True), _says_use(extensions))
+
+
+def _read_certificate(encoded: bytes) -> list[_Element]:
+    """Return serial number, signature algorithm, issuer, validity, subject and key of a certificate
+    (DER), and what follows them.
+
+    Raises:
+        Unreadable
+    """
+    fields = list(_read_fields(encoded))
+    if fields and fields[0][0] == _VERSION:
+        fields = fields[1:]
+    if len(fields) < 6 or fields[0][0] != _INTEGER:
+        raise Unreadable("it is no certificate")
+    return fields
 
 
 def read_list_issuer(encoded: bytes) -> bytes:
@@ -289,24 +281,21 @@ def read_list_issuer(encoded: bytes) -> bytes:
     Raises:
         ValueError: it cannot be read.
     """
-    fields = list(read_fields(encoded))
+    fields = list(_read_fields(encoded))
     # version (if it is not 1), signature algorithm, issuer
-    return fields[2 if fields[0][0] == INTEGER else 1][1]
+    return fields[2 if fields[0][0] == _INTEGER else 1][1]
 
 
 def _says_use(extensions: bytes) -> bool:
-    if not extensions:
-        return False
-    return any(
-        next(read_elements(extension)) == (_OBJECT_IDENTIFIER, _EXTENDED_KEY_USAGE)
-        for _, extension in read_elements(read_content(extensions, SEQUENCE))
-    )
+    listed = _read_elements(_read_content(extensions, _SEQUENCE)) if extensions else ()
+    usage = _OBJECT_IDENTIFIER, _EXTENDED_KEY_USAGE
+    return any(next(_read_elements(extension)) == usage for _, extension in listed)
 
 
 # DER (X.690)
 
 
-def read_elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+def _read_elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the kind and the content of each element.
 
     Raises:
@@ -327,39 +316,39 @@ def read_elements(encoded: bytes) -> Iterator[tuple[int, bytes]]:
         at += length
 
 
-def read_content(encoded: bytes, kind: int) -> bytes:
+def _read_content(encoded: bytes, kind: int) -> bytes:
     """Return the content of the first element, which must be of this kind.
 
     Raises:
         Unreadable
     """
-    first_kind, value = next(read_elements(encoded), (None, b""))
+    first_kind, value = next(_read_elements(encoded), (None, b""))
     if first_kind != kind:
         raise Unreadable("it is not DER")
     return value
 
 
-def read_fields(encoded: bytes) -> Iterator[tuple[int, bytes]]:
+def _read_fields(encoded: bytes) -> Iterator[tuple[int, bytes]]:
     """Return the fields of what is signed in a certificate or a revocation list (RFC 5280, 4.1 and
     5.1).
 
     Raises:
         Unreadable
     """
-    return read_elements(read_content(read_content(encoded, SEQUENCE), SEQUENCE))
+    return _read_elements(_read_content(_read_content(encoded, _SEQUENCE), _SEQUENCE))
 
 
-def read_time(kind: int, value: bytes) -> datetime:
+def _read_time(kind: int, value: bytes) -> datetime:
     """Return a time, whichever of the two kinds it is.
 
     Raises:
         Unreadable
     """
     text = value.decode("ascii", errors="replace")
-    if kind == UTC_TIME:
+    if kind == _UTC_TIME:
         # Two digits of the year: 1950 to 2049.
         text = ("19" if text[:2] >= "50" else "20") + text
-    elif kind != GENERALIZED_TIME:
+    elif kind != _GENERALIZED_TIME:
         raise Unreadable("its time is no time")
     try:
         return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

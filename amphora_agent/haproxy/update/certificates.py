@@ -154,7 +154,7 @@ class _Comparison:
             not roles
             and self._has_lists
             and file.before is not None
-            and pem.has_block(file.after, pem.CERTIFICATE)
+            and pem.count_blocks(file.after, pem.CERTIFICATE)
         )
         if not roles and not listed and not may_be_listed:
             return

@@ -6,7 +6,7 @@ operations the next difference is empty.
 """
 
 from collections.abc import Iterator
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
@@ -32,6 +32,10 @@ class HeldAddress(msgspec.Struct, frozen=True):
     permanent: bool = True
     tentative: bool = False
     failed: bool = False
+
+    @property
+    def usable(self) -> bool:
+        return not (self.tentative or self.failed)
 
 
 class InterfaceState(msgspec.Struct, frozen=True):
@@ -164,9 +168,6 @@ NetOp: TypeAlias = (
 NetOps: TypeAlias = tuple[NetOp, ...]
 
 
-T = TypeVar("T")
-
-
 def diff(desired: InterfaceSpec, actual: InterfaceState) -> NetOps:
     """Return the operations that turn `actual` into `desired`, in order.
 
@@ -204,24 +205,25 @@ def _configure(desired: InterfaceSpec, actual: InterfaceState) -> Iterator[NetOp
     yield from (AddRoute(route) for route in routes if not _needs_dad(route))
     if desired.owns_rules:
         yield from (AddRule(rule) for rule in desired.rules if rule not in actual.rules)
+    usable = {interface for interface, address in held.items() if address.usable}
     unfinished = tuple(
         address.interface.ip
         for address in desired.addresses
-        if address.interface.version == 6 and not _is_usable(held.get(address.interface))
+        if address.interface.version == 6 and address.interface not in usable
     )
     if unfinished:
         yield AwaitAddresses(unfinished)
     yield from (AddRoute(route) for route in routes if _needs_dad(route))
 
     if desired.owns_rules:
-        for rule in _sorted(actual.rules - set(desired.rules)):
+        for rule in sorted(actual.rules - set(desired.rules), key=str):
             if rule.protocol == OWN_PROTOCOL:
                 yield RemoveRule(rule)
-    for route in _sorted(actual.routes - set(desired.routes)):
+    for route in sorted(actual.routes - set(desired.routes), key=str):
         if route.protocol == OWN_PROTOCOL:
             yield RemoveRoute(route)
     ips = {address.interface.ip for address in desired.addresses}
-    for interface in _sorted(desired.retired):
+    for interface in sorted(desired.retired, key=str):
         # Addresses with the ip of a wanted one are removed by _remove_obstacles.
         if interface in held and (interface.version == 4 or interface.ip not in ips):
             yield RemoveAddress(interface)
@@ -253,14 +255,6 @@ def _is_as_wanted(address: HostAddress, held: HeldAddress | None) -> bool:
     )
 
 
-def _is_usable(held: HeldAddress | None) -> bool:
-    return held is not None and not held.failed and not held.tentative
-
-
 def _needs_dad(route: Route) -> bool:
     """Return whether the kernel refuses a route before DAD of its source has ended."""
     return route.source is not None and route.source.version == 6
-
-
-def _sorted(values: frozenset[T]) -> list[T]:
-    return sorted(values, key=str)

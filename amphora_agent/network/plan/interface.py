@@ -10,6 +10,7 @@ prefix, an MTU and routes to networks, or it is refused. It never becomes a defa
 controller chooses that.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_interface, ip_network
 
@@ -43,7 +44,7 @@ _WIDEST = 8
 #: Option 121 has 255 bytes, and a route at least five.
 _MOST_ROUTES = 51
 #: As in udhcpc: seconds if the server names none, and the fewest.
-_UNNAMED, _SHORTEST = 3600, 16
+_UNNAMED, _SHORTEST = "3600", 16
 _FOREVER = 2**32 - 1
 #: Characters of an error message, which quotes the server.
 _MOST_WORDS = 200
@@ -183,32 +184,31 @@ def build_interface_spec(
     if single:
         addresses += (_as_host(each.ip_address) for each in vips)
     addresses += (_add_prefix(each.ip_address, each.subnet_cidr) for each in fixed_ips)
-    addresses = _drop_duplicates(addresses)
+    by_ip: dict[Address, HostAddress] = {}
+    for address in addresses:
+        by_ip.setdefault(address.interface.ip, address)
+    wanted = {address.interface for address in by_ip.values()}
 
-    connected = {address.interface.network for address in addresses}
+    connected = {interface.network for interface in wanted}
     routing = _Routing(metric=int(name.removeprefix("eth")), connected=connected)
-    for each in vips:
-        routing.add_vip(each, MAIN_TABLE)
-        if single:
-            routing.add_vip(each, VIP_TABLE)
+    tables = (MAIN_TABLE, VIP_TABLE) if single else (MAIN_TABLE,)
+    for own_vip, table in itertools.product(vips, tables):
+        routing.add_vip(own_vip, table)
     for fixed_ip in fixed_ips:
         routing.add_host_routes(fixed_ip.host_routes, MAIN_TABLE)
         # A member network gets a default route only on the VIP's own port, where it may be the
         # only one of its family.
-        if vip:
-            routing.add_default(fixed_ip.gateway, MAIN_TABLE)
-            if single:
-                routing.add_default(fixed_ip.gateway, VIP_TABLE)
+        for table in tables if vip else ():
+            routing.add_default(fixed_ip.gateway, table)
     if lease and not vip:
         routing.add_host_routes(lease.routes, MAIN_TABLE)
 
     mtus = (network and network.mtu, vip and vip.mtu, lease and lease.mtu)
-    wanted = {address.interface for address in addresses}
     return InterfaceSpec(
         mac=mac,
         name=name,
         mtu=next((mtu for mtu in mtus if mtu), None),
-        addresses=tuple(addresses),
+        addresses=tuple(by_ip.values()),
         routes=routing.routes,
         optional=routing.optional,
         rules=tuple(Rule(ip_network(each.ip_address)) for each in vips) if single else (),
@@ -258,8 +258,7 @@ class _Routing:
 
     def add_host_routes(self, host_routes: Iterable[HostRoute] | None, table: int) -> None:
         for each in host_routes or ():
-            route = self._add(each.destination, table, gateway=each.nexthop)
-            if route:
+            if route := self._add(each.destination, table, gateway=each.nexthop):
                 self._chosen.add(route)
 
     def _add(
@@ -291,17 +290,6 @@ def _as_host(vip: Address) -> HostAddress:
     return HostAddress(ip_interface(vip), deprecated=vip.version == 6)
 
 
-def _drop_duplicates(addresses: Iterable[HostAddress]) -> list[HostAddress]:
-    def unique() -> Iterator[HostAddress]:
-        seen: set[Address] = set()
-        for address in addresses:
-            if address.interface.ip not in seen:
-                seen.add(address.interface.ip)
-                yield address
-
-    return list(unique())
-
-
 # DHCP leases
 
 
@@ -317,12 +305,12 @@ def parse_lease(environment: Mapping[str, str], now: float) -> Lease:
         InvalidRequest: one of them is missing or invalid.
     """
     try:
-        mtu = environment.get("mtu")
+        mtu, duration = environment.get("mtu"), environment.get("lease", _UNNAMED)
         return Lease(
             address=_parse_address(environment),
             routes=tuple(_parse_routes(environment.get("staticroutes", ""))),
             mtu=_parse_number(mtu, 68, 65535) if mtu is not None else None,
-            expires=now + _parse_duration(environment),
+            expires=now + max(_SHORTEST, _parse_number(duration, 0, _FOREVER)),
         )
     except ValueError as error:
         raise InvalidRequest("Invalid DHCP lease", str(error)[:_MOST_WORDS]) from None
@@ -363,11 +351,6 @@ def _parse_host(text: str) -> IPv4Address:
     ):
         raise ValueError(f"{address} is not the address of a host")
     return address
-
-
-def _parse_duration(environment: Mapping[str, str]) -> int:
-    named = environment.get("lease")
-    return _UNNAMED if named is None else max(_SHORTEST, _parse_number(named, 0, _FOREVER))
 
 
 def _parse_number(text: str, least: int, most: int) -> int:
