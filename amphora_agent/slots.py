@@ -5,6 +5,7 @@ blocks on the disk from the beginning: a full disk cannot refuse a write, and a 
 cut tears leaves the other slot.
 """
 
+import contextlib
 import os
 import zlib
 from pathlib import Path
@@ -63,25 +64,16 @@ class SlotFile:
         """
         head = _HEAD.format(number, len(payload)).encode()
         content = head + b"%08x\n" % _checksum(head, payload) + payload
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._make(content)
-            return
-        with open(descriptor, "r+b", buffering=0) as file:
-            size = os.fstat(descriptor).st_size // 2
-            fits = len(content) <= size
-            if fits:
+        with contextlib.suppress(FileNotFoundError), self.path.open("r+b", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size // 2
+            if len(content) <= size:
                 file.seek(self._next_slot * size)
                 if file.write(content) != len(content):
                     raise OSError(f"{self.path}: written in part")
                 if self._sync:
-                    os.fdatasync(descriptor)
+                    os.fdatasync(file.fileno())
                 self._next_slot = 1 - self._next_slot
-        if not fits:
-            self._make(content)
-
-    def _make(self, content: bytes) -> None:
+                return
         size = max(_SMALLEST, 2 * len(content))
         files.write(self.path, content.ljust(2 * size, b"\0"))
         self._next_slot = 1

@@ -6,16 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from amphora_agent.files.atomic import (
-    PRIVATE,
-    STAGE_PREFIX,
-    discard,
-    make_private_directory,
-    name_temporary,
-    rename,
-    sync_names,
-    write_beside,
-)
+from amphora_agent.files import atomic
 
 # Links and FIFOs
 
@@ -35,7 +26,7 @@ def point(name: Path, target: str, *, sync: bool = True) -> None:
     _replace_link(name, target)
     try:
         if sync:
-            sync_names(name.parent)
+            atomic.sync_names(name.parent)
     except BaseException:  # also KeyboardInterrupt: a caller that is told of a failure finds it so
         if before is None:
             name.unlink()
@@ -45,9 +36,9 @@ def point(name: Path, target: str, *, sync: bool = True) -> None:
 
 
 def _replace_link(name: Path, target: str) -> None:
-    temporary = name_temporary(name.parent)
+    temporary = atomic.name_temporary(name.parent)
     os.symlink(target, temporary)
-    rename(temporary, name)
+    atomic.rename(temporary, name)
 
 
 def refer(name: Path, target: str) -> None:
@@ -58,19 +49,19 @@ def refer(name: Path, target: str) -> None:
 def keep_or_copy(source: Path, copy: Path) -> None:
     """Give `source`, whatever kind of file it is, a second name for the agent alone; on another
     file system, copy it."""
-    temporary = name_temporary(copy.parent)
+    temporary = atomic.name_temporary(copy.parent)
     try:
         try:
             os.link(source, temporary, follow_symlinks=False)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            temporary = write_beside(copy, source.read_bytes(), PRIVATE)
+            temporary = atomic.write_beside(copy, source.read_bytes(), atomic.PRIVATE)
         if not temporary.is_symlink():
-            temporary.chmod(PRIVATE)
+            temporary.chmod(atomic.PRIVATE)
         os.replace(temporary, copy)
     finally:
-        discard(temporary)
+        atomic.discard(temporary)
 
 
 def open_fifo(path: Path) -> int:
@@ -79,12 +70,12 @@ def open_fifo(path: Path) -> int:
     Raises:
         OSError: it cannot be made or opened.
     """
-    make_private_directory(path.parent)
+    atomic.make_private_directory(path.parent)
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISFIFO(path.lstat().st_mode):
             path.unlink()
     with contextlib.suppress(FileExistsError):
-        os.mkfifo(path, PRIVATE)
+        os.mkfifo(path, atomic.PRIVATE)
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
@@ -144,7 +135,8 @@ def inodes(directory: Path) -> dict[str, int]:
         return {
             entry.name: entry.inode()
             for entry in entries
-            if entry.is_file(follow_symlinks=False) and not entry.name.startswith(STAGE_PREFIX)
+            if entry.is_file(follow_symlinks=False)
+            and not entry.name.startswith(atomic.STAGE_PREFIX)
         }
     return {}
 

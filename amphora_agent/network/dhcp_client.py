@@ -5,7 +5,6 @@ that the agent's command, which records the lease and reconciles the port: only 
 changes interfaces.
 """
 
-import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,6 @@ from amphora_agent import files, templates
 from amphora_agent.model.addressing import Mac
 from amphora_agent.network.records import Leases
 from amphora_agent.supervisor.contract import ProcessSpec, Supervisor
-
-logger = logging.getLogger(__name__)
 
 #: In the foreground, and asking only for the options that a lease has; four requests a second
 #: apart, and ten seconds of rest if nobody answers. udhcpc's own three seconds between requests are
@@ -62,11 +59,24 @@ class DhcpClients:
             OperationFailed, OSError: the system or the disk refuses.
         """
         script = self._script_path(ifname)
-        text = self._render_script(mac).encode()
-        if not files.has(script, text):
+        text = templates.render(
+            "systemd",
+            "dhcp-event.sh.j2",
+            lease=shlex.quote(str(self._leases.path(mac))),
+            command=shlex.join((*self._event_command, mac)),
+        )
+        if not files.has(script, text.encode()):
             self._supervisor.stop(_process_name(ifname))
-            files.write(script, text, files.PRIVATE_PROGRAM)
-        self._supervisor.start(self._build_spec(ifname, script))
+            files.write(script, text.encode(), files.PRIVATE_PROGRAM)
+        spec = ProcessSpec(
+            name=_process_name(ifname),
+            description=f"DHCP client of {ifname}",
+            template="dhcp.service.j2",
+            argv=(str(self._program), "-i", ifname, "-s", str(script), *_MANNERS, *_PACE),
+            namespace=self._namespace,
+            writable=self._writable,
+        )
+        self._supervisor.start(spec)
 
     def restart(self, mac: Mac, ifname: str) -> None:
         """Start the client anew, for another interface of that port. The lease stays.
@@ -98,24 +108,6 @@ class DhcpClients:
 
     def _script_path(self, ifname: str) -> Path:
         return self._leases.directory / f"{ifname}.sh"
-
-    def _render_script(self, mac: Mac) -> str:
-        return templates.render(
-            "systemd",
-            "dhcp-event.sh.j2",
-            lease=shlex.quote(str(self._leases.path(mac))),
-            command=shlex.join((*self._event_command, mac)),
-        )
-
-    def _build_spec(self, ifname: str, script: Path) -> ProcessSpec:
-        return ProcessSpec(
-            name=_process_name(ifname),
-            description=f"DHCP client of {ifname}",
-            template="dhcp.service.j2",
-            argv=(str(self._program), "-i", ifname, "-s", str(script), *_MANNERS, *_PACE),
-            namespace=self._namespace,
-            writable=self._writable,
-        )
 
 
 def _process_name(ifname: str) -> str:

@@ -11,14 +11,9 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
+from amphora_agent.network.plan import firewall_rules
 from amphora_agent.network.plan.diff import SetSysctl
-from amphora_agent.network.plan.firewall_rules import (
-    FAMILY,
-    TABLE,
-    Ruleset,
-    build_transaction,
-    parse_listing,
-)
+from amphora_agent.network.plan.firewall_rules import Ruleset
 from amphora_agent.network.plan.namespace_settings import (
     SETTINGS,
     NamespaceOp,
@@ -49,12 +44,14 @@ class Nftables:
         Raises:
             OperationFailed: nft cannot be run.
         """
-        answer = self._run("--numeric", "list", "table", FAMILY, TABLE)
+        answer = self._run(
+            "--numeric", "list", "table", firewall_rules.FAMILY, firewall_rules.TABLE
+        )
         if not answer.succeeded:
             logger.debug("nft lists no table: %s", answer.output)
             return None
         try:
-            return parse_listing(answer.output)
+            return firewall_rules.parse_listing(answer.output)
         except ValueError as error:
             logger.warning("cannot read what nft lists; the table is replaced: %s", error)
             return None
@@ -65,7 +62,7 @@ class Nftables:
         Raises:
             OperationFailed: nft cannot be run, or refuses; the table stays.
         """
-        answer = self._run("--file", "-", input=build_transaction(ruleset))
+        answer = self._run("--file", "-", input=firewall_rules.build_transaction(ruleset))
         if not answer.succeeded:
             raise OperationFailed("The firewall is refused", answer.output.strip())
 

@@ -105,11 +105,7 @@ class SystemdSupervisor:
     def state(self, name: str) -> ProcessState:
         if not self._unit_path(name).exists():
             return ProcessState.STOPPED
-        shown = run(
-            ("systemctl", "show", "--property=ActiveState,UnitFileState", f"{name}.service"),
-            timeout=_PATIENCE,
-        ).output
-        values = dict(line.partition("=")[::2] for line in shown.splitlines())
+        values = _show("ActiveState,UnitFileState", f"{name}.service")[0]
         if values.get("ActiveState") in {"active", "reloading"}:
             return ProcessState.RUNNING
         wanted = values.get("UnitFileState") == "enabled"
@@ -121,17 +117,9 @@ class SystemdSupervisor:
     def output(self, name: str, since: Mark) -> str:
         # The last lines of a process may still be on their way into the journal.
         run(("journalctl", "--sync"), timeout=_PATIENCE)
-        return run(
-            (
-                "journalctl",
-                f"--unit={name}.service",
-                f"--since=@{since:.6f}",
-                "--output=cat",
-                "--no-pager",
-                "--lines=200",
-            ),
-            timeout=_PATIENCE,
-        ).output
+        place = f"--unit={name}.service", f"--since=@{since:.6f}"
+        form = "--output=cat", "--no-pager", "--lines=200"
+        return run(("journalctl", *place, *form), timeout=_PATIENCE).output
 
     def prepare_restarts(self, prepare: Callable[[str], None]) -> None:
         """Nothing to do: the units have `before`."""
@@ -243,14 +231,17 @@ def _log_journal(cursor: Path) -> None:
 
 def _read_restarts(units: list[str]) -> Iterator[tuple[str, tuple[int, str]]]:
     """Yield each unit's name with its number of restarts and its state."""
-    shown = run(
-        ("systemctl", "show", "--property=Id,NRestarts,ActiveState", *units), timeout=_PATIENCE
-    )
-    for block in shown.output.split("\n\n"):
-        values = dict(line.partition("=")[::2] for line in block.splitlines())
+    for values in _show("Id,NRestarts,ActiveState", *units):
         if values.get("NRestarts", "").isdigit():
             name = values["Id"].removesuffix(".service")
             yield name, (int(values["NRestarts"]), values.get("ActiveState", ""))
+
+
+def _show(properties: str, *units: str) -> list[dict[str, str]]:
+    """Return the properties of each unit by name, as far as systemd tells."""
+    shown = run(("systemctl", "show", f"--property={properties}", *units), timeout=_PATIENCE)
+    blocks = shown.output.split("\n\n")
+    return [dict(line.partition("=")[::2] for line in block.splitlines()) for block in blocks]
 
 
 def _systemctl(*arguments: str) -> None:

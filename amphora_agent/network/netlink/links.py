@@ -15,29 +15,8 @@ from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkSocket, Re
 from amphora_agent.model.addressing import Address
 from amphora_agent.network import sysctl
 from amphora_agent.network.netlink import messages
-from amphora_agent.network.netlink.messages import (
-    Link,
-    build_change,
-    parse_address,
-    parse_link,
-    parse_routes,
-    parse_rule,
-)
-from amphora_agent.network.plan.diff import (
-    AddRoute,
-    AddRule,
-    AwaitAddresses,
-    HeldAddress,
-    InterfaceState,
-    Move,
-    NetOp,
-    RemoveAddress,
-    RemoveRoute,
-    RemoveRule,
-    Rename,
-    SetDown,
-    SetSysctl,
-)
+from amphora_agent.network.netlink.messages import Link, build_change
+from amphora_agent.network.plan import diff
 from amphora_agent.network.plan.interface import Route, Rule
 
 #: A multicast group of rtnetlink, as a bit.
@@ -48,12 +27,12 @@ _DAD_TIMEOUT = 8.0
 
 #: The kernel's refusals of operations that were carried out before.
 _DONE_ALREADY = {
-    RemoveAddress: errno.EADDRNOTAVAIL,
+    diff.RemoveAddress: errno.EADDRNOTAVAIL,
     # An old route to the destination is removed later: there always is one.
-    AddRoute: errno.EEXIST,
-    RemoveRoute: errno.ESRCH,
-    AddRule: errno.EEXIST,
-    RemoveRule: errno.ENOENT,
+    diff.AddRoute: errno.EEXIST,
+    diff.RemoveRoute: errno.ESRCH,
+    diff.AddRule: errno.EEXIST,
+    diff.RemoveRule: errno.ENOENT,
 }
 
 
@@ -73,16 +52,16 @@ class Netlink:
     # Read
 
     def links(self) -> list[Link]:
-        return [parse_link(message) for message in self._dump(messages.links())]
+        return [messages.parse_link(message) for message in self._dump(messages.links())]
 
     def find_link(self, mac: str) -> Link | None:
         """Return the interface with a MAC address; of several, the one that holds the others."""
         candidates = [link for link in self.links() if link.mac == mac]
         return min(candidates, key=lambda link: (link.is_part_of_another, link.index), default=None)
 
-    def read_state(self, link: Link, sysctls: Iterable[str]) -> InterfaceState:
+    def read_state(self, link: Link, sysctls: Iterable[str]) -> diff.InterfaceState:
         """Return what `link` has, with those of `sysctls` that the kernel offers."""
-        return InterfaceState(
+        return diff.InterfaceState(
             name=link.name,
             mtu=link.mtu,
             up=link.up,
@@ -95,7 +74,7 @@ class Netlink:
     def find_holder(self, address: Address) -> str | None:
         """Return the name of the interface that has `address`."""
         for message in self._dump(messages.addresses(address.version)):
-            if parse_address(message).interface.ip == address:
+            if messages.parse_address(message).interface.ip == address:
                 names = {link.index: link.name for link in self.links()}
                 return names.get(message["index"])
         return None
@@ -103,23 +82,24 @@ class Netlink:
     def addresses(self) -> frozenset[Address]:
         """Return all addresses of all interfaces."""
         return frozenset(
-            parse_address(message).interface.ip for message in self._dump(messages.addresses())
+            messages.parse_address(message).interface.ip
+            for message in self._dump(messages.addresses())
         )
 
-    def _addresses(self, link: Link) -> Iterator[HeldAddress]:
+    def _addresses(self, link: Link) -> Iterator[diff.HeldAddress]:
         for message in self._dump(messages.addresses()):
             if message["index"] == link.index:
-                yield parse_address(message)
+                yield messages.parse_address(message)
 
     def _routes(self, link: Link) -> Iterator[Route]:
         for version in (4, 6):
             for message in self._dump(messages.unicast_routes(version, link)):
-                yield from parse_routes(link.index, message)
+                yield from messages.parse_routes(link.index, message)
 
     def _rules(self) -> Iterator[Rule]:
         for version in (4, 6):
             for message in self._dump(messages.rules(version)):
-                yield from parse_rule(message)
+                yield from messages.parse_rule(message)
 
     def _dump(self, request: Request) -> list[Any]:
         try:
@@ -129,8 +109,8 @@ class Netlink:
 
     # Change
 
-    def move(self, link: Link, namespace: Path, op: Move) -> None:
-        """Move `link` into `namespace` and rename it; the kernel does both or neither.
+    def move(self, link: Link, namespace: Path, op: diff.Move) -> None:
+        """diff.Move `link` into `namespace` and rename it; the kernel does both or neither.
 
         Raises:
             OperationFailed: the kernel refuses.
@@ -143,17 +123,17 @@ class Netlink:
                 self._socket.change(messages.move_link(link, file.fileno(), op.new_name))
 
     def free_name(self, name: str, mac: str) -> None:
-        """Rename any other interface than that with `mac` that has `name`."""
+        """diff.Rename any other interface than that with `mac` that has `name`."""
         for link in self.links():
             if link.mac == mac or not link.is_called(name):
                 continue
             self._drop_alternative_name(link, name)
             if link.name == name:
-                op = Rename(name, "amp" + link.mac.replace(":", ""))
+                op = diff.Rename(name, "amp" + link.mac.replace(":", ""))
                 with _explain_refusal(name, op):
                     self._rename(link, op)
 
-    def apply(self, link: Link, op: NetOp) -> None:
+    def apply(self, link: Link, op: diff.NetOp) -> None:
         """Carry out `op` on `link`. It may be done already.
 
         Raises:
@@ -162,16 +142,16 @@ class Netlink:
         with _explain_refusal(link.name, op):
             self._apply(link, op)
 
-    def _apply(self, link: Link, op: NetOp) -> None:
+    def _apply(self, link: Link, op: diff.NetOp) -> None:
         match op:
-            case Rename():
+            case diff.Rename():
                 self._drop_alternative_name(link, op.new_name)
                 self._rename(link, op)
-            case SetSysctl():
+            case diff.SetSysctl():
                 # A kernel without IPv6 has no such file.
                 with suppress(FileNotFoundError):
                     sysctl.write(_build_key(link.name, op.key), op.value)
-            case AwaitAddresses():
+            case diff.AwaitAddresses():
                 self._await_addresses(link, op.addresses)
             case _:
                 with _tolerate(_DONE_ALREADY.get(type(op))):
@@ -181,14 +161,14 @@ class Netlink:
         if name in link.alternative_names:
             self._socket.change(messages.drop_alternative_name(link, name))
 
-    def _rename(self, link: Link, op: Rename) -> None:
+    def _rename(self, link: Link, op: diff.Rename) -> None:
         try:
             self._socket.change(build_change(link, op))
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
             # Kernels before 6.2 rename no interface that is up.
-            self._socket.change(build_change(link, SetDown()))
+            self._socket.change(build_change(link, diff.SetDown()))
             self._socket.change(build_change(link, op))
 
     def _await_addresses(self, link: Link, addresses: tuple[Address, ...]) -> None:
@@ -215,7 +195,7 @@ class Netlink:
 
 
 @contextmanager
-def _explain_refusal(name: str, op: NetOp) -> Iterator[None]:
+def _explain_refusal(name: str, op: diff.NetOp) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -13,23 +13,7 @@ import msgspec
 from amphora_agent.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
 from amphora_agent.kernel.netlink_socket import Request
 from amphora_agent.model.addressing import Interface
-from amphora_agent.network.plan.diff import (
-    AddAddress,
-    AddRoute,
-    AddRule,
-    AwaitAddresses,
-    HeldAddress,
-    Move,
-    NetOp,
-    RemoveAddress,
-    RemoveRoute,
-    RemoveRule,
-    Rename,
-    SetDown,
-    SetMtu,
-    SetSysctl,
-    SetUp,
-)
+from amphora_agent.network.plan import diff
 from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, Route, Rule
 
 #: Address families by IP version.
@@ -83,12 +67,12 @@ def parse_link(message: Any) -> Link:
     )
 
 
-def parse_address(message: Any) -> HeldAddress:
+def parse_address(message: Any) -> diff.HeldAddress:
     """Return the address of a message of an address dump."""
     # For IPv4, IFA_ADDRESS is the other end of a point-to-point link.
     address = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
     flags = message.get_attr("IFA_FLAGS")
-    return HeldAddress(
+    return diff.HeldAddress(
         interface=ip_interface((address, message["prefixlen"])),
         deprecated=bool(flags & _DEPRECATED),
         permanent=bool(flags & _PERMANENT),
@@ -171,33 +155,33 @@ def drop_alternative_name(link: Link, name: str) -> Request:
     return Request(_DELLINKPROP, ifinfmsg, {"index": link.index}, (("IFLA_PROP_LIST", names),))
 
 
-def build_change(link: Link, op: NetOp) -> Request:
+def build_change(link: Link, op: diff.NetOp) -> Request:
     """Return the request for an operation on a link that is one message."""
     match op:
-        case Rename():
+        case diff.Rename():
             return _link_request(link, ("IFLA_IFNAME", op.new_name))
-        case SetMtu():
+        case diff.SetMtu():
             return _link_request(link, ("IFLA_MTU", op.mtu))
-        case SetUp() | SetDown():
-            flags = _IFF_UP if isinstance(op, SetUp) else 0
+        case diff.SetUp() | diff.SetDown():
+            flags = _IFF_UP if isinstance(op, diff.SetUp) else 0
             fields = {"index": link.index, "flags": flags, "change": _IFF_UP}
             return Request(_NEWLINK, ifinfmsg, fields)
-        case AddAddress():  # also to set the lifetime of one that exists
+        case diff.AddAddress():  # also to set the lifetime of one that exists
             lifetime = {"ifa_preferred": 0, "ifa_valid": _FOREVER}
             attributes = (("IFA_CACHEINFO", lifetime),) if op.address.deprecated else ()
             flags = _CREATE | _REPLACE
             return _address_request(_NEWADDR, link, op.address.interface, flags, attributes)
-        case RemoveAddress():
+        case diff.RemoveAddress():
             return _address_request(_DELADDR, link, op.interface)
-        case AddRoute():  # also if another one has the destination
+        case diff.AddRoute():  # also if another one has the destination
             return _route_request(_NEWROUTE, link, op.route, _CREATE | _APPEND)
-        case RemoveRoute():
+        case diff.RemoveRoute():
             return _route_request(_DELROUTE, link, op.route)
-        case AddRule():
+        case diff.AddRule():
             return _rule_request(_NEWRULE, op.rule, _CREATE | _EXCLUSIVE)
-        case RemoveRule():
+        case diff.RemoveRule():
             return _rule_request(_DELRULE, op.rule)
-        case Move() | SetSysctl() | AwaitAddresses():
+        case diff.Move() | diff.SetSysctl() | diff.AwaitAddresses():
             raise AssertionError(f"no message of the kernel: {op}")
 
 

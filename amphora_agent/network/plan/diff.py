@@ -6,7 +6,7 @@ operations the next difference is empty.
 """
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgspec
 
@@ -54,66 +54,61 @@ class InterfaceState(msgspec.Struct, frozen=True):
     sysctls: frozenset[tuple[str, str]] = frozenset()
 
 
-class Move(msgspec.Struct, frozen=True):
+class Operation(msgspec.Struct, frozen=True):
+    """A change, which `text` describes with its fields."""
+
+    text: ClassVar[str]
+
+    def __str__(self) -> str:
+        return self.text.format(self)
+
+
+class Move(Operation, frozen=True):
     """Take the interface from the agent's own namespace into the amphora's."""
 
+    text = "move {0.name} into the namespace as {0.new_name}"
     name: str
     new_name: str
 
-    def __str__(self) -> str:
-        return f"move {self.name} into the namespace as {self.new_name}"
 
-
-class Rename(msgspec.Struct, frozen=True):
+class Rename(Operation, frozen=True):
+    text = "rename {0.name} to {0.new_name}"
     name: str
     new_name: str
 
-    def __str__(self) -> str:
-        return f"rename {self.name} to {self.new_name}"
 
-
-class SetMtu(msgspec.Struct, frozen=True):
+class SetMtu(Operation, frozen=True):
+    text = "set mtu {0.mtu}"
     mtu: int
 
-    def __str__(self) -> str:
-        return f"set mtu {self.mtu}"
 
-
-class SetSysctl(msgspec.Struct, frozen=True):
+class SetSysctl(Operation, frozen=True):
+    text = "set {0.key}={0.value}"
     key: str
     value: str
 
-    def __str__(self) -> str:
-        return f"set {self.key}={self.value}"
+
+class SetUp(Operation, frozen=True):
+    text = "set up"
 
 
-class SetUp(msgspec.Struct, frozen=True):
-    def __str__(self) -> str:
-        return "set up"
+class SetDown(Operation, frozen=True):
+    text = "set down"
 
 
-class SetDown(msgspec.Struct, frozen=True):
-    def __str__(self) -> str:
-        return "set down"
-
-
-class AddAddress(msgspec.Struct, frozen=True):
+class AddAddress(Operation, frozen=True):
     """Add an address, or set the lifetime of one that exists."""
 
+    text = "add address {0.address}"
     address: HostAddress
 
-    def __str__(self) -> str:
-        return f"add address {self.address}"
 
-
-class RemoveAddress(msgspec.Struct, frozen=True):
+class RemoveAddress(Operation, frozen=True):
+    text = "remove address {0.interface}"
     interface: Interface
 
-    def __str__(self) -> str:
-        return f"remove address {self.interface}"
 
-
-class AwaitAddresses(msgspec.Struct, frozen=True):
+class AwaitAddresses(Operation, frozen=True):
     """Wait for the end of duplicate-address detection of these addresses."""
 
     addresses: tuple[Address, ...]
@@ -122,32 +117,24 @@ class AwaitAddresses(msgspec.Struct, frozen=True):
         return f"await {', '.join(map(str, self.addresses))}"
 
 
-class AddRoute(msgspec.Struct, frozen=True):
+class AddRoute(Operation, frozen=True):
+    text = "add route {0.route}"
     route: Route
 
-    def __str__(self) -> str:
-        return f"add route {self.route}"
 
-
-class RemoveRoute(msgspec.Struct, frozen=True):
+class RemoveRoute(Operation, frozen=True):
+    text = "remove route {0.route}"
     route: Route
 
-    def __str__(self) -> str:
-        return f"remove route {self.route}"
 
-
-class AddRule(msgspec.Struct, frozen=True):
+class AddRule(Operation, frozen=True):
+    text = "add rule {0.rule}"
     rule: Rule
 
-    def __str__(self) -> str:
-        return f"add rule {self.rule}"
 
-
-class RemoveRule(msgspec.Struct, frozen=True):
+class RemoveRule(Operation, frozen=True):
+    text = "remove rule {0.rule}"
     rule: Rule
-
-    def __str__(self) -> str:
-        return f"remove rule {self.rule}"
 
 
 NetOp: TypeAlias = (

@@ -31,6 +31,7 @@ _TCP, _UDP, _VRRP, _SCTP = 6, 17, 112, 132
 _IPV4 = 2  # NFPROTO_IPV4
 _ESTABLISHED, _RELATED = 2, 4
 
+_TABLE: Json = {"table": {"family": FAMILY, "name": TABLE}}
 _ACCEPT: Json = {"accept": None}
 
 # Errors about packets of ours: destination unreachable (path MTU discovery is one of these), time
@@ -68,14 +69,11 @@ class Ruleset:
 
     objects: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return "\n".join(self.objects)
-
 
 def ruleset(ports: Iterable[Port]) -> Ruleset:
     """Return the firewall of ports, whose names are distinct."""
     rules = _rules(sorted(ports, key=lambda port: port.name))
-    objects: list[Json] = [{"table": {"family": FAMILY, "name": TABLE}}]
+    objects = [_TABLE]
     for chain, expressions in rules.items():
         if expressions:
             objects.append({"chain": _of_table(name=chain, hook=chain, **_HOOKS[chain])})
@@ -97,8 +95,10 @@ def parse_listing(nft_json: str) -> Ruleset | None:
 def build_transaction(ruleset: Ruleset) -> bytes:
     """Return the input of `nft --json --file` that replaces the agent's table, or changes nothing.
     Other tables stay."""
-    table = {"table": {"family": FAMILY, "name": TABLE}}
-    commands: list[Json] = [{"add": table}, {"delete": table}]  # a missing table cannot be deleted
+    commands: list[Json] = [
+        {"add": _TABLE},
+        {"delete": _TABLE},
+    ]  # a missing table cannot be deleted
     commands += [{"add": json.loads(each)} for each in ruleset.objects]
     return json.dumps({"nftables": commands}).encode()
 

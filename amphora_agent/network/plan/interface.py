@@ -209,8 +209,8 @@ def build_interface_spec(
         name=name,
         mtu=next((mtu for mtu in mtus if mtu), None),
         addresses=tuple(by_ip.values()),
-        routes=routing.routes,
-        optional=routing.optional,
+        routes=tuple(routing.routes.values()),
+        optional=frozenset(routing.chosen),
         rules=tuple(Rule(ip_network(each.ip_address)) for each in vips) if single else (),
         dhcp=dhcp,
         slaac=automatic,
@@ -234,17 +234,9 @@ class _Routing:
     def __init__(self, metric: int, connected: set[Network]) -> None:
         self._metric = metric
         self._connected = connected
-        self._routes: dict[tuple[int, Network], Route] = {}
-        self._chosen: set[Route] = set()
-
-    @property
-    def routes(self) -> tuple[Route, ...]:
-        return tuple(self._routes.values())
-
-    @property
-    def optional(self) -> frozenset[Route]:
-        """The routes that stand here only because a tenant chose them."""
-        return frozenset(self._chosen)
+        self.routes: dict[tuple[int, Network], Route] = {}
+        #: The routes that stand here only because a tenant chose them.
+        self.chosen: set[Route] = set()
 
     def add_vip(self, vip: SubnetAddress, table: int) -> None:
         source = vip.ip_address if table == VIP_TABLE else None
@@ -259,7 +251,7 @@ class _Routing:
     def add_host_routes(self, host_routes: Iterable[HostRoute] | None, table: int) -> None:
         for each in host_routes or ():
             if route := self._add(each.destination, table, gateway=each.nexthop):
-                self._chosen.add(route)
+                self.chosen.add(route)
 
     def _add(
         self,
@@ -272,11 +264,11 @@ class _Routing:
         """Add and return a route; return None if there is one to the destination."""
         if table == MAIN_TABLE and destination in self._connected:
             return None  # the kernel makes this route, with the address
-        if (table, destination) in self._routes:
+        if (table, destination) in self.routes:
             return None
         metric = self._metric + (_IPV6_METRIC if destination.version == 6 else 0)
         route = Route(destination, metric, table=table, gateway=gateway, source=source)
-        self._routes[table, destination] = route
+        self.routes[table, destination] = route
         return route
 
 

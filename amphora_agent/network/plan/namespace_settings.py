@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from amphora_agent.network.plan.diff import SetSysctl
+from amphora_agent.network.plan.diff import Operation, SetSysctl
 from amphora_agent.network.plan.firewall_rules import Ruleset
 
 _NUMBER = re.compile(r"-?\d+")
@@ -150,13 +150,11 @@ SETTINGS = {
 }
 
 
-class SetFirewall(msgspec.Struct, frozen=True):
+class SetFirewall(Operation, frozen=True):
     """Replace the whole ruleset."""
 
+    text = "set the firewall's ruleset"
     ruleset: Ruleset
-
-    def __str__(self) -> str:
-        return "set the firewall's ruleset"
 
 
 NamespaceOp: TypeAlias = SetFirewall | SetSysctl
