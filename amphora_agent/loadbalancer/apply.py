@@ -98,9 +98,9 @@ class Commitment:
         return whole
 
     def prepare(
-        self, lb_id: ObjectId, processes: Iterable[ObjectId], state: Manifest
-    ) -> list[Prepared]:
-        """See that a staged state may be committed.
+        self, lb_id: ObjectId, record: Record, state: Manifest, before: State | None
+    ) -> "StateChange":
+        """Check that a staged state may be committed; return the change to it from `before`.
 
         Raises:
             InvalidRequest: haproxy refuses it.
@@ -111,8 +111,8 @@ class Commitment:
         def prepare_process(process: ObjectId) -> Prepared:
             instance = self.layout.rendered(process)
             own = part(state, _prefix(process, state))
-            before = self._committed(instance)
-            now = config_dir.read_directory(revisions, own, before)
+            committed = self._committed(instance)
+            now = config_dir.read_directory(revisions, own, committed)
 
             def check(texts: Texts) -> Completed:
                 named = {
@@ -122,41 +122,15 @@ class Commitment:
                 }
                 return self.instances.haproxy.check_directory(texts, named, instance.current)
 
-            were = before.texts if before else {}
+            were = committed.texts if committed else {}
             candidate = Candidate(
                 now.texts, now.texts.keys(), check, were, replaced, has_files=False
             )
             verdict = self.instances.acceptance.require(instance, candidate)
-            return Prepared(instance, own, (now, before) if before else (now,), verdict)
+            return Prepared(instance, own, (now, committed) if committed else (now,), verdict)
 
-        return [prepare_process(process) for process in processes]
-
-    def foresee(
-        self,
-        lb_id: ObjectId,
-        state: Manifest,
-        prepared: Iterable[Prepared],
-        before: State | None,
-        record: Record,
-    ) -> tuple[ProcessPlan, ...]:
-        """Return what a change would do."""
-        uploaded = self.find_uploaded(lb_id)
-        activation = self.instances.activation
-        plans = []
-        for instance, own, read, _ in prepared:
-            if uploaded is None:
-                plan = activation.foresee(instance, read[0].texts, own, read)
-            else:
-                plan = activation.foresee_start(read[0].texts)
-            plans.append(describe_outcome(instance, Outcome(plan)))
-        if uploaded is not None:
-            plans = _replace_uploaded(lb_id, plans)
-        for listener in record.layer4:
-            name = f"layer4/{listener}.conf"
-            was = before.files.get(name) if before else None
-            if state[name] != was:
-                plans.append(ProcessPlan(id=listener, step="reload" if was else "start"))
-        return (*plans, *_list_stopped(before, record))
+        prepared = [prepare_process(process) for process in record.processes]
+        return StateChange(self.layout.rendered(lb_id), self, record, state, prepared, before)
 
     # Doing it
 
@@ -313,6 +287,7 @@ class StateChange(Change):
 
     instance: RenderedLayout
     commitment: Commitment
+    record: Record
     staged: Manifest
     prepared: Sequence[Prepared]
     before: State | None
@@ -323,6 +298,27 @@ class StateChange(Change):
     @property
     def differences(self) -> Sequence[Difference]:
         return [*chain.from_iterable(process.verdict.differences for process in self.prepared)]
+
+    def foresee(self) -> list[ProcessPlan]:
+        """Return what the change would do."""
+        lb_id, before = self.instance.id, self.before
+        activation = self.commitment.instances.activation
+        is_uploaded = self.commitment.find_uploaded(lb_id) is not None
+        plans = []
+        for instance, own, read, _ in self.prepared:
+            if is_uploaded:
+                plan = activation.foresee_start(read[0].texts)
+            else:
+                plan = activation.foresee(instance, read[0].texts, own, read)
+            plans.append(describe_outcome(instance, Outcome(plan)))
+        if is_uploaded:
+            plans = _replace_uploaded(lb_id, plans)
+        for listener in self.record.layer4:
+            name = f"layer4/{listener}.conf"
+            was = before.files.get(name) if before else None
+            if self.staged[name] != was:
+                plans.append(ProcessPlan(id=listener, step="reload" if was else "start"))
+        return plans + _list_stopped(before, self.record)
 
     def commit(self, stages: contextlib.ExitStack) -> None:
         commitment, lb_id = self.commitment, self.instance.id
@@ -357,7 +353,7 @@ class StateChange(Change):
         commitment, lb_id, before = self.commitment, self.instance.id, self.before
         commitment.states.go_back(lb_id, before)
         commitment.end_processes(
-            *_find_others(self.state.record, before.record if before else None),
+            *_find_others(self.record, before.record if before else None),
             keep=lb_id,
             by_and_by=self.takeover is not None or before is not None,
         )
@@ -378,17 +374,16 @@ class StateChange(Change):
         return _replace_uploaded(self.instance.id, plans)
 
     def finish(self, plans: list[ProcessPlan]) -> list[ProcessPlan]:
-        assert self.state is not None
         commitment, lb_id = self.commitment, self.instance.id
         for process in self.prepared:
             commitment.instances.acceptance.committed(process.instance, process.verdict)
         commitment.keep_texts(self.prepared)
         commitment.remove_uploaded(lb_id)
         if self.before is not None:
-            left_over = commitment.find_left_over(lb_id, self.state.record)
+            left_over = commitment.find_left_over(lb_id, self.record)
             if any(left_over):
                 commitment.end_processes(*left_over, keep=lb_id, by_and_by=True)
-        return plans + _list_stopped(self.before, self.state.record)
+        return plans + _list_stopped(self.before, self.record)
 
 
 def _prefix(process: str, state: Manifest) -> str:

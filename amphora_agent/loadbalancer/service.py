@@ -19,7 +19,7 @@ from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
-from amphora_agent.loadbalancer.apply import Commitment, StateChange
+from amphora_agent.loadbalancer.apply import Commitment
 from amphora_agent.loadbalancer.certificates import check
 from amphora_agent.loadbalancer.desired_state import choose_files, make_draft
 from amphora_agent.loadbalancer.states import Record, State, States
@@ -199,11 +199,8 @@ class Declared:
         balancer = _resolved(again)
         layer4 = {*again.record.layer4, *before.record.layer4}
         with self._claiming(lb_id, balancer, layer4):
-            processes = again.record.processes
-            staged = self._commitment.with_parts(lb_id, processes, again.files)
-            prepared = self._commitment.prepare(lb_id, processes, staged)
-            instance = self._layout.rendered(lb_id)
-            yield StateChange(instance, self._commitment, staged, prepared, before)
+            staged = self._commitment.with_parts(lb_id, again.record.processes, again.files)
+            yield self._commitment.prepare(lb_id, again.record, staged, before)
 
     def delete(
         self,
@@ -309,13 +306,10 @@ class Declared:
         layer4 = {*draft.record.layer4, *(before.record.layer4 if before else ())}
         with self._claiming(lb_id, balancer, layer4):
             staged = self.states.stage(lb_id, made, kept, before, described, draft.model)
-            prepared = self._commitment.prepare(lb_id, draft.record.processes, staged)
+            change = self._commitment.prepare(lb_id, draft.record, staged, before)
             if dry_run:
-                plans = self._commitment.foresee(lb_id, staged, prepared, before, draft.record)
-                return _answer(lb_id, draft.record, before, plans, dry_run=True)
-            instance = self._layout.rendered(lb_id)
-            change = StateChange(instance, self._commitment, staged, prepared, before)
-            plans = tuple(self._instances.application.carry_out(change, record) or ())
+                return _answer(lb_id, draft.record, before, change.foresee(), dry_run=True)
+            plans = self._instances.application.carry_out(change, record) or ()
         for _, _, process, asked in draft.processes:
             self._instances.report_connections(process.id, asked, process.connection_limit)
         return _answer(lb_id, draft.record, before, plans, number=record.generation)
