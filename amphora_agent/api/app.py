@@ -15,7 +15,7 @@ from amphora_agent.api.http import (
     require_known_query,
     wants_problem_details,
 )
-from amphora_agent.api.services import Services
+from amphora_agent.api.services import EXTENSION, Services
 from amphora_agent.errors import (
     AgentError,
     Conflict,
@@ -63,10 +63,11 @@ class _Rest(BaseConverter):
 def create_app(services: Services) -> Flask:
     """Return the application on these services."""
     app = Flask("amphora_agent", static_folder=None)
+    app.extensions[EXTENSION] = services
     app.url_map.merge_slashes = False  # `GET //` is a request of its own, not for a redirect
     app.url_map.strict_slashes = False
     app.url_map.converters["rest"] = _Rest
-    for blueprint in (*v1.blueprints(services), *v2.blueprints(services)):
+    for blueprint in (*v1.BLUEPRINTS, *v2.BLUEPRINTS):
         app.register_blueprint(blueprint)
     v1.add_legacy_rules(app)
     _count_requests(app, services.metrics)

@@ -4,9 +4,10 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from flask import request
+from flask import current_app, request
+from werkzeug.local import LocalProxy
 
 from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
 from amphora_agent.agent.host import Host
@@ -86,3 +87,10 @@ class Services:
     metrics: AgentMetrics
     controller: ControllerApi
     declared: "Callable[[], Declared]"
+
+
+#: The name of its services among the extensions of an application.
+EXTENSION = "amphora_agent"
+
+#: The services of the application that the present request is for.
+services = cast(Services, LocalProxy(lambda: current_app.extensions[EXTENSION]))
