@@ -155,7 +155,7 @@ def make_instances(
     from amphora_agent.haproxy.process import render
     from amphora_agent.haproxy.process.binary import Haproxy
     from amphora_agent.haproxy.service import Instances
-    from amphora_agent.heartbeat.datagram import message
+    from amphora_agent.heartbeat import message
 
     settings = current()
     return Instances(

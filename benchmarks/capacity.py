@@ -12,7 +12,7 @@ import zlib
 from bisect import bisect_left
 from pathlib import Path
 
-from amphora_agent.heartbeat.datagram import message
+from amphora_agent.heartbeat import message
 from amphora_agent.model.status import (
     NO_COUNTERS,
     Counters,

@@ -20,7 +20,7 @@ from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.replies import statistics
 from amphora_agent.haproxy.runtime.poller import Poller
-from amphora_agent.heartbeat.datagram import counters, message
+from amphora_agent.heartbeat import message
 from amphora_agent.heartbeat.memory import CounterMemory
 from amphora_agent.heartbeat.sender import Facts, Sender
 from amphora_agent.model.status import InstanceReading
@@ -82,7 +82,7 @@ def _canned(
     def reading(text: str) -> dict[str, InstanceReading]:
         return {balancer.id: InstanceReading(ids, statistics.read_worker(text, "worker"), ())}
 
-    _, reported = counters.find_increases(reading(before), {})
+    _, reported = message.find_increases(reading(before), {})
     samples: dict[str, list[float]] = {"read": [], "compare": [], "content": [], "seal": []}
     heartbeat = message.Heartbeat(b"", "")
     with _tidy():
@@ -90,7 +90,7 @@ def _canned(
             begun = time.process_time()
             now = reading(after)
             read = time.process_time()
-            increases, _ = counters.find_increases(now, reported)
+            increases, _ = message.find_increases(now, reported)
             compared = time.process_time()
             content = message.content(bed.agent.amphora_id, 0, now, increases)
             told = time.process_time()

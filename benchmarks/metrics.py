@@ -15,7 +15,7 @@ from typing import Any
 
 from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.metrics.endpoint import Collector
-from amphora_agent.metrics.translate.haproxy import Machine
+from amphora_agent.metrics.translate.octavia import Machine
 from amphora_agent.model.status import Scope
 from benchmarks.report import Column, Section, median, milliseconds
 from benchmarks.scale import Scale

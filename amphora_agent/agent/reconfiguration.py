@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amphora_agent import files
-from amphora_agent.agent import certificate
+from amphora_agent.agent import trust
 from amphora_agent.agent.settings_file import SettingsFile, read
 from amphora_agent.errors import AgentError, InvalidRequest
 from amphora_agent.settings import policy
@@ -182,12 +182,12 @@ class _Prover:
                     return self._find_address_flaw(host, port)
                 case CertificateServes(path, amphora_id):
                     _require_file(Path(path), most=_LARGEST_PEM, sticky=True)
-                    certificate.check_own(Path(path), amphora_id)
+                    trust.check_own(Path(path), amphora_id)
                 case AuthorityKnowsCaller(path):
                     _require_file(Path(path), most=_LARGEST_PEM, sticky=True)
                     if not self._peer.chain:
                         return "cannot be proven without your certificate"
-                    certificate.check_authority(Path(path), self._peer.chain)
+                    trust.check_authority(Path(path), self._peer.chain)
                 case DirectoryIsUsable():
                     _require_directory(proof)
                 case ProgramIsHaproxy(path):

@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from OpenSSL import crypto
 
 from amphora_agent import entry
-from amphora_agent.agent.certificate import EXIT_REFUSED, RevocationAnswer, RevocationQuestion
+from amphora_agent.agent.trust import EXIT_REFUSED, RevocationAnswer, RevocationQuestion
 from amphora_agent.x509 import checks, pem
 from amphora_agent.x509.checks import Unfit
 from amphora_agent.x509.pem import read_list_issuer

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 from flask import current_app, request
 from werkzeug.local import LocalProxy
 
-from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
 from amphora_agent.agent.host import Host
 from amphora_agent.agent.reconfiguration import NOBODY, Peer, Reconfiguration
 from amphora_agent.agent.settings_file import ControllerApi, SettingsFile
+from amphora_agent.agent.trust import AgentAuthorities, AgentCertificate
 from amphora_agent.events.journal import Journal
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.haproxy.service import Instances

@@ -21,9 +21,9 @@ def interface_main(arguments: Sequence[str] | None = None) -> int:
     """Run the command `amphora-interface`; return its exit status."""
 
     def run() -> int:
-        from amphora_agent.cli import frame, network
+        from amphora_agent.cli import frame, local
 
-        return frame.run_command(network.interface, arguments)
+        return frame.run_command(local.interface, arguments)
 
     return entry.run("amphora-interface", run)
 

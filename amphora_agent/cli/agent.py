@@ -232,13 +232,13 @@ def _run_by_default(context: click.Context, /, **_: Any) -> None:
 _NETWORK = CliGroup(
     "network",
     {
-        "namespace": LazyCommand("make the traffic's network namespace", "network:namespace"),
+        "namespace": LazyCommand("make the traffic's network namespace", "local:namespace"),
         "up": LazyCommand(
             "make the traffic's network namespace, restore every plugged interface",
-            "network:up",
+            "local:up",
         ),
-        "plan": LazyCommand("print what network up would do, and do nothing", "network:plan"),
-        "lease": LazyCommand("record an event of a DHCP client", "network:lease"),
+        "plan": LazyCommand("print what network up would do, and do nothing", "local:plan"),
+        "lease": LazyCommand("record an event of a DHCP client", "local:lease"),
     },
     help="Show the plugged network of the amphora, and restore it.",
 )
@@ -250,10 +250,10 @@ agent = CliGroup(
         "run": LazyCommand("serve the controller (the default)", "agent:run"),
         "network": _NETWORK,
         "history": LazyCommand(
-            "list what happened to the amphora or a load balancer, when, by whom", "changes:history"
+            "list what happened to the amphora or a load balancer, when, by whom", "local:history"
         ),
         "rollback": LazyCommand(
-            "go back to generation N, or to the last one before the present", "changes:rollback"
+            "go back to generation N, or to the last one before the present", "local:rollback"
         ),
         "push": LazyCommand("create or change a load balancer from a file", "remote:push"),
         "pull": LazyCommand("print a load balancer as JSON for push, without keys", "remote:pull"),

@@ -23,8 +23,8 @@ from gunicorn.glogging import Logger
 from gunicorn.systemd import sd_notify
 from gunicorn.workers import base
 
-from amphora_agent import logs
-from amphora_agent.agent.admission import Admission
+from amphora_agent.agent import logs
+from amphora_agent.agent.trust import Admission
 from amphora_agent.api.server.connection import Connection
 from amphora_agent.api.server.tls import ServerTls
 from amphora_agent.api.server.worker import ApiWorker

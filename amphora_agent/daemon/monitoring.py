@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection
 
 from msgspec.structs import replace
 
-from amphora_agent import logs
-from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
+from amphora_agent.agent import logs
 from amphora_agent.agent.host import Host
 from amphora_agent.agent.settings_file import SettingsFile
+from amphora_agent.agent.trust import AgentAuthorities, AgentCertificate
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.haproxy.runtime.poller import Poller
@@ -19,8 +19,8 @@ from amphora_agent.keepalived.lvs.poller import LvsPoller
 from amphora_agent.metrics.agent import AgentMetrics, WorkersOf
 from amphora_agent.metrics.endpoint import Collector, MetricsEndpoint
 from amphora_agent.metrics.shared import HeartbeatBoard, WorkerDeaths
-from amphora_agent.metrics.translate import haproxy
-from amphora_agent.metrics.translate.haproxy import Machine
+from amphora_agent.metrics.translate import octavia
+from amphora_agent.metrics.translate.octavia import Machine
 from amphora_agent.model.status import ControllerFigures, Figures, Scope
 from amphora_agent.namespace import Namespace
 from amphora_agent.network import sysctl
@@ -128,6 +128,6 @@ class _AllFigures:
         self, scopes: Collection[Scope], columns: Collection[str], *, timeout: float
     ) -> list[Figures | None]:
         figures = self._haproxy.read_figures(scopes, columns, timeout=timeout)
-        if haproxy.SCOPES.intersection(scopes):
-            figures += haproxy.figures(self._lvs.read().values())
+        if octavia.SCOPES.intersection(scopes):
+            figures += octavia.figures(self._lvs.read().values())
         return figures

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from amphora_agent import files, logs
-from amphora_agent.agent.admission import Admission, RevocationLists
-from amphora_agent.agent.certificate import AgentAuthorities, AgentCertificate
+from amphora_agent import files
+from amphora_agent.agent import logs
 from amphora_agent.agent.host import Host
 from amphora_agent.agent.reconfiguration import Reconfiguration, require_listening
 from amphora_agent.agent.settings_file import ControllerApi, SettingsFile
+from amphora_agent.agent.trust import Admission, AgentAuthorities, AgentCertificate, RevocationLists
 from amphora_agent.api.app import create_app
 from amphora_agent.api.http import CURRENT
 from amphora_agent.api.server.tls import ServerTls, make_first_context
@@ -26,7 +26,7 @@ from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.haproxy.housekeeping import HungWorkers, Presence, Tidying
 from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.status import Inventory
-from amphora_agent.heartbeat.datagram import message
+from amphora_agent.heartbeat import message
 from amphora_agent.heartbeat.memory import CounterMemory
 from amphora_agent.heartbeat.reader import Reader
 from amphora_agent.heartbeat.sender import Facts, Sender

@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.heartbeat.datagram import counters
-from amphora_agent.heartbeat.datagram.counters import Reported
+from amphora_agent.heartbeat import message
+from amphora_agent.heartbeat.message import Reported
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.model.status import Counters, InstanceReading
 from amphora_agent.slots import Slot, SlotFile
@@ -86,7 +86,7 @@ class CounterMemory:
         if self._forgetful:
             self._forgetful = not complete
             self._doubtful.update(readings.keys() - self._reported.keys())
-        increase, reported = counters.find_increases(readings, self._reported)
+        increase, reported = message.find_increases(readings, self._reported)
         if not complete:
             reported = {**self._reported, **reported}
         if reported == self._reported:
@@ -103,7 +103,7 @@ class CounterMemory:
         """Return the increases that may be sent now; from here on they are the caller's."""
         written, taken = self.written, dict[str, Counters]()
         while self._waiting and self._waiting[0][0] <= written:
-            taken = counters.add_counters(taken, self._waiting.popleft()[1])
+            taken = message.add_counters(taken, self._waiting.popleft()[1])
         return taken
 
     def give_back(self, increase: Mapping[str, Counters]) -> None:
@@ -113,7 +113,7 @@ class CounterMemory:
 
     def totals(self) -> dict[str, Counters]:
         """Return what each listener has counted since its beginning."""
-        return counters.sum_reported(self._reported or {})
+        return message.sum_reported(self._reported or {})
 
     def review(self, patience: float) -> None:
         """Report a write that has taken longer than `patience` seconds."""
@@ -125,7 +125,7 @@ class CounterMemory:
         if len(self._waiting) >= _MOST_WAITING:
             # The write of this number covers the last one, too.
             with contextlib.suppress(IndexError):  # all have been taken meanwhile
-                grown = counters.add_counters(self._waiting.pop()[1], grown)
+                grown = message.add_counters(self._waiting.pop()[1], grown)
         if grown:
             self._waiting.append((self._number, grown))
 
@@ -142,7 +142,7 @@ class CounterMemory:
                 logger.error("the memory of counters makes no sense: %s", error)
                 continue
             if saved.boot != self._boot:
-                return counters.move_to_gone(saved.reported)
+                return message.move_to_gone(saved.reported)
             return saved.reported
         logger.info("no memory of counters: increases are told from now on")
         self._forgetful = True

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.heartbeat.datagram.message import MOST_LISTENERS
 from amphora_agent.heartbeat.memory import CounterMemory
+from amphora_agent.heartbeat.message import MOST_LISTENERS
 from amphora_agent.heartbeat.sender import OLDEST, Facts
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.model.status import InstanceReading

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from amphora_agent.heartbeat.datagram import message
-from amphora_agent.heartbeat.datagram.message import Heartbeat
+from amphora_agent.heartbeat import message
 from amphora_agent.heartbeat.memory import CounterMemory
+from amphora_agent.heartbeat.message import Heartbeat
 from amphora_agent.model import status
 from amphora_agent.model.status import (
     ControllerEndpoint,

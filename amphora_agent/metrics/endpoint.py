@@ -20,8 +20,7 @@ from amphora_agent.metrics.translate.exposition import (
     ScrapeRefused,
     parse_scrape,
 )
-from amphora_agent.metrics.translate.haproxy import Machine, families
-from amphora_agent.metrics.translate.octavia import COLUMNS
+from amphora_agent.metrics.translate.octavia import COLUMNS, Machine, families
 from amphora_agent.model.status import Figures, Scope
 from amphora_agent.namespace import Namespace
 

@@ -6,8 +6,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from amphora_agent.haproxy.replies import statistics
-from amphora_agent.metrics.translate.haproxy import Machine, families
-from amphora_agent.metrics.translate.octavia import COLUMNS
+from amphora_agent.metrics.translate.octavia import COLUMNS, Machine, families
 from amphora_agent.model.status import Figures, Scope
 
 HEADER = "# pxname,svname,scur,slim,bin,status,qtime,hrsp_2xx,hrsp_other,last_chk,"

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from amphora_agent.client.v2 import AmphoraError
-from amphora_agent.heartbeat.datagram.message import MOST_LISTENERS
+from amphora_agent.heartbeat.message import MOST_LISTENERS
 from tests.builders import bodies
 from tests.integration.amphora import VIP, Amphora, LoadBalancer
 

@@ -16,8 +16,7 @@ from prometheus_client import Metric
 
 from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.haproxy.runtime.poller import Poller
-from amphora_agent.metrics.translate.haproxy import Machine, families
-from amphora_agent.metrics.translate.octavia import COLUMNS, METRICS
+from amphora_agent.metrics.translate.octavia import COLUMNS, METRICS, Machine, families
 from amphora_agent.model.status import Scope
 from amphora_agent.paths import Layout
 from lab.http import Response, get

@@ -18,7 +18,7 @@ from amphora_agent.haproxy.replies import server_state_file, statistics, workers
 from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening
 from amphora_agent.haproxy.service import Instances
-from amphora_agent.heartbeat.datagram.counters import Reported, find_increases
+from amphora_agent.heartbeat.message import Reported, find_increases
 from amphora_agent.paths import Layout, ObjectId, certificate_name, object_id
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor

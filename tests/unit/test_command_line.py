@@ -13,7 +13,7 @@ import pytest
 from amphora_agent import __version__, cli
 from amphora_agent.cli.agent import agent, agent_command, prometheus
 from amphora_agent.cli.frame import CliCommand, walk_commands
-from amphora_agent.cli.network import interface
+from amphora_agent.cli.local import interface
 from amphora_agent.daemon import run as daemon_run
 from amphora_agent.wiring import DIRECTORIES, Options
 

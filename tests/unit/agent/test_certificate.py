@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from amphora_agent.agent import trust_check
-from amphora_agent.agent.certificate import AgentCertificate
+from amphora_agent.agent.trust import AgentCertificate
 from amphora_agent.agent.trust_check import require_own
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.x509.checks import Unfit

@@ -5,8 +5,8 @@ import uuid
 
 import pytest
 
-from amphora_agent.heartbeat.datagram import message
-from amphora_agent.heartbeat.datagram.message import LARGEST_DATAGRAM, MOST_LISTENERS
+from amphora_agent.heartbeat import message
+from amphora_agent.heartbeat.message import LARGEST_DATAGRAM, MOST_LISTENERS
 from amphora_agent.model.status import Counters, InstanceReading, ListenerReading, WorkerReading
 
 

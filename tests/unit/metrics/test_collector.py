@@ -6,7 +6,7 @@ import pytest
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.metrics.endpoint import FRESH, Collector
-from amphora_agent.metrics.translate.haproxy import Machine
+from amphora_agent.metrics.translate.octavia import Machine
 from amphora_agent.model.status import Figures, Scope
 from tests.builders.samples import parsed, values
 

@@ -1,6 +1,6 @@
 """UDP and SCTP listeners among the metrics: what IPVS knows of them."""
 
-from amphora_agent.metrics.translate import haproxy
+from amphora_agent.metrics.translate import octavia
 from amphora_agent.model.status import (
     Counters,
     InstanceReading,
@@ -18,7 +18,7 @@ def test_a_listener_of_ipvs_is_told_as_far_as_it_is_known() -> None:
         {"l1": ListenerReading("OPEN", 3, Counters(tx=4, rx=5, totconns=6, ereq=0))},
         {"p1:l1": PoolReading("UP", members)},
     )
-    (figures,) = haproxy.figures([InstanceReading(("l1",), current, ())])
+    (figures,) = octavia.figures([InstanceReading(("l1",), current, ())])
     assert figures is not None
     families = told(figures)
     assert values(families["octavia_listener_status"]) == {("l1", "DOWN"): 0, ("l1", "UP"): 1}
@@ -38,4 +38,4 @@ def test_a_listener_of_ipvs_is_told_as_far_as_it_is_known() -> None:
 
 
 def test_one_that_was_not_read_does_not_answer() -> None:
-    assert haproxy.figures([InstanceReading(("l1",), None, ())]) == [None]
+    assert octavia.figures([InstanceReading(("l1",), None, ())]) == [None]

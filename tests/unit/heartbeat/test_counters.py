@@ -2,8 +2,8 @@
 
 import pytest
 
-from amphora_agent.heartbeat.datagram.counters import GONE, Reported, find_increases
-from amphora_agent.heartbeat.datagram.counters import sum_reported as since_the_beginning
+from amphora_agent.heartbeat.message import GONE, Reported, find_increases
+from amphora_agent.heartbeat.message import sum_reported as since_the_beginning
 from amphora_agent.model.status import (
     NO_COUNTERS,
     Counters,

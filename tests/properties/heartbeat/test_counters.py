@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from amphora_agent.heartbeat.datagram.counters import GONE, Reported, find_increases
-from amphora_agent.heartbeat.datagram.counters import sum_reported as since_the_beginning
+from amphora_agent.heartbeat.message import GONE, Reported, find_increases
+from amphora_agent.heartbeat.message import sum_reported as since_the_beginning
 from amphora_agent.model.status import (
     NO_COUNTERS,
     WorkerReading,
 )
-from tests.unit.heartbeat.datagram.test_counters import reading, worker
+from tests.unit.heartbeat.test_counters import reading, worker
 
 
 @dataclass

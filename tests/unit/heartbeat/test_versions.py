@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.heartbeat.datagram import message
+from amphora_agent.heartbeat import message
 from amphora_agent.model.status import (
     Counters,
     InstanceReading,

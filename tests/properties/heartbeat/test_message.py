@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.heartbeat.datagram import message
+from amphora_agent.heartbeat import message
 from amphora_agent.model.status import (
     Counters,
     InstanceReading,
@@ -11,7 +11,7 @@ from amphora_agent.model.status import (
     PoolReading,
     WorkerReading,
 )
-from tests.unit.heartbeat.datagram.test_message import opened
+from tests.unit.heartbeat.test_message import opened
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent import logs
+from amphora_agent.agent import logs
 from amphora_agent.settings.reader import Settings
 
 SETTINGS = Settings(amphora_id="amphora")
