@@ -38,7 +38,9 @@ SECOND = ".2"
 _LVS_PREFIX = "octavia-keepalivedlvs-"
 
 #: Directories of the agent itself below base_path: no load balancer may have such a name.
-_RESERVED = frozenset({"certs", "dhcp", "heartbeat", "journal", "lvs", "processes", "vrrp"})
+_RESERVED = frozenset(
+    {"certs", "dhcp", "format", "heartbeat", "journal", "lvs", "processes", "vrrp"}
+)
 
 
 def object_id(text: str) -> ObjectId:
@@ -397,9 +399,19 @@ class Layout:
         return self.base / "processes"
 
     @property
+    def format(self) -> Path:
+        """The number of the format of all state (revisions/state_format.py)."""
+        return self.base / "format"
+
+    @property
     def journal(self) -> Path:
         """The directory of the record of what happened."""
         return self.base / "journal"
+
+    @property
+    def journal_beside(self) -> Path:
+        """The same while nothing below `base` may be changed."""
+        return self.run / "journal"
 
     @property
     def kept_client_crl(self) -> Path:

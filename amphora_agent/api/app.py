@@ -81,10 +81,17 @@ def create_app(services: Services) -> Flask:
         if wants_problem_details():
             require_known_query()
 
+    @app.before_request
+    def refuse_changes() -> None:
+        # Its own certificate and settings are no part of the state.
+        if services.refusal and request.method not in _READING and request.blueprint != "amphora":
+            raise services.refusal
+
     @app.after_request
     def remember_version(response: Response) -> Response:
         version = find_version()
-        if version is not None and request.method != "GET" and response.status_code < 400:
+        is_change = request.method not in _READING and response.status_code < 400
+        if version is not None and is_change and services.refusal is None:
             services.controller.record(version)
         return response
 

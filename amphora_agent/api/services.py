@@ -13,6 +13,7 @@ from amphora_agent.agent.host import Host
 from amphora_agent.agent.reconfiguration import NOBODY, Peer, Reconfiguration
 from amphora_agent.agent.settings_file import ControllerApi, SettingsFile
 from amphora_agent.agent.trust import AgentAuthorities, AgentCertificate
+from amphora_agent.errors import Conflict
 from amphora_agent.events.journal import Journal
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
 from amphora_agent.haproxy.service import Instances
@@ -70,7 +71,8 @@ class MadeOnce(Generic[Made]):
 
 @dataclass(frozen=True)
 class Services:
-    """All services. `declared` returns that of API 2.0, which its first use makes."""
+    """All services. `declared` returns that of API 2.0, which its first use makes. `refusal` is why
+    nothing of the state on disk may be changed."""
 
     settings: SettingsFile
     reconfiguration: Reconfiguration
@@ -87,6 +89,7 @@ class Services:
     metrics: AgentMetrics
     controller: ControllerApi
     declared: "Callable[[], Declared]"
+    refusal: Conflict | None = None
 
 
 #: The name of its services among the extensions of an application.

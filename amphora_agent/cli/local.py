@@ -23,6 +23,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.addressing import parse_mac
 from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, RenderedLayout, namespace_file, object_id
+from amphora_agent.revisions import state_format
 from amphora_agent.settings.reader import Settings
 from amphora_agent.supervisor.contract import Supervisor
 from amphora_agent.wiring import (
@@ -86,6 +87,7 @@ def rollback(options: Options, instance_id: str, generation: int | None) -> None
     """Go back to generation N of a load balancer, or to the one before the present one, and print
     what was done. One that cannot go back is as it was."""
     settings, layout, supervisor = _prepare(options, "roll back")
+    state_format.require_known(layout.format)
     logs.set_up(settings, of_command=True)
     supervisor.adopt()
     journal, alarms = make_journal(layout), Alarms(layout.alarms)
@@ -140,7 +142,7 @@ def _renew_keepalived(layout: Layout) -> None:
 @agent_command("plan", example="amphora-agent network plan")
 def plan(options: Options) -> None:
     """Print what `network up` would do, and do nothing."""
-    services = _Services(options, "look at the network")
+    services = _Services(options, "look at the network", changes=False)
     lines = list(services.network.plan(single=services.single))
     for line in lines or ["nothing to do: the network is as it was plugged"]:
         print(line)
@@ -187,15 +189,18 @@ def interface(options: Options, action: str, name: str) -> None:
 
 
 class _Services:
-    """The services of a command of the network. Raises AgentError."""
+    """The services of a command of the network, which changes something or only reads. Raises
+    AgentError."""
 
-    def __init__(self, options: Options, purpose: str) -> None:
+    def __init__(self, options: Options, purpose: str, *, changes: bool = True) -> None:
         from amphora_agent.network.records import Leases
 
         require_root(purpose)
         settings = SettingsFile(options.config_file).current()
         logs.set_up(settings, of_command=True)
         self.layout = make_layout(settings, options)
+        if changes:
+            state_format.require_known(self.layout.format)
         self.single = settings.single
         self.leases = Leases(self.layout.leases)
         self.network = make_network(self.layout, self.leases)

@@ -19,7 +19,7 @@ from amphora_agent.api.server.tls import ServerTls, make_first_context
 from amphora_agent.api.services import MadeOnce, Services
 from amphora_agent.daemon import monitoring
 from amphora_agent.daemon.arbiter import AgentServer, Heart
-from amphora_agent.errors import AgentError
+from amphora_agent.errors import AgentError, Conflict
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
@@ -44,6 +44,7 @@ from amphora_agent.network.netlink.links import Netlink
 from amphora_agent.network.records import Leases
 from amphora_agent.network.service import Network
 from amphora_agent.paths import Layout, alarms_directory
+from amphora_agent.revisions import state_format
 from amphora_agent.settings.reader import Settings
 from amphora_agent.slots import SlotFile
 from amphora_agent.supervisor import systemd
@@ -54,7 +55,6 @@ from amphora_agent.wiring import (
     Options,
     make_declared,
     make_instances,
-    make_journal,
     make_layout,
     make_lvs,
     make_network,
@@ -136,7 +136,8 @@ def run_agent(options: Options) -> None:
     layout = make_layout(settings.current(), options)
     protect_secrets(settings.path, settings.current(), options.directories, layout.run)
     board, deaths = HeartbeatBoard(), WorkerDeaths()
-    services = _make_services(settings, layout, options, board, deaths, alarms)
+    refusal = state_format.take_over(layout.format, alarms)
+    services = _make_services(settings, layout, options, board, deaths, alarms, refusal)
     tls = ServerTls(settings.current, alarms, options.client_crl)
     admission = _make_admission(settings, layout, options, alarms)
     AgentServer(
@@ -169,8 +170,9 @@ def _make_services(
     board: HeartbeatBoard,
     deaths: WorkerDeaths,
     alarms: Alarms,
+    refusal: Conflict | None,
 ) -> Services:
-    journal = make_journal(layout)
+    journal = Journal(layout.journal_beside if refusal else layout.journal, alarms)
     supervisor = make_supervisor(layout, options, journal.report_death, alarms)
     certificate = AgentCertificate(
         lambda: Path(settings.current().agent_server_cert), settings.current().amphora_id
@@ -208,6 +210,7 @@ def _make_services(
         controller=ControllerApi(layout.controller_api, CURRENT),
         # Loaded, with all that it imports, at its first use.
         declared=MadeOnce(lambda: make_declared(layout, instances, lvs, options)),
+        refusal=refusal,
     )
 
 
@@ -232,7 +235,9 @@ def _make_heart(
 
     alarms = Alarms(layout.alarms)
     on_disk, in_memory = layout.heartbeat_counters
-    counters = [SlotFile(on_disk, sync=True), SlotFile(in_memory, sync=False)]
+    counters = [SlotFile(in_memory, sync=False)]
+    if services.refusal is None:
+        counters.insert(0, SlotFile(on_disk, sync=True))
     memory = CounterMemory(counters, boot_id(), alarms)
     in_ipvs = LvsPoller(layout, ipvs.reader(Namespace(layout.namespace)))
     reader = Reader(
@@ -263,6 +268,8 @@ def _make_admission(
 def _begin(services: Services, watches: Iterable[Callable[[], None]], admission: Admission) -> None:
     """Adopt what runs, and start what should run, while the API answers already."""
     admission.start(services.certificate, services.authorities)
+    if services.refusal is not None:  # what runs, runs on
+        return
     _attempt(services.instances.adopt, services.vrrp.adopt, services.lvs.adopt)
     services.expiry.start()
 

@@ -20,7 +20,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, object_id
-from amphora_agent.revisions import reading
+from amphora_agent.revisions import reading, state_format
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.revisions.store import RevisionStore
 
@@ -44,6 +44,7 @@ class Restarts:
     def prepare(self, instance: InstanceLayout) -> None:
         """Put committed files back where they were edited; go back when they do not load."""
         try:
+            state_format.require_known(self._layout.format)
             # Whoever holds the lock may be awaiting this start.
             self._store.live.check(instance, alone=False)
             if self._is_doubtful(instance):

@@ -225,6 +225,8 @@ class AlarmKind(enum.StrEnum):
     SILENT = "silent"
     #: No heartbeat can tell of so many listeners.
     TOO_MANY_LISTENERS = "too-many-listeners"
+    #: A newer agent has left state whose format this one does not know.
+    UNKNOWN_FORMAT = "unknown-format"
     #: What was committed does not load: the last good files run instead.
     WENT_BACK = "went-back"
 
