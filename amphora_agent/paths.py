@@ -26,7 +26,7 @@ _OBJECT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 _CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
 
 #: The directory of what haproxy is given of a rendered instance, beside the files that it is made
-#: of (haproxy/runtime/config_dir.py). No id has a dot.
+#: of (haproxy/runtime/loaded_state.py). No id has a dot.
 PARTS = "haproxy.d"
 
 #: Before the names of references of rendered load balancers.

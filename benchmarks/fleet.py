@@ -19,8 +19,8 @@ import msgspec
 import psutil
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies import workers
-from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.replies import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.loadbalancer import render
 from amphora_agent.loadbalancer.render import Places
@@ -201,7 +201,7 @@ class Instance:
         namespace.run([str(self._program), "-c", "-f", f"{self._configuration}/"])
 
     def workers(self) -> Workers:
-        return workers.read_workers(self.socket.command("show proc", timeout=_PATIENCE))
+        return replies.read_workers(self.socket.command("show proc", timeout=_PATIENCE))
 
     def worker(self) -> int:
         pid = self.workers().current

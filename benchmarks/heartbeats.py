@@ -18,7 +18,7 @@ from typing import Any
 
 from amphora_agent.agent.settings_file import SettingsFile
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.haproxy.replies import statistics
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.heartbeat import message
 from amphora_agent.heartbeat.memory import CounterMemory
@@ -80,7 +80,7 @@ def _canned(
     ids = tuple(listener.id for listener in balancer.listeners)
 
     def reading(text: str) -> dict[str, InstanceReading]:
-        return {balancer.id: InstanceReading(ids, statistics.read_worker(text, "worker"), ())}
+        return {balancer.id: InstanceReading(ids, replies.read_worker(text, "worker"), ())}
 
     _, reported = message.find_increases(reading(before), {})
     samples: dict[str, list[float]] = {"read": [], "compare": [], "content": [], "seal": []}

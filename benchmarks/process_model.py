@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amphora_agent.haproxy.replies import statistics
+from amphora_agent.haproxy import replies
 from amphora_agent.model.responses import ProcessModel
 from amphora_agent.supervisor.embedded import EmbeddedSupervisor
 from benchmarks import baseline_haproxy, fleet
@@ -247,7 +247,7 @@ def _statistics(balancer: Fleet, pids: list[int]) -> dict[str, float]:
     listeners = 0
     for instance in balancer.instances:
         listeners += len(
-            statistics.read_worker(instance.command("show stat"), instance.name).listeners
+            replies.read_worker(instance.command("show stat"), instance.name).listeners
         )
     elapsed, own = time.perf_counter() - begun, time.thread_time() - own
     if listeners != len(balancer.site.ports):

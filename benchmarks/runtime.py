@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy import replies
 from benchmarks.baseline_haproxy import BareHaproxy, ask, private_copy
 from benchmarks.execs import Executions
 from benchmarks.report import Column, Section, median, milliseconds, seconds
@@ -276,7 +276,7 @@ def _row(
 
 
 def _reloads(side: _Side) -> int:
-    return workers.read_workers(side.ask("show proc")).reloads
+    return replies.read_workers(side.ask("show proc")).reloads
 
 
 def _new_processes(side: _Side, reloads_before: int, executions: Executions) -> int:
@@ -284,7 +284,7 @@ def _new_processes(side: _Side, reloads_before: int, executions: Executions) -> 
     shown = side.ask("show proc")
     master = next(int(line.split()[0]) for line in shown.splitlines() if " master " in line)
     executed = sum(pid != master for pid in executions.since())
-    return executed + workers.read_workers(shown).reloads - reloads_before
+    return executed + replies.read_workers(shown).reloads - reloads_before
 
 
 def _servers(side: _Side, state: _State) -> dict[str, tuple[int, int]]:

@@ -16,9 +16,10 @@ from typing import Generic, TypeVar
 
 from amphora_agent import files
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.haproxy.named_files import crt_list, references
-from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
-from amphora_agent.haproxy.named_files.references import Role
+from amphora_agent.haproxy.config import queries
+from amphora_agent.haproxy.config.queries import Role
+from amphora_agent.haproxy.policy import certificate_content
+from amphora_agent.haproxy.policy.certificate_content import CrtListEntry
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.reading import instances
@@ -153,12 +154,12 @@ class ExpiryWatch:
 
 def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
     """The files below the directory of certificates that a configuration names."""
-    found = references.find_files_below({"": files.text(configuration)}, str(certificates))
+    found = queries.find_files_below({"": files.text(configuration)}, str(certificates))
     return {Path(path): roles for path, roles in found.items()}
 
 
 def _entries(path: Path) -> tuple[CrtListEntry, ...]:
-    return crt_list.read_entries(path.read_bytes())
+    return certificate_content.read_entries(path.read_bytes())
 
 
 def _expires(path: Path) -> float | None:

@@ -1,8 +1,9 @@
 """The certificate files of instances, as a controller puts them there: certificates with their
 keys, CAs, CRLs, and the crt-lists that name them.
 
-A file is refused, or kept in a form that every haproxy loads. What it is for is known when a
-configuration names it: then it is judged by that, too, whichever of the two came first.
+A file is refused, or kept in a form that every haproxy loads. OpenSSL, which haproxy uses, reads it
+first. What it is for is known when a configuration names it: then it is judged by that, too,
+whichever of the two came first.
 """
 
 import logging
@@ -13,10 +14,11 @@ from pathlib import Path
 
 from amphora_agent.errors import InvalidRequest, NotFound
 from amphora_agent.events.journal import ChangeRecord
+from amphora_agent.haproxy.config import queries
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.named_files import certificate_content, crt_list, references
-from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind, UnusableFile
-from amphora_agent.haproxy.named_files.references import Role
+from amphora_agent.haproxy.config.queries import Role
+from amphora_agent.haproxy.policy import certificate_content
+from amphora_agent.haproxy.policy.certificate_content import Content, FileKind, UnusableFile
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.validate import openssl
 from amphora_agent.model.events import AGENT, Caller, Operation
@@ -131,7 +133,7 @@ class CertificateFiles:
 
     def _content(self, instance: InstanceLayout, data: bytes) -> Content:
         """Raises Unfit."""
-        check_entry = partial(crt_list.check_entry, bounds=self._bounds(instance))
+        check_entry = partial(certificate_content.check_entry, bounds=self._bounds(instance))
         return openssl.require_usable(certificate_content.parse_file(data, check_entry))
 
     def _require_fit(self, instance: InstanceLayout, path: Path, content: Content) -> bool:
@@ -146,8 +148,8 @@ class CertificateFiles:
             texts = {CONFIGURATION: committed.decode(errors="surrogateescape")}
         except (FileNotFoundError, ContentLost):  # one that is sent is judged with its files
             return False
-        roles = set(references.find_roles(texts, str(path)))
-        if references.names_directory(texts, str(path.parent)):
+        roles = set(queries.find_roles(texts, str(path)))
+        if queries.names_directory(texts, str(path.parent)):
             roles.add(Role.CERTIFICATE)
         if content.kind is not FileKind.CERTIFICATE:
             roles.update(_roles_in_lists(instance, texts, str(path)))
@@ -183,7 +185,7 @@ def _fits(role: Role, content: Content) -> bool:
 
 def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterator[Role]:
     """As what the crt-lists that these texts name have a file."""
-    for listed in references.find_crt_lists(texts):
+    for listed in queries.find_crt_lists(texts):
         for entry in _entries(instance, listed):
             if entry.path == path:
                 yield Role.CERTIFICATE
@@ -191,9 +193,9 @@ def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterat
                 yield Role.OTHER
 
 
-def _entries(instance: InstanceLayout, path: str) -> Iterable[crt_list.CrtListEntry]:
+def _entries(instance: InstanceLayout, path: str) -> Iterable[certificate_content.CrtListEntry]:
     try:
-        return crt_list.read_entries(_committed(instance, path))
+        return certificate_content.read_entries(_committed(instance, path))
     except (OSError, ContentLost):
         return ()
 

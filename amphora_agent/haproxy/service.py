@@ -23,12 +23,10 @@ from amphora_agent.events.journal import ChangeRecord, Journal
 from amphora_agent.haproxy import status
 from amphora_agent.haproxy.apply import Activate, Application, Change, describe_outcome
 from amphora_agent.haproxy.certificate_files import CertificateFiles
-from amphora_agent.haproxy.config import preflight, queries, word_counts
-from amphora_agent.haproxy.config.diff import compare_configs
+from amphora_agent.haproxy.config import diff, preflight, queries
+from amphora_agent.haproxy.config.diff import CountedText, compare_configs
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.config.preflight import Limits
-from amphora_agent.haproxy.config.word_counts import CountedText
-from amphora_agent.haproxy.policy import compat
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process import render
 from amphora_agent.haproxy.process.activator import Activation
@@ -40,8 +38,7 @@ from amphora_agent.haproxy.status import require
 from amphora_agent.haproxy.update import value_diff
 from amphora_agent.haproxy.validate import claims
 from amphora_agent.haproxy.validate.claims import ClaimedAddresses, ListenerCount
-from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
-from amphora_agent.haproxy.validate.validator import Candidate, Validator
+from amphora_agent.haproxy.validate.validator import Candidate, ResourceLimits, Validator
 from amphora_agent.model.events import AGENT, AlarmKind, Caller, Difference, Operation, Part
 from amphora_agent.model.responses import ProcessPlan
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout, UploadedLayout
@@ -144,10 +141,10 @@ class Instances:
                     partial(claims.count_listeners, content),
                 )
             )
-            mended = compat.adapt_config(configuration, content)
+            mended = render.adapt_config(configuration, content)
             limits = self._limits(content)
             if limits.maxconn is not None:
-                mended = mended._replace(content=compat.take_out_maxconn(mended.content))
+                mended = mended._replace(content=render.take_out_maxconn(mended.content))
             if mended.content is not configuration:
                 content = _counted(mended.content, before)
             wanted = partial(queries.find_claims, content)
@@ -468,7 +465,7 @@ class Instances:
         return render.addition(configuration, self.group, limits).encode()
 
     def _limits(self, configuration: str) -> Limits:
-        asked = compat.read_taken_out_maxconn(configuration)
+        asked = render.read_taken_out_maxconn(configuration)
         return preflight.choose_limits(configuration, self.headroom.descriptors(), asked)
 
     def _bounds(self, instance: InstanceLayout) -> Bounds:
@@ -547,4 +544,4 @@ def _differences(
 
 
 def _counted(configuration: bytes, before: CountedText | None) -> CountedText:
-    return word_counts.count_words(configuration.decode(errors="surrogateescape"), before)
+    return diff.count_words(configuration.decode(errors="surrogateescape"), before)

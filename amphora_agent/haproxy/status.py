@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 from amphora_agent.errors import NotFound, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import MOST_ENTRIES, Journal
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.config.queries import ListenerType
-from amphora_agent.haproxy.policy import compat
-from amphora_agent.haproxy.process.activator import master_of
-from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.process import render
 from amphora_agent.haproxy.runtime import loaded_state
-from amphora_agent.haproxy.runtime.config_index import index_listeners
+from amphora_agent.haproxy.runtime.loaded_state import index_listeners
 from amphora_agent.haproxy.runtime.poller import Poller
-from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening
+from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening, master_of
 from amphora_agent.model.events import Alarm, Entry
 from amphora_agent.model.status import (
     InstanceDetails,
@@ -85,7 +84,7 @@ class Inventory:
         if waits_to_replace(self._layout, instance):
             instance = self._layout.uploaded(instance_id)
         require(instance)
-        return compat.restore_config(reading.read(instance, instance.configuration.name))
+        return render.restore_config(reading.read(instance, instance.configuration.name))
 
     # Listeners
 
@@ -219,7 +218,7 @@ def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]
     """The worker that serves, and those that leave."""
     try:
         reply = master_of(instance).command("show proc", timeout=_ANSWER)
-        known, now = workers.read_lives(reply), workers.read_workers(reply)
+        known, now = replies.read_lives(reply), replies.read_workers(reply)
     except OperationFailed as error:
         logger.info("instance=%s workers unknown: %s", instance.id, error)
         return None, ()

@@ -16,10 +16,11 @@ from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.apply import Change, describe_outcome
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.process.activator import Outcome, master_of
+from amphora_agent.haproxy.process.activator import Outcome
 from amphora_agent.haproxy.process.takeover import Takeover
-from amphora_agent.haproxy.runtime import config_dir, loaded_state
-from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
+from amphora_agent.haproxy.runtime import loaded_state
+from amphora_agent.haproxy.runtime.loaded_state import ConfigDirectory
+from amphora_agent.haproxy.runtime.socket import master_of
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.haproxy.validate.validator import Candidate, Verdict
 from amphora_agent.keepalived import program
@@ -93,7 +94,7 @@ class Commitment:
         revisions, whole = self.states.revisions(lb_id), {**state}
         for process in processes:
             prefix = _prefix(process, state)
-            own = config_dir.add_parts(revisions, part(state, prefix))
+            own = loaded_state.add_parts(revisions, part(state, prefix))
             whole |= {f"{prefix}{name}": entry for name, entry in own.items()}
         return whole
 
@@ -112,7 +113,7 @@ class Commitment:
             instance = self.layout.rendered(process)
             own = part(state, _prefix(process, state))
             committed = self._committed(instance)
-            now = config_dir.read_directory(revisions, own, committed)
+            now = loaded_state.read_directory(revisions, own, committed)
 
             def check(texts: Texts) -> Completed:
                 named = {
@@ -269,9 +270,9 @@ class Commitment:
         if not manifest:
             return None
         known = self._read.get(instance.id)
-        if known is not None and known.digests == config_dir.digest_texts(manifest):
+        if known is not None and known.digests == loaded_state.digest_directory(manifest):
             return known
-        return config_dir.read_directory(Revisions.of(instance), manifest)
+        return loaded_state.read_directory(Revisions.of(instance), manifest)
 
     def keep_texts(self, prepared: Sequence[Prepared]) -> None:
         """Keep the texts that are committed now, unless they take too much room."""

@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from amphora_agent import entry
-from amphora_agent.haproxy.named_files import certificate_content
-from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind
+from amphora_agent.haproxy.policy import certificate_content
+from amphora_agent.haproxy.policy.certificate_content import Content, FileKind
 from amphora_agent.haproxy.validate import openssl
 from amphora_agent.model.responses import About, Checked, Given, Purpose
 from amphora_agent.x509 import checks, pem

@@ -15,7 +15,7 @@ import msgspec
 from amphora_agent import __version__
 from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.process import render as haproxy_render
-from amphora_agent.haproxy.runtime import config_dir
+from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.loadbalancer.certificates import resolve_certificates
 from amphora_agent.loadbalancer.render import (
@@ -171,7 +171,7 @@ def _render_files(wanted: WantedProcess) -> dict[str, Text]:
     names in the state."""
     texts = dict(render_process(wanted.process, wanted.places))
     configuration = [name for name in texts if name.endswith(".cfg")]
-    for part, names in config_dir.group_into_parts(configuration).items():
+    for part, names in loaded_state.group_into_parts(configuration).items():
         texts[f"{PARTS}/{part}"] = join_texts([texts[name] for name in names])
     return {f"{wanted.prefix}{name}": text for name, text in texts.items()}
 

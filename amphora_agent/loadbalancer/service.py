@@ -15,8 +15,8 @@ import msgspec
 from amphora_agent.errors import Conflict, InvalidRequest, OperationFailed, PreconditionFailed
 from amphora_agent.events import journal
 from amphora_agent.haproxy.apply import Change, find_greatest
-from amphora_agent.haproxy.process.activator import master_of
 from amphora_agent.haproxy.process.takeover import Takeover
+from amphora_agent.haproxy.runtime.socket import master_of
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.keepalived.lvs.service import LvsListeners
 from amphora_agent.loadbalancer.apply import Commitment

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from amphora_agent.client.v2 import AmphoraClient
-from amphora_agent.haproxy.replies import workers
-from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.replies import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from lab.agent import AgentProcess
 from lab.listeners import TIMEOUT_CLIENT, Listener, loadbalancer
@@ -72,4 +72,4 @@ class PushedBalancer:
         )
 
     def workers(self) -> Workers:
-        return workers.read_workers(self.ask("show proc"))
+        return replies.read_workers(self.ask("show proc"))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from amphora_agent.haproxy.replies import statistics
+from amphora_agent.haproxy import replies
 from amphora_agent.metrics.translate.octavia import COLUMNS, Machine, families
 from amphora_agent.model.status import Figures, Scope
 
@@ -26,7 +26,7 @@ def stat(*rows: str) -> str:
 
 def parse(info: str, stat: str) -> Figures:
     """With all columns that are needed."""
-    return statistics.read_figures(info, stat, COLUMNS)
+    return replies.read_figures(info, stat, COLUMNS)
 
 
 def parsed(texts: Iterable[str]) -> dict[str, Metric]:

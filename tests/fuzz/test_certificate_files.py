@@ -18,7 +18,7 @@ from amphora_agent.errors import InvalidRequest
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import ChangeRecord
 from amphora_agent.haproxy.certificate_files import CertificateFiles
-from amphora_agent.haproxy.named_files import certificate_content, crt_list
+from amphora_agent.haproxy.policy import certificate_content
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.paths import Layout, certificate_name, object_id
 from amphora_agent.revisions.live import LiveFiles
@@ -54,7 +54,7 @@ class Room:
 
     def has_all(self, path: Path) -> bool:
         """Whether the files are there that a list names; one in use is refused otherwise."""
-        listed = crt_list.read_entries(path.read_bytes())
+        listed = certificate_content.read_entries(path.read_bytes())
         return certificate_content.holds_key(path.read_bytes()) or all(
             Path(entry.path).exists() for entry in listed if entry.path.startswith("/")
         )

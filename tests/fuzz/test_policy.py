@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amphora_agent.haproxy.config.parser import parse_config, split_sections
-from amphora_agent.haproxy.named_files import certificate_content, crt_list
+from amphora_agent.haproxy.policy import certificate_content
 from amphora_agent.haproxy.policy import table as table
 from amphora_agent.haproxy.policy.engine import find_violations
 from tests.builders.configurations import CONFIGURATIONS
@@ -38,7 +38,7 @@ TEXTS = st.one_of(
 def test_any_text_has_an_answer(text: str) -> None:
     sent = text.encode(errors="surrogatepass")
     listed = certificate_content.find_entry_violations(
-        sent, partial(crt_list.check_entry, bounds=BOUNDS)
+        sent, partial(certificate_content.check_entry, bounds=BOUNDS)
     )
     found = [
         (each.line, each.reason) for each in find_violations(split_sections({"f": text}), BOUNDS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from lab.http import Client
 from lab.load import Load
@@ -116,7 +116,7 @@ class DeclaredBalancer:
         return MasterSocket(path).command(command, timeout=5)
 
     def worker(self, process: str = "") -> int:
-        found = workers.read_workers(self.ask("show proc", process)).current
+        found = replies.read_workers(self.ask("show proc", process)).current
         assert found is not None
         return found
 

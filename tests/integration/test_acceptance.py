@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.client.v2 import AmphoraError
-from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
+from amphora_agent.haproxy.validate.validator import ResourceLimits
 from lab.listeners import Listener, http_listener, loadbalancer
 from lab.pki import Authority
 from tests.integration.amphora import VIP, WEB_PORTS, Amphora, LoadBalancer, differences

@@ -12,8 +12,7 @@ from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.config.parser import Texts
 from amphora_agent.haproxy.policy.values import Bounds
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
-from amphora_agent.haproxy.validate.validator import Candidate, Proof, Validator
+from amphora_agent.haproxy.validate.validator import Candidate, Proof, ResourceLimits, Validator
 from amphora_agent.paths import Layout, UploadedLayout, object_id
 from amphora_agent.revisions.contents import Revisions
 from amphora_agent.settings.reader import Settings

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.config.diff import compare_configs
-from amphora_agent.haproxy.config.minimal_config import build_minimal_config
+from amphora_agent.haproxy.config.diff import build_minimal_config, compare_configs
 from amphora_agent.haproxy.process.binary import Haproxy
 from amphora_agent.haproxy.update.planner import Step, make_plan
 

@@ -16,7 +16,7 @@ import pytest
 
 from amphora_agent.client.v2 import AmphoraClient, AmphoraError
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.replies import Workers
 from lab import haproxies
 from lab.agent import AgentProcess
 from lab.backend import Backend

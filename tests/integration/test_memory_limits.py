@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.config import preflight
-from amphora_agent.haproxy.replies import workers
 from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
-from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
+from amphora_agent.haproxy.validate.validator import ResourceLimits
 from lab import haproxies, rendered
 from lab.backend import Backend
 from lab.listeners import HealthMonitor, loadbalancer, many_listeners
@@ -152,7 +152,7 @@ def worker_of(
     def settled() -> bool:
         nonlocal found
         with contextlib.suppress(OperationFailed):
-            now = workers.read_workers(master.command("show proc", timeout=10))
+            now = replies.read_workers(master.command("show proc", timeout=10))
             if now.current not in (None, before):
                 master.command(f"@!{now.current} show version", timeout=10)
                 found = now.current

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from amphora_agent.events.alarms import Alarms
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.config import parser
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.replies import server_state_file, statistics, workers
 from amphora_agent.haproxy.runtime.poller import Poller
 from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening
 from amphora_agent.haproxy.service import Instances
+from amphora_agent.haproxy.update import server_state_file
 from amphora_agent.heartbeat.message import Reported, find_increases
 from amphora_agent.paths import Layout, ObjectId, certificate_name, object_id
 from amphora_agent.settings.reader import Settings
@@ -124,15 +125,13 @@ def test_a_running_instance_is_read_whole(services: Services) -> None:
 def test_real_statistics_are_read_whole_and_refused_in_part(services: Services) -> None:
     made = services.push(count=3)
     reply = services.master.command("@1 show stat", timeout=5)
-    assert set(statistics.read_worker(reply, "w").listeners) == {listener.id for listener in made}
+    assert set(replies.read_worker(reply, "w").listeners) == {listener.id for listener in made}
     frontends = services.master.command("@1 show stat -1 1 -1", timeout=5)
-    assert set(statistics.read_worker(frontends, "w").listeners) == {
-        listener.id for listener in made
-    }
+    assert set(replies.read_worker(frontends, "w").listeners) == {listener.id for listener in made}
     last_row = reply.rindex("\n") + 1
     for length in range(last_row + 1, last_row + 40):
         with pytest.raises(Exception, match="cut off"):
-            statistics.read_worker(reply[:length], "w")
+            replies.read_worker(reply[:length], "w")
 
 
 def test_real_member_states_go_through_when_nothing_has_changed(services: Services) -> None:
@@ -260,9 +259,7 @@ def test_a_connection_counts_from_the_end_of_its_handshake_on(
 
     def unfinished() -> int:
         (current,) = _workers(services)
-        return statistics.count_unfinished(
-            services.master.command(f"@!{current} {_STAT}", timeout=5)
-        )
+        return replies.count_unfinished(services.master.command(f"@!{current} {_STAT}", timeout=5))
 
     assert unfinished() == 0
     with services.namespace.connect(VIP, PORT) as connection:
@@ -326,7 +323,7 @@ def counted(
 
 def _workers(services: Services) -> list[int]:
     """Process ids, the current one first."""
-    now = workers.read_workers(services.master.command("show proc", timeout=5))
+    now = replies.read_workers(services.master.command("show proc", timeout=5))
     return [*([now.current] if now.current else []), *now.leaving]
 
 

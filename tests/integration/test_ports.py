@@ -9,7 +9,7 @@ import pytest
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.config.queries import ListenAddress
-from amphora_agent.haproxy.process import port_check
+from amphora_agent.haproxy.process import startup
 from amphora_agent.namespace import Namespace
 from lab.network import Lab
 from lab.network import Namespace as LabNamespace
@@ -27,7 +27,7 @@ def namespace() -> Iterator[LabNamespace]:
 
 
 def require(namespace: LabNamespace, *addresses: ListenAddress) -> None:
-    port_check.require(Namespace(namespace.path), addresses)
+    startup.require_ports(Namespace(namespace.path), addresses)
 
 
 def test_a_free_port_is_left_alone(namespace: LabNamespace) -> None:

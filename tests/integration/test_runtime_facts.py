@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from amphora_agent.haproxy.replies.capabilities import find_capabilities
+from amphora_agent.haproxy.replies import find_capabilities
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan

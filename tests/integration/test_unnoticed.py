@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from amphora_agent.haproxy.replies import workers
-from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.replies import Workers
 from benchmarks.baseline_haproxy import BareHaproxy
 from lab import haproxies
 from lab.backend import Backend
@@ -234,7 +234,7 @@ class Control:
         self.haproxy.reload()
 
     def workers(self) -> Workers:
-        return workers.read_workers(self.haproxy.ask("show proc"))
+        return replies.read_workers(self.haproxy.ask("show proc"))
 
     def processes(self) -> list[Process]:
         return self.haproxy.processes()

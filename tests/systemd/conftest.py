@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from amphora_agent.client.v2 import AmphoraClient, DeclarativeClient
-from amphora_agent.haproxy.replies import workers
-from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.replies import Workers
 from amphora_agent.haproxy.runtime.socket import MasterSocket
 from amphora_agent.revisions.contents import Revisions
 from lab import debian, plug_bodies
@@ -266,7 +266,7 @@ class LoadBalancer:
 
     def workers(self) -> Workers:
         """Their process ids are the machine's own."""
-        return workers.read_workers(ask(self.machine, self.id, "show proc"))
+        return replies.read_workers(ask(self.machine, self.id, "show proc"))
 
     def properties(self) -> dict[str, str]:
         return self.machine.properties(self.unit)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.client.v2 import AmphoraError
-from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy import replies
 from lab import debian
 from lab.archive import UnavailableError
 from lab.backend import Backend
@@ -333,7 +333,7 @@ def test_b3_the_worker_is_nobody_over_a_reload_with_pinned_threads(site: Site) -
     pin = "    daemon\n    cpu-map auto:1/1 0\n"
     with site.api() as api:
         site.push(api, **{"    daemon\n": pin, "    user nobody\n": ""})
-    worker = workers.read_workers(ask(site.machine, LB, "show proc")).current
+    worker = replies.read_workers(ask(site.machine, LB, "show proc")).current
     status = site.machine.output("cat", f"/proc/{worker}/status")
     nobody = site.machine.output("id", "-u", "nobody")
     assert re.search(rf"(?m)^Uid:\s+{nobody}\s+{nobody}\s+{nobody}\s+{nobody}$", status)

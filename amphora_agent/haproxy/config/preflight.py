@@ -8,7 +8,7 @@ these versions takes for an object (decision 0028).
 import re
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config import parser, word_counts
+from amphora_agent.haproxy.config import diff, parser
 from amphora_agent.haproxy.config.parser import Config, Section, Texts
 
 #: Bytes of one block of the TLS session cache: 200 and its overhead. Each worker allocates all of
@@ -184,7 +184,7 @@ def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
 def estimate_tls_cache(texts: Texts) -> int:
     """Return the bytes of a TLS session cache whose size a text says."""
     # Most texts have no such line, and haproxy's default is small.
-    if not any(word_counts.has_word(each, "tune.ssl.cachesize") for each in texts.values()):
+    if not any(diff.has_word(each, "tune.ssl.cachesize") for each in texts.values()):
         return 0
     parsed = parser.parse_config(parser.join_texts(texts), _KEYWORDS)
     binds = (bind for section in parsed.sections for bind in section.all("bind"))
@@ -222,7 +222,7 @@ def _choose_pipes(content: str, limit: int) -> int | None:
 
 def _estimate_sockets(content: str) -> int:
     """Return an upper bound of the sockets that a text takes."""
-    return sum(word_counts.count_word(content, word) for word in _SOCKETS)
+    return sum(diff.count_word(content, word) for word in _SOCKETS)
 
 
 def _count_descriptors(parsed: Config, connections: int) -> int:

@@ -1,10 +1,15 @@
-"""Find Octavia's objects in a configuration, and the addresses at which it listens."""
+"""Find Octavia's objects in a configuration, the addresses at which it listens, and the files that
+it names with what haproxy loads them as.
+"""
 
+import enum
 import ipaddress
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config.parser import Config, Section, split_words
+from amphora_agent.haproxy.config.parser import Config, Section, Texts, split_words
 from amphora_agent.model.addressing import TCP, Claim, claim, split_endpoint
 
 #: The controller adds a frontend for the agent's own use to a load balancer with a PROMETHEUS
@@ -112,3 +117,149 @@ def _find_addresses(lines: Iterable[str]) -> Iterator[ListenAddress]:
                     yield ListenAddress(str(ipaddress.ip_address(host)), int(port))
                 except ValueError:
                     continue
+
+
+class Role(enum.Enum):
+    """What a file is loaded as. OTHER cannot be replaced while haproxy runs."""
+
+    CERTIFICATE = "certificate"
+    CRT_LIST = "crt-list"
+    AUTHORITIES = "CA file"
+    REVOCATIONS = "CRL file"
+    OTHER = "file"
+
+
+_ROLES = {
+    "crt": Role.CERTIFICATE,
+    "crt-list": Role.CRT_LIST,
+    "ca-file": Role.AUTHORITIES,
+    "crl-file": Role.REVOCATIONS,
+}
+#: Directives in which these keywords have their usual meaning.
+_LINES = frozenset({"bind", "server"})
+#: Characters that change how words are read, and parts of the keywords before a file's name.
+_QUOTES, _QUOTE = "\\'\"", re.compile(r"[\\'\"]")
+_PARTS = ("crt", "-file")
+_BASE = re.compile(r"\b(?:ca|crt)-base\b")
+_BUFFER_SIZE = re.compile(r"^[ \t]*tune\.bufsize[ \t]+(\S+)", re.MULTILINE)
+_DEFAULT_BUFFER_SIZE = 16384
+
+
+def find_roles(texts: Texts, path: str, quoted: Iterable[str] | None = None) -> frozenset[Role]:
+    """Return what a file is loaded as. `quoted` are the `find_quoted_lines` of the texts, if at
+    hand."""
+    lines = [line for text in texts.values() for line in _lines_with(text, path)]
+    lines += find_quoted_lines(texts) if quoted is None else quoted
+    return frozenset(role for line in lines for role in _find_roles_in_line(line, path))
+
+
+def find_quoted_lines(texts: Texts) -> tuple[str, ...]:
+    """Return the lines that may name a file for TLS in quotes or with escapes."""
+    return tuple(line for text in texts.values() for line in _quoted_lines(text))
+
+
+def names_directory(texts: Texts, directory: str) -> bool:
+    """Whether these texts name a directory: then haproxy loads all of it."""
+    end_of_word = re.compile(re.escape(directory) + r"/?(?=[\s#'\"]|\Z)")
+    return any(
+        {directory, directory + "/"}.intersection(split_words(_line_at(text, found.start())))
+        for text in texts.values()
+        for found in end_of_word.finditer(text)
+    )
+
+
+def has_bases(texts: Texts) -> bool:
+    """Whether `ca-base` or `crt-base` may stand before names of files: then no path can be searched
+    for."""
+    return any("-base" in text and _BASE.search(text) for text in texts.values())
+
+
+def read_buffer_size(texts: Texts) -> int:
+    """Return the bytes of a buffer of haproxy: a command to it must fit into one. 0 if the size is
+    unknown."""
+    sizes = [
+        size
+        for text in texts.values()
+        if "tune.bufsize" in text
+        for size in _BUFFER_SIZE.findall(text)
+    ]
+    if not sizes:
+        return _DEFAULT_BUFFER_SIZE
+    return int(sizes[-1]) if re.fullmatch(r"[0-9]{1,9}", sizes[-1]) else 0
+
+
+def find_crt_lists(texts: Texts) -> frozenset[str]:
+    """Return the crt-lists that these texts name."""
+    paths = set()
+    for text in texts.values():
+        lines = (*_lines_with(text, "crt-list"), *_quoted_lines(text))
+        for words in map(split_words, lines):
+            paths |= {word for before, word in pairwise(words) if before == "crt-list"}
+    return frozenset(paths)
+
+
+def find_files_below(texts: Texts, directory: str) -> Mapping[str, frozenset[Role]]:
+    """Return the files of a directory that these texts name for TLS, and their roles."""
+    files: dict[str, set[Role]] = {}
+    roles = {**_ROLES, "ca-verify-file": Role.AUTHORITIES}
+    named = re.compile(rf"({'|'.join(roles)})[ \t]+({re.escape(directory)}/[^\s#'\"\\]+)")
+    for text in texts.values():
+        pairs = named.findall(text)
+        for line in _quoted_lines(text):
+            pairs += pairwise(split_words(line))
+        for keyword, path in pairs:
+            if keyword in roles and path.startswith(f"{directory}/"):
+                files.setdefault(path, set()).add(roles[keyword])
+    return {path: frozenset(found) for path, found in files.items()}
+
+
+def _lines_with(text: str, part: str) -> Iterator[str]:
+    """Yield the lines that contain `part`."""
+    at = text.find(part)
+    while at >= 0:
+        line = _line_at(text, at)
+        yield line
+        at = text.find(part, text.rfind("\n", 0, at) + 1 + len(line))
+
+
+def _quoted_lines(text: str) -> Iterator[str]:
+    """Yield the lines about files with quotes or escapes."""
+    plain = text
+    for quote in _QUOTES:
+        plain = plain.replace(quote, "")
+    if plain is text:
+        return
+    numbers = {*_number_lines_with(text, "\\x")}
+    for part in _PARTS:
+        numbers.update(_number_lines_with(plain, part))
+    lines = text.split("\n")
+    yield from (lines[number] for number in sorted(numbers) if _QUOTE.search(lines[number]))
+
+
+def _number_lines_with(text: str, part: str) -> Iterator[int]:
+    number = counted = 0
+    at = text.find(part)
+    while at >= 0:
+        number += text.count("\n", counted, at)
+        counted = at
+        yield number
+        end = text.find("\n", at)
+        at = text.find(part, end) if end >= 0 else -1
+
+
+def _line_at(text: str, position: int) -> str:
+    end = text.find("\n", position)
+    return text[text.rfind("\n", 0, position) + 1 : end if end >= 0 else len(text)]
+
+
+def _find_roles_in_line(line: str, path: str) -> set[Role]:
+    words = split_words(line)
+    if path not in words:
+        # Part of a longer word, a comment, or written in an unusual way.
+        return {Role.OTHER} if any(path in word for word in words) else set()
+    found = set()
+    for position, word in enumerate(words):
+        if word == path:
+            role = _ROLES.get(words[position - 1]) if words[0] in _LINES else None
+            found.add(role or Role.OTHER)
+    return found

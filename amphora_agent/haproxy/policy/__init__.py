@@ -1,1 +1,1 @@
-"""The allow-list for uploaded configurations (docs/policy.md). Pure."""
+"""The allow-list for uploaded configurations and certificate files (docs/policy.md). Pure."""

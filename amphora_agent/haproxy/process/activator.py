@@ -21,21 +21,29 @@ from amphora_agent.errors import OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.config import parser, queries
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.process import port_check
 from amphora_agent.haproxy.process.binary import Haproxy
+from amphora_agent.haproxy.process.startup import (
+    ANSWER,
+    PAUSE,
+    await_master,
+    await_worker,
+    require_ports,
+)
 from amphora_agent.haproxy.process.takeover import Takeover
-from amphora_agent.haproxy.replies import server_state_file, workers
-from amphora_agent.haproxy.replies.workers import Workers
+from amphora_agent.haproxy.replies import Workers
 from amphora_agent.haproxy.restart import report_going_back
-from amphora_agent.haproxy.runtime import config_dir, loaded_state
-from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
+from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.final_counters import keeping_final_counters
-from amphora_agent.haproxy.runtime.loaded_state import LoadedState, PreparedPlan, WorkerRecord
-from amphora_agent.haproxy.runtime.socket import HungUp, MasterSocket, NoAnswer, NotListening
-from amphora_agent.haproxy.update import certificates, transaction
+from amphora_agent.haproxy.runtime.loaded_state import (
+    ConfigDirectory,
+    LoadedState,
+    PreparedPlan,
+    WorkerRecord,
+)
+from amphora_agent.haproxy.runtime.socket import HungUp, master_of
+from amphora_agent.haproxy.update import certificates, server_state_file, transaction
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
-from amphora_agent.haproxy.update.runtime_change import Change
-from amphora_agent.haproxy.update.transaction import ChangeRefused
+from amphora_agent.haproxy.update.transaction import Change, ChangeRefused
 from amphora_agent.kernel import listening
 from amphora_agent.kernel.listening import Listening
 from amphora_agent.model.events import AlarmKind
@@ -49,16 +57,10 @@ from amphora_agent.supervisor.processes import kill, start_time
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for a start or a reload to come up; the controller waits 60 for its answer.
-_PATIENCE = 40.0
 #: Seconds for the master to answer a reload; from 2.7 on it does when the new worker serves.
 _RELOAD_PATIENCE = 25.0
 #: Seconds for all commands of a change, before the patience for a reload.
 _COMMANDS = 10.0
-#: Seconds for one answer of a socket.
-_ANSWER = 5.0
-#: Seconds between two looks at something that is coming up.
-_PAUSE = 0.002
 
 
 class Outcome(NamedTuple):
@@ -172,12 +174,12 @@ class Activation:
     def runs(self, instance: InstanceLayout) -> bool:
         """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
         have read the configuration before the one that is committed."""
-        deadline = self._clock() + _ANSWER
+        deadline = self._clock() + ANSWER
         while not master_of(instance).listening():
             state = self._supervisor.state(instance.process)
             if state is not ProcessState.RUNNING or self._clock() > deadline:
                 return False
-            time.sleep(_PAUSE)
+            time.sleep(PAUSE)
         return True
 
     def start(self, instance: InstanceLayout, takeover: Takeover | None = None) -> Outcome:
@@ -199,7 +201,7 @@ class Activation:
             if takeover is not None:
                 self._inherit(instance, takeover)
             self._supervisor.start(spec)
-            now = self._await_worker(instance, after=None)
+            now = await_worker(instance, self._supervisor, self._clock)
         except OperationFailed as error:
             words = self._located(instance, self._supervisor.output(name, mark).strip())
             self._supervisor.stop(name)
@@ -223,7 +225,7 @@ class Activation:
         """
         wanted = parser.join_texts(loaded_state.open_committed(instance))
         added = queries.find_new_addresses(wanted, takeover.configuration)
-        port_check.require(Namespace(self._layout.namespace), added, self._clock)
+        require_ports(Namespace(self._layout.namespace), added, self._clock)
         state = takeover.states(wanted)
         files.replace_unsynced(instance.state, state.encode(errors="surrogateescape"))
 
@@ -241,7 +243,7 @@ class Activation:
             OperationFailed: the master does not answer; the last good files are back.
         """
         try:
-            now = self._await_master(master_of(instance))
+            now = await_master(master_of(instance), self._clock)
         except OperationFailed as error:
             self._restore(instance)
             raise OperationFailed("Error reloading haproxy", _advice(instance, error)) from error
@@ -314,7 +316,7 @@ class Activation:
         deadline = self._clock() + _COMMANDS
 
         def ask(command: str, payload: str) -> str:
-            timeout = min(_ANSWER, max(0.001, deadline - self._clock()))
+            timeout = min(ANSWER, max(0.001, deadline - self._clock()))
             return socket.command(f"@!{now.current} {command}", payload, timeout=timeout)
 
         return ask
@@ -345,7 +347,7 @@ class Activation:
                     reply, heard = "", False
                 if reply.startswith("Success=0"):
                     raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
-                now = self._await_worker(instance, after=before, heard=heard)
+                now = await_worker(instance, self._supervisor, self._clock, before, is_asked=heard)
                 keep_counters()
                 if hung:
                     self._relieve(instance, before, listened)
@@ -402,7 +404,7 @@ class Activation:
                 parser.join_texts(situation.wanted), parser.join_texts(situation.loaded.texts)
             )
             try:
-                port_check.require(Namespace(self._layout.namespace), new, self._clock)
+                require_ports(Namespace(self._layout.namespace), new, self._clock)
             except OperationFailed as error:
                 raise _ReloadRefused(error.message, error.details) from error
 
@@ -438,7 +440,7 @@ class Activation:
         with contextlib.ExitStack() as held:
             keep: Callable[[], None] = lambda: None  # noqa: E731
             if before.current is not None:
-                keeping = keeping_final_counters(instance, before.current, timeout=_ANSWER)
+                keeping = keeping_final_counters(instance, before.current, timeout=ANSWER)
                 try:
                     keep = held.enter_context(keeping)
                 except (OSError, OperationFailed) as error:
@@ -450,7 +452,7 @@ class Activation:
         loaded, whole = situation.loaded, parser.join_texts(situation.wanted)
         # The agent takes as long to read the configuration as haproxy to answer.
         with ThreadPoolExecutor(1) as asking:
-            shown = asking.submit(master_of(instance).command, command, timeout=_ANSWER)
+            shown = asking.submit(master_of(instance).command, command, timeout=ANSWER)
             wanted = parser.parse_config(whole, server_state_file.KEYWORDS)
             before: server_state_file.Backends = {}
             touched: frozenset[str] = frozenset()
@@ -459,58 +461,6 @@ class Activation:
                 before = server_state_file.differing(parser.join_texts(loaded.texts), whole)
                 touched = frozenset(loaded.record.pending or ())
         return server_state_file.carry_over(shown.result(), wanted, before, touched)
-
-    # haproxy coming up
-
-    def _await_master(self, socket: MasterSocket) -> Workers:
-        """What the master says of its workers; one of 2.6 that comes up just now, by itself after
-        a crash, hangs up first to execute itself anew.
-
-        Raises:
-            OperationFailed: it does not answer.
-        """
-        deadline = self._clock() + _ANSWER
-        while True:
-            try:
-                return workers.read_workers(socket.command("show proc", timeout=_ANSWER))
-            except (NotListening, NoAnswer):
-                if self._clock() > deadline:
-                    raise
-            time.sleep(_PAUSE)
-
-    def _await_worker(
-        self, instance: InstanceLayout, after: Workers | None, *, heard: bool = True
-    ) -> Workers:
-        """Wait until a worker serves that was not there `after`. `heard`: the master is known to
-        have been asked for it.
-
-        Raises:
-            OperationFailed: haproxy said that it failed, ended, or took too long.
-        """
-        socket = master_of(instance)
-        heard_by = self._clock() + _ANSWER
-        deadline = self._clock() + _PATIENCE
-        look_at = 0.0
-        while self._clock() < deadline:
-            try:
-                now = workers.read_workers(socket.command("show proc", timeout=_ANSWER))
-                if after is not None and now.failed and now.reloads > after.reloads:
-                    raise OperationFailed("haproxy could not load the configuration")
-                heard = heard or after is None or now.reloads > after.reloads
-                if not heard and self._clock() > heard_by:
-                    raise OperationFailed("haproxy was not reached")
-                if now.current is not None and (after is None or now.current != after.current):
-                    # A worker answers from the loop that accepts connections.
-                    socket.command(f"@!{now.current} show version", timeout=_ANSWER)
-                    return now
-            except (NotListening, NoAnswer):
-                # Not yet, or a master of 2.6 that executes itself anew. Or it is dead.
-                if self._clock() >= look_at:
-                    look_at = self._clock() + 0.1
-                    if self._supervisor.state(instance.process) is not ProcessState.RUNNING:
-                        raise OperationFailed("haproxy ended") from None
-            time.sleep(_PAUSE)
-        raise OperationFailed("haproxy did not come up", f"no new worker in {_PATIENCE:g} s")
 
     def _spec(self, instance: InstanceLayout) -> ProcessSpec:
         manifest = reading.committed(instance) or {}
@@ -538,7 +488,7 @@ class Activation:
 
     def _located(self, instance: InstanceLayout, words: str) -> str:
         """haproxy's words, about the files that were rendered."""
-        return config_dir.translate_messages(
+        return loaded_state.translate_messages(
             instance.configuration.parent, loaded_state.open_committed(instance), words
         )
 
@@ -557,10 +507,6 @@ def _advice(instance: InstanceLayout, error: OperationFailed) -> str:
         f"on, restart it, which interrupts its traffic: systemctl restart {name}, or stop and "
         "start the load balancer over the API"
     )
-
-
-def master_of(instance: InstanceLayout) -> MasterSocket:
-    return MasterSocket(instance.master_socket)
 
 
 def _record(now: Workers, program: str) -> WorkerRecord:

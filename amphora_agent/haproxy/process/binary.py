@@ -1,18 +1,24 @@
-"""The haproxy program: its version, its command line, its own check of a configuration."""
+"""The haproxy program: its version, its command line, and its check of a configuration.
+
+What only the daemon needs is imported on first use: `restart`, which each start of haproxy awaits,
+loads this module.
+"""
 
 import os
 import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed, Unavailable
-from amphora_agent.haproxy.replies import capabilities
-from amphora_agent.haproxy.replies.capabilities import Capabilities
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.revisions.contents import ADDITION, CONFIGURATION, PEER, Manifest, Revisions
 from amphora_agent.supervisor.processes import Completed, run
+
+if TYPE_CHECKING:
+    from amphora_agent.haproxy.replies import Capabilities
 
 #: Seconds for `haproxy -c`; the controller waits 60 for its answer.
 _CHECK_PATIENCE = 45.0
@@ -45,12 +51,14 @@ class Haproxy:
         if fault is not None:
             raise Unavailable("Cannot run haproxy", f"{self.program}: {fault}")
 
-    def capabilities(self) -> Capabilities:
+    def capabilities(self) -> "Capabilities":
         """Those of the installed version; asked once for each program file.
 
         Raises:
             Unavailable: there is no program that could be run.
         """
+        from amphora_agent.haproxy import replies
+
         self._require_program()
         signature = self.installed()
         with self._lock:
@@ -59,7 +67,7 @@ class Haproxy:
                 found = re.search(r"version (\S+)", output)
                 if found is None:
                     raise OperationFailed("Cannot tell the version of haproxy", output[:200])
-                self._known = signature, capabilities.find_capabilities(found[1])
+                self._known = signature, replies.find_capabilities(found[1])
             return self._known[1]
 
     def installed(self) -> object:

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.config import parser
-from amphora_agent.haproxy.replies import server_state_file, workers
-from amphora_agent.haproxy.replies.server_state_file import Told
-from amphora_agent.haproxy.replies.statistics import read_information
+from amphora_agent.haproxy.replies import read_information
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.final_counters import keeping_final_counters
 from amphora_agent.haproxy.runtime.socket import MasterSocket
+from amphora_agent.haproxy.update import server_state_file
+from amphora_agent.haproxy.update.server_state_file import Told
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import LOADED, ContentLost, Revisions
@@ -81,7 +82,7 @@ class Takeovers:
             for each in old:
                 with contextlib.suppress(OperationFailed):  # it serves nobody, or cannot tell
                     master = MasterSocket(each.master_socket)
-                    pid = workers.read_workers(master.command("show proc", timeout=_ANSWER)).current
+                    pid = replies.read_workers(master.command("show proc", timeout=_ANSWER)).current
                     state = master.command(f"@!{pid} show servers state", timeout=_ANSWER)
                     told.append(Told(state, parser.join_texts(loaded_state.read_loaded(each))))
                     assert pid is not None
@@ -168,7 +169,7 @@ def _is_same(one: Path, other: Path) -> bool:
 def _answers(instance: InstanceLayout) -> bool:
     """Whether the statistics socket of an instance is that of its own worker."""
     try:
-        now = workers.read_workers(
+        now = replies.read_workers(
             MasterSocket(instance.master_socket).command("show proc", timeout=_ANSWER)
         )
         reply = MasterSocket(instance.stats_socket).command("show info", timeout=_ANSWER)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies import statistics
-from amphora_agent.haproxy.replies.statistics import read_information
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.replies import read_information
 from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
 from amphora_agent.model.status import WorkerReading
 from amphora_agent.paths import InstanceLayout
@@ -89,12 +89,12 @@ def _settled(ask: Callable[[], str]) -> str:
     only then do their connections count. Those that have failed long ago look alike, but stay."""
     reply, same = ask(), 0
     for _ in range(_LOOKS):
-        left = statistics.count_unfinished(reply)
+        left = replies.count_unfinished(reply)
         if left <= 0 or same == _SAME:
             break
         time.sleep(_RETRY_PAUSE)
         reply = ask()
-        same = same + 1 if statistics.count_unfinished(reply) == left else 0
+        same = same + 1 if replies.count_unfinished(reply) == left else 0
     return reply
 
 
@@ -103,7 +103,7 @@ def read_final_counters(instance: InstanceLayout) -> list[WorkerReading]:
     readings = []
     for path in sorted(instance.final_counters.glob(f"[0-9]*-{_this_boot()}")):
         try:
-            readings.append(statistics.read_worker(path.read_text(), path.name))
+            readings.append(replies.read_worker(path.read_text(), path.name))
         except (OSError, OperationFailed) as error:
             logger.warning("%s: %s", path, error)
     return readings

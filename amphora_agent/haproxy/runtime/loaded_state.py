@@ -1,29 +1,142 @@
-"""Tell what the worker of an instance has loaded, and whether that is certain.
+"""The texts of an instance: those that are committed, and those that its worker has loaded.
 
 A reference names the files with which haproxy last came up, including later runtime changes; a
 record names the worker. A change is recorded before its first command, and ends when the reference
 names the new files. So a kill at any instant leaves a record that is true or marked as doubtful.
 Both are about a process: a power cut may tear them.
+
+In a rendered instance each listener and pool has a file. haproxy puts the names of all files that
+it loads into one environment variable, which holds 128 KiB: the names of some 1,200 files. So
+haproxy loads at most 256 parts, and the shared file. A hash of its name decides in which part a
+file is. So a change of a pool rewrites the file of the pool and one part.
+
+There may be thousands of files, and a change leaves nearly all of them as they were: only files
+that differ from those in memory are read. `ConfigIndex` keeps what texts have, so that they are
+parsed again only when they change.
 """
 
 import contextlib
+import hashlib
+import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.runtime import config_dir
-from amphora_agent.haproxy.runtime.config_dir import ConfigDirectory
+from amphora_agent.haproxy.config import diff, parser, queries
+from amphora_agent.haproxy.config.diff import CountedText
+from amphora_agent.haproxy.config.parser import Config, Texts
 from amphora_agent.haproxy.update.planner import FileChange, Plan
-from amphora_agent.paths import InstanceLayout
+from amphora_agent.paths import PARTS, InstanceLayout, ObjectId
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import CERTIFICATES, LOADED, ContentLost, Manifest, Revisions
 from amphora_agent.supervisor.processes import start_time
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+#: The file that all listeners share. haproxy reads it first; it is a part of its own.
+SHARED = "haproxy.cfg"
+
+
+def choose_part(name: str) -> str:
+    """Return the part that a file is in."""
+    if name == SHARED:
+        return SHARED
+    return f"part-{hashlib.sha256(name.encode()).digest()[0]:02x}.cfg"
+
+
+def group_into_parts(names: Iterable[str]) -> Mapping[str, tuple[str, ...]]:
+    """Return all parts, each with the names of its files, in order."""
+    parts: dict[str, list[str]] = {}
+    for name in sorted(names):
+        parts.setdefault(choose_part(name), []).append(name)
+    return {part: tuple(files) for part, files in sorted(parts.items())}
+
+
+def find_line(part: str, line: int, texts: Mapping[str, str]) -> tuple[str, int] | None:
+    """Return the file, among `texts`, and the line in it for a line of a part; None for no such."""
+    for name in group_into_parts(texts).get(part, ()):
+        lines = texts[name].count("\n")
+        if line <= lines:
+            return name, line
+        line -= lines
+    return None
+
+
+class ConfigDirectory(NamedTuple):
+    """Texts by the names of their files, in the order in which haproxy loads them, and their
+    digests."""
+
+    digests: Mapping[str, str]
+    texts: Mapping[str, CountedText]
+
+    @property
+    def size(self) -> int:
+        """Characters in all texts."""
+        return sum(map(len, self.texts.values()))
+
+
+def digest_directory(manifest: Manifest) -> dict[str, str]:
+    """Return the digests of the texts of a manifest, in the order in which haproxy loads them."""
+    names = (name for name in manifest if name.endswith(".cfg") and "/" not in name)
+    return {name: manifest[name].digest for name in sorted(names)}
+
+
+def read_directory(
+    revisions: Revisions, manifest: Manifest, like: ConfigDirectory | None = None
+) -> ConfigDirectory:
+    """Read the texts of a manifest; those that are the same as in `like` are taken from it."""
+    texts: dict[str, CountedText] = {}
+    shared: dict[tuple[int, ...], Mapping[str, int]] = {}
+    wanted = digest_directory(manifest)
+    for name, digest in wanted.items():
+        if like is not None and like.digests.get(name) == digest:
+            texts[name] = like.texts[name]
+        else:
+            content = revisions.read(digest).decode(errors="surrogateescape")
+            text = texts[name] = diff.count_words(content)
+            # Most files have the same counts: they share one mapping.
+            text.counts = shared.setdefault(tuple(text.counts.values()), text.counts)
+    return ConfigDirectory(wanted, texts)
+
+
+def add_parts(revisions: Revisions, manifest: Manifest) -> Manifest:
+    """Add the parts that haproxy loads to a manifest without them, as an older agent made it."""
+    if SHARED not in manifest or any(name.startswith(f"{PARTS}/") for name in manifest):
+        return manifest
+    texts = read_directory(revisions, manifest).texts
+    contents = {
+        f"{PARTS}/{part}": "".join(texts[name] for name in names).encode(errors="surrogateescape")
+        for part, names in group_into_parts(texts).items()
+    }
+    return {**manifest, **revisions.keep(contents)}
+
+
+def translate_messages(path: Path, texts: Texts, words: str) -> str:
+    """Replace places in parts, which are below `path`, by places in `texts` in haproxy's words."""
+    place = re.compile(rf"{re.escape(str(path / PARTS))}/([-.\w]+\.cfg):(\d+)")
+
+    def translate(found: re.Match[str]) -> str:
+        line = find_line(found[1], int(found[2]), texts)
+        return f"{path}/{line[0]}:{line[1]}" if line else found[0]
+
+    return place.sub(translate, words)
+
+
+def find_directory(
+    digests: Mapping[str, str], directories: Iterable[ConfigDirectory]
+) -> ConfigDirectory | None:
+    """Return the directory that has texts with these digests."""
+    return next((directory for directory in directories if directory.digests == digests), None)
+
 
 _RECORD = "activation.json"
 #: Digests of texts by the names of their files.
@@ -242,7 +355,7 @@ def _open(
 ) -> Texts:
     """Return the texts of a manifest: the `same` as in `wanted`, among those `read`, or lazy."""
     revisions, digests = Revisions.of(instance), digest_texts(instance, manifest)
-    directory = config_dir.find_directory(digests, read)
+    directory = find_directory(digests, read)
     if directory is not None:
         return directory.texts
 
@@ -268,3 +381,69 @@ def _write_record(instance: InstanceLayout, record: WorkerRecord) -> None:
     files.make_directory(instance.last_good)
     # The record is about a process, which does not survive a power cut either.
     files.replace_unsynced(instance.last_good / _RECORD, msgspec.json.encode(record))
+
+
+class ConfigIndex(Generic[T]):
+    """Keep what `find` finds in the configuration of each instance; look again only when its files
+    change. `keywords` are the directives that `find` needs.
+    """
+
+    def __init__(self, find: Callable[[Config], T], keywords: Collection[str]) -> None:
+        self._find = find
+        self._keywords = keywords
+        self._known: dict[ObjectId, tuple[object, T]] = {}
+
+    def find_committed(self, instance: InstanceLayout) -> T:
+        """Return what the committed files have. If there are none, parse an empty configuration."""
+        found = self._look(instance, digest_committed, read_committed)
+        return self._find(parser.parse_config("")) if found is None else found
+
+    def find_loaded(self, instance: InstanceLayout) -> T | None:
+        """Return what the files have with which haproxy last came up; None when it never did."""
+        return self._look(instance, digest_loaded, read_loaded)
+
+    def _look(
+        self,
+        instance: InstanceLayout,
+        sign: Callable[[InstanceLayout], object],
+        read: Callable[[InstanceLayout], Texts],
+    ) -> T | None:
+        known = self._known.get(instance.id)
+        try:
+            signature = sign(instance)
+        except ContentLost as error:
+            logger.error("instance=%s its configuration cannot be read: %s", instance.id, error)
+            return known[1] if known else None
+        if known is None or not signature or known[0] != signature:
+            try:
+                content = parser.join_texts(read(instance))
+            except FileNotFoundError:
+                self._known.pop(instance.id, None)
+                return None
+            except ContentLost:
+                # A listener that nobody can read must still be told of.
+                return known[1] if known else self._find(parser.parse_config(_live_text(instance)))
+            # Names go into messages, which must be UTF-8.
+            content = content.encode(errors="surrogateescape").decode(errors="replace")
+            known = signature, self._find(parser.parse_config(content, self._keywords))
+            self._known[instance.id] = known
+        return known[1]
+
+
+def _live_text(instance: InstanceLayout) -> str:
+    """Return what the live files of an instance say, whoever wrote it."""
+    found = []
+    for path in instance.texts_below(instance.directory):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(files.text(path))
+    return "\n".join(found).encode(errors="surrogateescape").decode(errors="replace")
+
+
+def index_listeners() -> ConfigIndex[tuple[queries.ListenerType, ...]]:
+    """Keep the listeners of each configuration."""
+    return ConfigIndex(queries.list_listeners, queries.LISTENER_KEYWORDS)
+
+
+def index_pools() -> ConfigIndex[Mapping[str, tuple[str, ...]]]:
+    """Keep the pools of each configuration, with the names of their members."""
+    return ConfigIndex(queries.list_pools, queries.POOL_KEYWORDS)

@@ -13,16 +13,15 @@ from typing import NamedTuple, TypeVar
 
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies import statistics, workers
-from amphora_agent.haproxy.replies.statistics import read_information
-from amphora_agent.haproxy.replies.workers import Workers
-from amphora_agent.haproxy.runtime.config_index import index_listeners, index_pools
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.replies import Workers, read_information
 from amphora_agent.haproxy.runtime.final_counters import (
     FRONTENDS,
     forget_final_counters,
     read_final_counters,
     worker_name,
 )
+from amphora_agent.haproxy.runtime.loaded_state import index_listeners, index_pools
 from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening, Question
 from amphora_agent.model.status import (
     Figures,
@@ -186,11 +185,11 @@ class Poller:
             OperationFailed: it does not say.
         """
         master = MasterSocket(instance.master_socket, self._clock)
-        now = workers.read_workers(master.command("show proc", timeout=timeout))
+        now = replies.read_workers(master.command("show proc", timeout=timeout))
         if now.current is None:
             raise NotListening("haproxy is not running", "its master has no worker")
         answer = master.command(f"@!{now.current} show stat", timeout=timeout)
-        reading = statistics.read_worker(answer, str(now.current))
+        reading = replies.read_worker(answer, str(now.current))
         return _drop_removed_members(reading, self._pools.find_committed(instance)).pools
 
     # For metrics
@@ -200,14 +199,14 @@ class Poller:
     ) -> list[Figures | None]:
         """Return these columns of each instance's current worker; None for one that does not
         answer. `timeout` in seconds is for all."""
-        info, stat = statistics.choose_commands(scopes)
+        info, stat = replies.choose_commands(scopes)
 
         def ask(instance: InstanceLayout, deadline: float) -> Figures:
             def reply(command: str | None) -> str:
                 # `@1` is the worker of the last successful load.
                 return self._ask_master(instance, f"@1 {command}", deadline) if command else ""
 
-            figures = statistics.read_figures(reply(info), reply(stat), columns)
+            figures = replies.read_figures(reply(info), reply(stat), columns)
             return self._drop_removed_rows(instance, figures)
 
         return list(self._ask_each(ask, timeout).values())
@@ -217,7 +216,7 @@ class Poller:
         `timeout` in seconds is for all."""
 
         def ask(instance: InstanceLayout, deadline: float) -> Workers:
-            return workers.read_workers(self._ask_master(instance, "show proc", deadline))
+            return replies.read_workers(self._ask_master(instance, "show proc", deadline))
 
         return self._ask_each(ask, timeout)
 
@@ -314,13 +313,13 @@ class Poller:
             name = worker_name(int(pid))
             if name is None:
                 raise NotListening("haproxy is not running", f"its worker {pid} has ended")
-            one.current = statistics.read_worker(f"# {table}", name)
+            one.current = replies.read_worker(f"# {table}", name)
         elif asked.process == _MASTER:
-            one.workers = workers.read_workers(reply)
+            one.workers = replies.read_workers(reply)
             for leaving in one.workers.leaving:
                 self._ask_leaving(one, leaving)
         else:
-            one.leaving[asked.process] = statistics.read_worker(reply, str(whom))
+            one.leaving[asked.process] = replies.read_worker(reply, str(whom))
 
     def _ask_leaving(self, one: _Round, pid: int) -> None:
         instance, name = one.known.instance, worker_name(pid)

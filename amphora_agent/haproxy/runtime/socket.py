@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.paths import InstanceLayout
 
 #: Bytes of a command with its payload. haproxy reads what fits into one of its buffers
 #: (`tune.bufsize`, 16384) and drops the rest, 2.6 without an error.
@@ -196,6 +197,10 @@ class MasterSocket:
                 raise NoAnswer("haproxy does not answer", words)
             poll.poll(left * 1000)
         return question.reply()
+
+
+def master_of(instance: InstanceLayout) -> MasterSocket:
+    return MasterSocket(instance.master_socket)
 
 
 class InteractiveSession:

@@ -9,12 +9,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from amphora_agent.haproxy.config import queries
 from amphora_agent.haproxy.config.parser import Texts
-from amphora_agent.haproxy.named_files import crt_list, references
-from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
-from amphora_agent.haproxy.named_files.references import Role
+from amphora_agent.haproxy.config.queries import Role
+from amphora_agent.haproxy.policy import certificate_content
+from amphora_agent.haproxy.policy.certificate_content import CrtListEntry
 from amphora_agent.haproxy.update import transaction
-from amphora_agent.haproxy.update.runtime_change import (
+from amphora_agent.haproxy.update.transaction import (
     Change,
     Command,
     Finding,
@@ -84,8 +85,8 @@ def compare_files(files: Sequence[FileChange], running: Texts) -> list[Finding]:
     changed = [file for file in files if file.before != file.after]
     directories = {file.path.rpartition("/")[0] for file in changed}
     if changed and (
-        references.has_bases(running)
-        or any(references.names_directory(running, directory) for directory in directories)
+        queries.has_bases(running)
+        or any(queries.names_directory(running, directory) for directory in directories)
     ):
         return [
             require_reload(f"file {show_name(file.path)} changed", "it is not named by its path")
@@ -113,12 +114,14 @@ class _Comparison:
 
     def __init__(self, files: Sequence[FileChange], running: Texts) -> None:
         self._files = {file.path: file for file in files}
-        quoted = references.find_quoted_lines(running)
-        self._roles = {path: references.find_roles(running, path, quoted) for path in self._files}
+        quoted = queries.find_quoted_lines(running)
+        self._roles = {path: queries.find_roles(running, path, quoted) for path in self._files}
         self._has_lists = any("crt-list" in text for text in running.values())
-        self._room = references.read_buffer_size(running) - _FRAME
+        self._room = queries.read_buffer_size(running) - _FRAME
         self._lists = {
-            path: tuple(crt_list.read_entries(data or b"") for data in (file.before, file.after))
+            path: tuple(
+                certificate_content.read_entries(data or b"") for data in (file.before, file.after)
+            )
             for path, file in self._files.items()
             if Role.CRT_LIST in self._roles[path]
         }

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config import word_counts
+from amphora_agent.haproxy.config import diff
 from amphora_agent.haproxy.config.diff import ConfigDiff, compare_configs, find_defaults
 from amphora_agent.haproxy.config.parser import Directive, Section, SectionText, Texts
 from amphora_agent.haproxy.config.server_line import is_name
-from amphora_agent.haproxy.replies.capabilities import Capabilities
+from amphora_agent.haproxy.replies import Capabilities
 from amphora_agent.haproxy.update import certificates, servers, transaction
 from amphora_agent.haproxy.update.certificates import FileChange as FileChange
-from amphora_agent.haproxy.update.runtime_change import (
+from amphora_agent.haproxy.update.transaction import (
     Change,
     Command,
     Finding,
@@ -107,7 +107,7 @@ class SectionContext:
     def has_conditions(self) -> bool:
         """Whether a text has `.if`: then haproxy may skip lines."""
         return any(
-            word_counts.has_word(text, ".endif") and _CONDITION.search(text)
+            diff.has_word(text, ".endif") and _CONDITION.search(text)
             for text in self._texts.values()
         )
 
@@ -125,14 +125,14 @@ class SectionContext:
     @cached_property
     def _has_one_defaults(self) -> bool:
         """Whether all sections after it, and none before it, have the same `defaults`."""
-        return sum(word_counts.count_word(text, "defaults") for text in self._texts.values()) == 1
+        return sum(diff.count_word(text, "defaults") for text in self._texts.values()) == 1
 
     @cached_property
     def _references(self) -> list[str]:
         return [
             reference
             for text in self._texts.values()
-            if any(word_counts.has_word(text, word) for word in _REFERENCE_WORDS)
+            if any(diff.has_word(text, word) for word in _REFERENCE_WORDS)
             for reference in _REFERENCE.findall(text)
         ]
 

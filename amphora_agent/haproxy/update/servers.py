@@ -16,9 +16,9 @@ from typing import NamedTuple
 from amphora_agent.haproxy.config import server_line
 from amphora_agent.haproxy.config.parser import Directive, Section
 from amphora_agent.haproxy.config.server_line import Doubtful, ServerLine
-from amphora_agent.haproxy.replies.capabilities import Capabilities
+from amphora_agent.haproxy.replies import Capabilities
 from amphora_agent.haproxy.update import transaction
-from amphora_agent.haproxy.update.runtime_change import (
+from amphora_agent.haproxy.update.transaction import (
     Change,
     Command,
     Finding,

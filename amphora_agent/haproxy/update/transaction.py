@@ -1,17 +1,108 @@
-"""Carry out changes on a worker: judge each command by its reply, then verify all of them.
+"""A change of a running haproxy as a value, and how a worker carries it out.
 
-A change that haproxy refuses, or that does not hold, stays as it is: only a reload helps then.
+A change has commands, questions that verify them, and a description. Each command is judged by its
+reply, then all of them are verified. A change that haproxy refuses, or that does not hold, stays as
+it is: only a reload helps then.
 """
 
 import contextlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from amphora_agent.errors import OperationFailed
+from amphora_agent.haproxy import replies
+from amphora_agent.haproxy.config.parser import SectionText
 from amphora_agent.haproxy.config.server_line import ServerLine
-from amphora_agent.haproxy.replies import statistics
-from amphora_agent.haproxy.update.runtime_change import Change, Command, Verification
+
+#: Characters of a name, and sentences of a list.
+_NAME, _SENTENCES = 100, 50
+#: Octavia's names of haproxy's sections.
+_NOUNS = {"frontend": "listener", "backend": "pool", "": "what is before all sections"}
+
+
+def show_name(text: str) -> str:
+    """Return a name from a configuration as a printable word of a sentence."""
+    printable = "".join(
+        character
+        if character.isascii() and character.isprintable()
+        else character.encode("unicode_escape").decode()
+        for character in text[: _NAME + 1]
+    )
+    return printable if len(printable) <= _NAME else printable[: _NAME - 1] + "…"
+
+
+def show_section(block: SectionText) -> str:
+    """Return what Octavia calls a section, with its name."""
+    return f"{_NOUNS.get(block.kind, block.kind)} {show_name(block.name)}".strip()
+
+
+def shorten_list(sentences: Sequence[str]) -> tuple[str, ...]:
+    """Return the sentences, or the first fifty and how many more there are."""
+    if len(sentences) <= _SENTENCES:
+        return tuple(sentences)
+    return *sentences[:_SENTENCES], f"and {len(sentences) - _SENTENCES} more"
+
+
+class Command(NamedTuple):
+    """One command for a worker.
+
+    `text` is one line. `payload` (several lines, none of them blank, the last one with its end)
+    follows it after `<<`, and one blank line ends it: haproxy 2.6 takes another for a command.
+    Replies are compared without the blanks around them. A reply that matches one of `success`
+    (regular expressions) means that the command was carried out. One that matches `moot` means that
+    there is nothing to change: the rest of the change, and its proof, are left out. Any other reply
+    is a refusal.
+    `server` is the server, as `<backend>/<server>`, that the command changes.
+    """
+
+    text: str
+    payload: str = ""
+    success: tuple[str, ...] = ("",)
+    moot: tuple[str, ...] = ()
+    server: str = ""
+
+
+def server_command(
+    verb: str, server: str, arguments: str = "", success: tuple[str, ...] = ("",)
+) -> Command:
+    """Return the command `<verb> <server> <arguments>`, which changes a server."""
+    return Command(f"{verb} {server} {arguments}".rstrip(), success=success, server=server)
+
+
+class Verification(NamedTuple):
+    """A command that only reads. `wrong` returns what is wrong with its reply, or None."""
+
+    text: str
+    wrong: Callable[[str], str | None]
+
+
+class Change(NamedTuple):
+    """A change: a description without secrets, commands, and how to verify that they had effect.
+
+    `undo` closes what a refused command may have left open.
+    """
+
+    words: str
+    commands: tuple[Command, ...]
+    proof: tuple[Verification, ...]
+    undo: tuple[Command, ...] = ()
+
+
+class Finding(NamedTuple):
+    """A difference, in words, and what it takes: a change, or a reload for a reason. It has neither
+    when the difference has no effect."""
+
+    words: str
+    change: Change | None = None
+    reason: str = ""
+
+
+def require_reload(words: str, because: str = "") -> Finding:
+    """Return a difference that takes a reload. `because` says why, unless that is plain."""
+    return Finding(words, reason=f"{words}: {because}" if because else words)
+
 
 #: Bits of the administrative state: in maintenance by command, by a tracked server, by DNS.
 _MAINTENANCE, _ANY_MAINTENANCE = 0x01, 0x01 | 0x02 | 0x20
@@ -124,7 +215,7 @@ def verify_servers(backend: str, expected: Mapping[str, ServerLine | None]) -> V
     """Check that servers match `expected`; None means removed or in maintenance."""
 
     def find_fault(reply: str) -> str | None:
-        rows = statistics.read_servers_state(reply).rows
+        rows = replies.read_servers_state(reply).rows
         faults = (
             _find_server_fault(name, server, rows.get((backend, name)))
             for name, server in expected.items()
@@ -165,7 +256,7 @@ def verify_information(key: str, expected: str) -> Verification:
 
     def find_fault(reply: str) -> str | None:
         try:
-            value = statistics.read_information(reply).get(key)
+            value = replies.read_information(reply).get(key)
         except OperationFailed:
             value = None
         return None if value == expected else f"{key} is {value!r}"
@@ -235,7 +326,7 @@ def verify_crt_list(path: str, expected: Iterable[str]) -> Verification:
 
 
 def _find_server_fault(name: str, server: ServerLine | None, line: str | None) -> str | None:
-    row = statistics.read_server_row(line) if line else None
+    row = replies.read_server_row(line) if line else None
     if server is None:
         if row is not None and not row.administrative & _MAINTENANCE:
             return f"{name} may still get requests"
@@ -267,6 +358,6 @@ def _is_same_address(one: str, other: str) -> bool:
 def _read_statistics(reply: str, column: str) -> list[dict[str, str]]:
     """Return the rows of a reply to `show stat`; none when it is something else."""
     try:
-        return [*statistics.read_statistics(reply, (column,)).by_column()]
+        return [*replies.read_statistics(reply, (column,)).by_column()]
     except OperationFailed:
         return []

@@ -14,7 +14,7 @@ from typing import TypeVar
 from amphora_agent.haproxy.config import server_line
 from amphora_agent.haproxy.config.diff import ConfigDiff
 from amphora_agent.haproxy.config.parser import SectionText, split_words
-from amphora_agent.haproxy.update.runtime_change import show_name, show_section
+from amphora_agent.haproxy.update.transaction import show_name, show_section
 from amphora_agent.model.events import SECRET, Difference
 
 #: Differences that are told of a change.

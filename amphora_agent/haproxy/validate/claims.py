@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from amphora_agent.errors import Conflict, InvalidRequest
 from amphora_agent.haproxy.config import parser, queries
 from amphora_agent.haproxy.runtime import loaded_state
-from amphora_agent.haproxy.runtime.config_index import index_listeners
+from amphora_agent.haproxy.runtime.loaded_state import index_listeners
 from amphora_agent.model.addressing import Claim, first_meeting
 from amphora_agent.paths import Layout
 from amphora_agent.revisions import reading

@@ -1,7 +1,7 @@
 """Check that OpenSSL, and so haproxy, can use a certificate file.
 
 The library is loaded for TLS anyway. It reads only files: these exist in memory, so that a refused
-key reaches no disk.
+key reaches no disk. A module of its own, since processes that end after an examination load it.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import Iterator, Sequence
 
-from amphora_agent.haproxy.named_files.certificate_content import Content, UnusableFile
+from amphora_agent.haproxy.policy.certificate_content import Content, UnusableFile
 from amphora_agent.x509.pem import Block
 
 #: Reasons that mean: the key is that of another certificate.

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.statistics import read_statistics
+from amphora_agent.haproxy.replies import read_statistics
 from amphora_agent.model.resolved import ResolvedListener, ResolvedLoadBalancer, ResolvedPool
 from amphora_agent.model.responses import (
     About,

@@ -20,9 +20,9 @@ from typing import Any
 
 from amphora_agent.errors import AgentError, OperationFailed
 from amphora_agent.events.alarms import Alarms
-from amphora_agent.haproxy.process.activator import master_of
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.replies import workers
+from amphora_agent.haproxy.runtime.socket import master_of
 from amphora_agent.haproxy.service import Instances
 from amphora_agent.paths import InstanceLayout, Layout, object_id
 from amphora_agent.revisions import reading
@@ -173,7 +173,7 @@ class _Agent:
 
 def worker_of(instance: InstanceLayout) -> int | None:
     try:
-        return workers.read_workers(master_of(instance).command("show proc", timeout=5)).current
+        return replies.read_workers(master_of(instance).command("show proc", timeout=5)).current
     except OperationFailed:
         return None
 

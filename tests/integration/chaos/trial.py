@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-from amphora_agent.haproxy.process.activator import master_of
-from amphora_agent.haproxy.runtime.socket import MasterSocket
+from amphora_agent.haproxy.runtime.socket import MasterSocket, master_of
 from amphora_agent.paths import object_id
 from lab import processes
 from lab.crash_injection import NEVER

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.haproxy.replies.capabilities import find_capabilities
+from amphora_agent.haproxy.replies import find_capabilities
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
 from lab.pki import Authority
 from tests.unit.haproxy.update.test_planner import commands

@@ -3,10 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy.config import word_counts
-from amphora_agent.haproxy.config.diff import compare_configs, find_defaults
+from amphora_agent.haproxy.config import diff
+from amphora_agent.haproxy.config.diff import WORDS, compare_configs, count_words, find_defaults
 from amphora_agent.haproxy.config.parser import split_sections
-from amphora_agent.haproxy.config.word_counts import WORDS, count_words
 from amphora_agent.haproxy.update.planner import SectionContext
 from tests.builders.configurations import CONFIGURATIONS, LINES
 
@@ -26,8 +25,8 @@ def test_what_is_counted_from_the_text_before_is_what_there_is(
     assert found == text
     assert found.counts == {word: text.count(word) for word in WORDS}
     for word in WORDS:
-        assert word_counts.has_word(found, word) == (word in text)
-        assert word_counts.count_word(found, word) == word_counts.count_word(text, word)
+        assert diff.has_word(found, word) == (word in text)
+        assert diff.count_word(found, word) == diff.count_word(text, word)
 
 
 @given(CONFIGURATIONS, st.lists(LINES).map("\n".join), CONFIGURATIONS)

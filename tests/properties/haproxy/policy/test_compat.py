@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy.policy import compat
+from amphora_agent.haproxy.process import render
 
 lines = st.sampled_from(
     [
@@ -21,4 +21,4 @@ lines = st.sampled_from(
 
 @given(st.lists(lines, max_size=6).map(b"\n".join))
 def test_a_configuration_comes_back_as_it_was_sent(sent: bytes) -> None:
-    assert compat.restore_config(compat.adapt_config(sent).content) == sent
+    assert render.restore_config(render.adapt_config(sent).content) == sent

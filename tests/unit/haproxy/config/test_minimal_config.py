@@ -2,8 +2,7 @@
 
 import pytest
 
-from amphora_agent.haproxy.config.diff import compare_configs
-from amphora_agent.haproxy.config.minimal_config import build_minimal_config
+from amphora_agent.haproxy.config.diff import build_minimal_config, compare_configs
 
 BEFORE = """\
 # A load balancer

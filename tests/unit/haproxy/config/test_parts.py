@@ -2,14 +2,14 @@
 
 import uuid
 
-from amphora_agent.haproxy.runtime import config_dir
+from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.paths import PARTS
 
 NAMES = ["haproxy.cfg", *(f"pool-{uuid.UUID(int=number)}.cfg" for number in range(5000))]
 
 
 def test_d2_there_are_few_whatever_there_is() -> None:
-    found = config_dir.group_into_parts(NAMES)
+    found = loaded_state.group_into_parts(NAMES)
     assert len(found) <= 257
     assert sorted(name for inside in found.values() for name in inside) == sorted(NAMES)
     assert (
@@ -18,11 +18,13 @@ def test_d2_there_are_few_whatever_there_is() -> None:
 
 
 def test_d2_what_all_share_is_read_first() -> None:
-    assert next(iter(config_dir.group_into_parts(NAMES))) == config_dir.SHARED
-    assert config_dir.group_into_parts(NAMES)[config_dir.SHARED] == (config_dir.SHARED,)
-    assert sorted(config_dir.group_into_parts(NAMES)) == list(config_dir.group_into_parts(NAMES))
+    assert next(iter(loaded_state.group_into_parts(NAMES))) == loaded_state.SHARED
+    assert loaded_state.group_into_parts(NAMES)[loaded_state.SHARED] == (loaded_state.SHARED,)
+    assert sorted(loaded_state.group_into_parts(NAMES)) == list(
+        loaded_state.group_into_parts(NAMES)
+    )
 
 
 def test_d2_a_file_stays_in_its_part() -> None:
-    few, many = config_dir.group_into_parts(NAMES[:10]), config_dir.group_into_parts(NAMES)
+    few, many = loaded_state.group_into_parts(NAMES[:10]), loaded_state.group_into_parts(NAMES)
     assert all(set(inside) <= set(many[part]) for part, inside in few.items())

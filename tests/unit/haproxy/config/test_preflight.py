@@ -7,7 +7,7 @@ import pytest
 
 from amphora_agent.haproxy.config import preflight
 from amphora_agent.haproxy.config.preflight import DescriptorNeed, estimate_tls_cache, find_shortage
-from amphora_agent.haproxy.validate.resource_limits import ResourceLimits
+from amphora_agent.haproxy.validate.validator import ResourceLimits
 
 MANY = 1 << 40
 MIB = 1 << 20

@@ -2,24 +2,17 @@
 
 import pytest
 
-from amphora_agent.haproxy.config import word_counts
-from amphora_agent.haproxy.config.diff import find_defaults
+from amphora_agent.haproxy.config import diff
+from amphora_agent.haproxy.config.diff import WORDS, count_words, find_defaults
 from amphora_agent.haproxy.config.parser import split_sections
-from amphora_agent.haproxy.config.word_counts import WORDS, count_words
 
 
 @pytest.mark.parametrize("word", ["spread-checks", "maxconn"])
 @pytest.mark.parametrize("text", ["", "max-spread-checks 5\nspread-checks 5\n", "maxconn 1"])
 def test_a_word_that_is_not_counted_is_searched_for(text: str, word: str) -> None:
+    assert diff.has_word(count_words(text), word) == diff.has_word(text, word) == (word in text)
     assert (
-        word_counts.has_word(count_words(text), word)
-        == word_counts.has_word(text, word)
-        == (word in text)
-    )
-    assert (
-        word_counts.count_word(count_words(text), word)
-        == word_counts.count_word(text, word)
-        == text.count(word)
+        diff.count_word(count_words(text), word) == diff.count_word(text, word) == text.count(word)
     )
 
 
@@ -39,7 +32,7 @@ def test_a_word_neither_overlaps_with_itself_nor_with_the_end_of_a_line(word: st
 
 def test_only_the_lines_that_differ_are_looked_at() -> None:
     text = "".join(f"frontend {n}\n    timeout client 50000\n" for n in range(50))
-    before = word_counts.attach_counts(text, {word: 1000 for word in WORDS})
+    before = diff.attach_counts(text, {word: 1000 for word in WORDS})
     changed = text.replace("timeout client 50000", 'timeout client "40000"', 1)
     assert count_words(changed, before).counts == {word: 1000 + 2 * (word == '"') for word in WORDS}
     assert count_words(text, before).counts == before.counts

@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.haproxy.config import parser
-from amphora_agent.haproxy.policy import compat
+from amphora_agent.haproxy.process import render
 
 OLD = b"""\
 frontend prometheus-exporter-internal-endpoint
@@ -15,7 +15,7 @@ frontend prometheus-exporter-internal-endpoint
 
 
 def test_a_statement_that_haproxy_gave_up_is_out_of_its_sight() -> None:
-    mended = compat.adapt_config(OLD)
+    mended = render.adapt_config(OLD)
 
     (section,) = parser.parse_config(mended.content.decode()).sections
     assert [directive.words[0] for directive in section.directives] == [
@@ -26,11 +26,11 @@ def test_a_statement_that_haproxy_gave_up_is_out_of_its_sight() -> None:
 
 
 def test_what_was_left_out_is_told_by_its_line() -> None:
-    assert compat.adapt_config(OLD).changes == ("line 4 left out: 'option http-use-htx'",)
+    assert render.adapt_config(OLD).changes == ("line 4 left out: 'option http-use-htx'",)
 
 
 def test_other_lines_keep_their_numbers() -> None:
-    before, after = OLD.split(b"\n"), compat.adapt_config(OLD).content.split(b"\n")
+    before, after = OLD.split(b"\n"), render.adapt_config(OLD).content.split(b"\n")
     assert len(before) == len(after)
     assert [number for number, pair in enumerate(zip(before, after, strict=True), 1)
             if pair[0] != pair[1]] == [4]  # fmt: skip
@@ -48,9 +48,9 @@ def test_other_lines_keep_their_numbers() -> None:
 )
 def test_it_is_found_however_it_is_written(line: bytes) -> None:
     sent = b"defaults\n" + line + b"\n"
-    mended = compat.adapt_config(sent)
+    mended = render.adapt_config(sent)
     assert len(mended.changes) == 1
-    assert compat.restore_config(mended.content) == sent
+    assert render.restore_config(mended.content) == sent
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_it_is_found_however_it_is_written(line: bytes) -> None:
 )
 def test_a3_two_statements_on_one_line_are_separated(line: bytes, cpu_map: str) -> None:
     sent = b"global\n    nbthread 2\n" + line + b"\n    insecure-fork-wanted\n\ndefaults\n"
-    mended = compat.adapt_config(sent)
+    mended = render.adapt_config(sent)
     assert mended.changes == (f"line 3 separated into statements: {line.decode().strip()!r}",)
-    assert compat.restore_config(mended.content) == sent
-    assert compat.read_joined_statements(mended.content.decode()) == (cpu_map, "external-check")
+    assert render.restore_config(mended.content) == sent
+    assert render.read_joined_statements(mended.content.decode()) == (cpu_map, "external-check")
 
 
 def test_a2_the_connection_limit_of_the_process_can_be_taken_out() -> None:
@@ -74,13 +74,13 @@ def test_a2_the_connection_limit_of_the_process_can_be_taken_out() -> None:
         b"global\n    daemon\n    maxconn 1000000\n\nfrontend f\n    maxconn 5\n"
         b"global\n\tmaxconn  7\r\n"
     )
-    content = compat.take_out_maxconn(compat.adapt_config(sent).content)
+    content = render.take_out_maxconn(render.adapt_config(sent).content)
     assert content.count(b"\n") == sent.count(b"\n")
     parsed = parser.parse_config(content.decode(), {"maxconn"})
     assert [section.kind for section in parsed.sections if section.directives] == ["frontend"]
-    assert compat.read_taken_out_maxconn(content.decode()) == 1_000_000
-    assert compat.restore_config(content) == sent
-    assert compat.read_taken_out_maxconn(sent.decode()) is None
+    assert render.read_taken_out_maxconn(content.decode()) == 1_000_000
+    assert render.restore_config(content) == sent
+    assert render.read_taken_out_maxconn(sent.decode()) is None
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_a2_the_connection_limit_of_the_process_can_be_taken_out() -> None:
     ],
 )
 def test_a3_no_other_line_gives_statements(line: bytes) -> None:
-    mended = compat.adapt_config(b"global\n" + line + b"\n")
-    assert compat.read_joined_statements(mended.content.decode()) == ()
+    mended = render.adapt_config(b"global\n" + line + b"\n")
+    assert render.read_joined_statements(mended.content.decode()) == ()
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_a3_no_other_line_gives_statements(line: bytes) -> None:
 )
 def test_nothing_else_is_touched(line: bytes) -> None:
     sent = b"defaults\n    " + line + b"\n"
-    assert compat.adapt_config(sent) == (sent, ())
+    assert render.adapt_config(sent) == (sent, ())

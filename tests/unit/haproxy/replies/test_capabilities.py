@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.haproxy.replies.capabilities import find_capabilities
+from amphora_agent.haproxy.replies import find_capabilities
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.statistics import count_unfinished, read_worker
+from amphora_agent.haproxy.replies import count_unfinished, read_worker
 from amphora_agent.model.status import Counters, ListenerReading
 
 HEADER = (

@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.statistics import choose_commands, read_figures
+from amphora_agent.haproxy.replies import choose_commands, read_figures
 from amphora_agent.model.status import Figures, Scope
 
 HEADER = "# pxname,svname,scur,status,last_chk,"

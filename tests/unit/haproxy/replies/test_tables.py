@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.statistics import (
+from amphora_agent.haproxy.replies import (
     ServerRow,
     read_information,
     read_server_row,

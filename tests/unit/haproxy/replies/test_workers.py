@@ -3,7 +3,7 @@
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.replies.workers import Workers, read_workers
+from amphora_agent.haproxy.replies import Workers, read_workers
 
 VERSIONS = ["2.6.12-1+deb12u4", "2.8.25-5cf5d0683", "3.0.11-1+deb13u5"]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from amphora_agent.haproxy.config import word_counts
-from amphora_agent.haproxy.runtime import config_dir
+from amphora_agent.haproxy.config import diff
+from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.revisions.contents import Manifest, Revisions
 
 
@@ -21,24 +21,24 @@ def made(revisions: Revisions, **texts: str) -> Manifest:
 def test_haproxys_texts_are_read_in_its_order_and_nothing_else(revisions: Revisions) -> None:
     texts = made(revisions, pool="backend b\n", haproxy="global\n")
     others = revisions.keep({"model.json": b"", "a.cidrs": b"", "layer4/x.cfg": b""})
-    found = config_dir.read_directory(revisions, {**texts, **others})
+    found = loaded_state.read_directory(revisions, {**texts, **others})
     assert list(found.texts.items()) == [("haproxy.cfg", "global\n"), ("pool.cfg", "backend b\n")]
     assert found.size == 17
 
 
 def test_words_are_counted(revisions: Revisions) -> None:
-    found = config_dir.read_directory(
+    found = loaded_state.read_directory(
         revisions, made(revisions, a="bind check check", b="bind bind")
     )
     for text in found.texts.values():
-        assert text.counts == word_counts.count_words(str(text)).counts
+        assert text.counts == diff.count_words(str(text)).counts
 
 
 def test_files_that_are_the_same_are_taken_from_another_state(revisions: Revisions) -> None:
     one = made(revisions, same="s", changed="old")
-    before = config_dir.read_directory(revisions, one)
+    before = loaded_state.read_directory(revisions, one)
     revisions.path(one["same.cfg"].digest).unlink()  # reading it would fail
-    now = config_dir.read_directory(
+    now = loaded_state.read_directory(
         revisions, {**one, **made(revisions, changed="new", added="a")}, before
     )
     assert dict(now.texts) == {"added.cfg": "a", "changed.cfg": "new", "same.cfg": "s"}
@@ -46,10 +46,11 @@ def test_files_that_are_the_same_are_taken_from_another_state(revisions: Revisio
 
 
 def test_a_state_is_known_by_its_texts(revisions: Revisions) -> None:
-    found = config_dir.read_directory(revisions, made(revisions, a="a"))
-    others = [config_dir.read_directory(revisions, made(revisions, a="b")), found]
+    found = loaded_state.read_directory(revisions, made(revisions, a="a"))
+    others = [loaded_state.read_directory(revisions, made(revisions, a="b")), found]
     again = {**made(revisions, a="a"), **revisions.keep({"model.json": b"1"})}
-    assert config_dir.find_directory(config_dir.digest_texts(again), others) is found
+    assert loaded_state.find_directory(loaded_state.digest_directory(again), others) is found
     assert (
-        config_dir.find_directory(config_dir.digest_texts(made(revisions, a="c")), others) is None
+        loaded_state.find_directory(loaded_state.digest_directory(made(revisions, a="c")), others)
+        is None
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from amphora_agent import files
-from amphora_agent.haproxy.runtime import config_dir, loaded_state
+from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.loaded_state import WorkerRecord
 from amphora_agent.haproxy.update.planner import FileChange
 from amphora_agent.paths import InstanceLayout, RenderedLayout, object_id
@@ -171,7 +171,7 @@ def test_texts_that_have_been_read_are_not_read_again(declared: RenderedLayout) 
     assert committed is not None
     assert loaded_files is not None
     revisions = Revisions.of(declared)
-    read = [config_dir.read_directory(revisions, files_) for files_ in (committed, loaded_files)]
+    read = [loaded_state.read_directory(revisions, files_) for files_ in (committed, loaded_files)]
     wanted = loaded_state.open_committed(declared, read)
     found = loaded_state.find_loaded_state(declared, PID, "3.0", wanted, read)
     assert found is not None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from amphora_agent.haproxy.replies.capabilities import Capabilities, find_capabilities
+from amphora_agent.haproxy.replies import Capabilities, find_capabilities
 from amphora_agent.haproxy.update.planner import Plan, Step, make_plan
 
 VERSIONS = {"2.6": "2.6.12-1+deb12u4", "2.8": "2.8.25", "3.0": "3.0.11-1+deb13u5"}

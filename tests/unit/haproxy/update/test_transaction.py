@@ -6,13 +6,15 @@ The worker is a script here: how haproxy itself replies is tested where it runs.
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.haproxy.update.runtime_change import (
+from amphora_agent.haproxy.update.transaction import (
     Change,
+    ChangeRefused,
     Command,
     Verification,
+    carry_out,
+    list_servers,
     server_command,
 )
-from amphora_agent.haproxy.update.transaction import ChangeRefused, carry_out, list_servers
 
 
 class Worker:

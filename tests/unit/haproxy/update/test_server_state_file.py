@@ -5,7 +5,7 @@ from collections.abc import Collection
 import pytest
 
 from amphora_agent.haproxy.config.parser import parse_config
-from amphora_agent.haproxy.replies.server_state_file import (
+from amphora_agent.haproxy.update.server_state_file import (
     Told,
     carry_over,
     differing,

@@ -5,9 +5,13 @@ import hashlib
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from amphora_agent.haproxy.named_files import certificate_content
-from amphora_agent.haproxy.named_files.certificate_content import Content, FileKind, UnusableFile
-from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
+from amphora_agent.haproxy.policy import certificate_content
+from amphora_agent.haproxy.policy.certificate_content import (
+    Content,
+    CrtListEntry,
+    FileKind,
+    UnusableFile,
+)
 from amphora_agent.haproxy.validate import openssl
 from lab.pki import Authority
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amphora_agent.haproxy.named_files import references
+from amphora_agent.haproxy.config import queries
 
 _PIECES = st.sampled_from(
     ["c", "rt", "crt", "-", "file", "-file", "\\", "'", '"', "x", "\\x", "\n", "\r", " ", "a.pem"]
@@ -22,9 +22,9 @@ def looked_for(text: str) -> list[str]:
 
 @given(st.lists(_PIECES, max_size=40).map("".join))
 def test_lines_with_quotes_that_may_name_a_file_are_found(text: str) -> None:
-    assert list(references.find_quoted_lines({"haproxy.cfg": text})) == looked_for(text)
+    assert list(queries.find_quoted_lines({"haproxy.cfg": text})) == looked_for(text)
 
 
 def test_of_several_texts_all_lines_are_found() -> None:
     texts = {"a": "bind :1 'crt' x\nbind :2 crt x\n", "b": "server s 1:1 ca\\-file y"}
-    assert references.find_quoted_lines(texts) == ("bind :1 'crt' x", "server s 1:1 ca\\-file y")
+    assert queries.find_quoted_lines(texts) == ("bind :1 'crt' x", "server s 1:1 ca\\-file y")

@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 
-from amphora_agent.haproxy.named_files import certificate_content, crt_list
-from amphora_agent.haproxy.named_files.crt_list import CrtListEntry
+from amphora_agent.haproxy.policy import certificate_content
+from amphora_agent.haproxy.policy.certificate_content import CrtListEntry
 from tests.unit.haproxy.policy.test_engine import BOUNDS, CERTIFICATES
 
 A = f"{CERTIFICATES}/a.pem"
@@ -57,7 +57,7 @@ LINES = [
 def test_lists_of_certificates(line: str, why: str) -> None:
     listed = f"{CERTIFICATES}/first.pem\n{line}\n".encode()
     found = certificate_content.find_entry_violations(
-        listed, partial(crt_list.check_entry, bounds=BOUNDS)
+        listed, partial(certificate_content.check_entry, bounds=BOUNDS)
     )
     assert len(found) == bool(why)
     for number, reason in found:
@@ -68,14 +68,16 @@ def test_lists_of_certificates(line: str, why: str) -> None:
 def test_b4_a_comment_that_looks_like_pem_makes_no_pem() -> None:
     listed = b"# -----BEGIN CERTIFICATE-----\n/etc/octavia/certs/server.pem\n"
     with pytest.raises(certificate_content.UnusableFile, match=r"line 2: .* not below"):
-        certificate_content.parse_file(listed, partial(crt_list.check_entry, bounds=BOUNDS))
+        certificate_content.parse_file(
+            listed, partial(certificate_content.check_entry, bounds=BOUNDS)
+        )
 
 
 def test_reasons_repeat_nothing_that_may_be_a_part_of_a_key() -> None:
     secret = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQ"
     for listed in (f"{secret}\n/{secret}\n", f"{secret} {secret}", f"{A} [{secret}]"):
         found = certificate_content.find_entry_violations(
-            listed.encode(), partial(crt_list.check_entry, bounds=BOUNDS)
+            listed.encode(), partial(certificate_content.check_entry, bounds=BOUNDS)
         )
         assert found
         assert f"/{secret}" not in str(found)
@@ -85,5 +87,5 @@ def test_reasons_repeat_nothing_that_may_be_a_part_of_a_key() -> None:
 def test_an_entry_is_written_as_it_is_read() -> None:
     entry = CrtListEntry(A, ("alpn", "h2"), ("*.a", "!b.a"))
     assert entry.text == f"{A} [alpn h2] *.a !b.a\n"
-    assert crt_list.read_entries(entry.text.encode()) == (entry,)
+    assert certificate_content.read_entries(entry.text.encode()) == (entry,)
     assert CrtListEntry(A).text == f"{A}\n"

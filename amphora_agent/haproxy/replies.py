@@ -1,9 +1,12 @@
-"""Read what haproxy replies to `show stat`, `show info` and `show servers state`.
+"""Read haproxy's replies: `show stat`, `show info`, `show servers state`, `show proc`, its version.
 
-The management manual describes them in 9.1 and 9.3. Statistics have thousands of rows and a hundred
-columns, nearly all of them empty: a row is split only as far as the last column that is wanted."""
+Pure. The management manual describes them in 9.1, 9.3 and 9.4. Statistics have thousands of rows
+and a hundred columns, nearly all of them empty: a row is split only as far as the last column that
+is wanted.
+"""
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import NamedTuple
@@ -16,6 +19,7 @@ from amphora_agent.model.status import (
     ListenerReading,
     PoolReading,
     Scope,
+    Worker,
     WorkerReading,
 )
 
@@ -242,3 +246,91 @@ def read_figures(info: str, stat: str, wanted: Collection[str]) -> Figures:
             if not row[0].startswith(INTERNAL_PREFIX):
                 rows[_SCOPE_OF_SERVICE.get(row[1], Scope.MEMBER)].append(pick(row))
     return Figures(read_information(info) if info else {}, columns, rows)
+
+
+class Workers(NamedTuple):
+    """The process tree as its master tells it.
+
+    `reloads` counts attempts since the master began, `failed` those in a row that went wrong.
+    `current` is the worker of the last successful load, `leaving` those it has replaced.
+    """
+
+    reloads: int
+    failed: int
+    current: int | None
+    leaving: tuple[int, ...]
+
+
+_MASTER = re.compile(r"(?P<pid>\d+)\s+master\s+(?P<reloads>\d+)(?: \[failed: (?P<failed>\d+)\])?")
+_WORKER = re.compile(r"(?P<pid>\d+)\s+worker\s")
+_LIFE = re.compile(
+    r"(?P<pid>\d+)\s+worker\s+(?P<reloads>\d+)\s+"
+    r"(?P<days>\d+)d(?P<hours>\d+)h(?P<minutes>\d+)m(?P<seconds>\d+)s"
+)
+
+
+def read_workers(reply: str) -> Workers:
+    """Read a reply to `show proc`; haproxy 2.6 to 3.0.
+
+    Raises:
+        OperationFailed: it is something else.
+    """
+    master: re.Match[str] | None = None
+    current: list[int] = []
+    leaving: list[int] = []
+    lists = {"workers": current, "old workers": leaving}
+    into: list[int] = []
+    for line in reply.splitlines():
+        if line.startswith("#"):
+            into = lists.get(line.strip("# "), [])  # programs are no workers, whatever their name
+            continue
+        if row := _MASTER.match(line):
+            master = row
+        elif row := _WORKER.match(line):
+            into.append(int(row["pid"]))
+    if master is None:
+        raise OperationFailed("Cannot read the workers of haproxy", repr(reply[:80]))
+    return Workers(
+        reloads=int(master["reloads"]),
+        failed=int(master["failed"] or 0),
+        current=current[0] if current else None,
+        leaving=tuple(leaving),
+    )
+
+
+def read_lives(reply: str) -> dict[int, Worker]:
+    """Return all workers in a reply to `show proc`, by pid; those that leave, too."""
+    lives = {}
+    for row in _LIFE.finditer(reply):
+        pid, reloads, days, hours, minutes, seconds = map(int, row.groups())
+        uptime = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        lives[pid] = Worker(pid=pid, reloads=reloads, uptime=uptime)
+    return lives
+
+
+class Capabilities(NamedTuple):
+    """What a version can do while it runs.
+
+    `add_servers`: members can be added while it runs; `add_cookies`: with a persistence cookie.
+    `delete_servers`: it is safe to; 2.6 may use a member's memory after it is gone.
+    `pools_connections`: a member that was added reuses connections without being told to.
+    """
+
+    version: str
+    add_servers: bool = False
+    add_cookies: bool = False
+    delete_servers: bool = False
+    pools_connections: bool = False
+
+
+def find_capabilities(version: str) -> Capabilities:
+    """Return the capabilities of a version such as `2.6.12-1+deb12u4`."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    number = (int(match[1]), int(match[2])) if match else (0, 0)
+    return Capabilities(
+        version=version,
+        add_servers=number >= (2, 6),
+        add_cookies=number >= (2, 8),
+        delete_servers=number >= (2, 8),
+        pools_connections=number >= (2, 8),
+    )

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.config.diff import compare_configs
 from amphora_agent.haproxy.config.parser import Config, Section, parse_config
-from amphora_agent.haproxy.replies import statistics
 from amphora_agent.model.addressing import split_endpoint
 
 #: What of a configuration must be parsed to know what is carried over.
@@ -166,7 +166,7 @@ def inherit(told: Iterable[Told], wanted: str) -> str:
         for (pool, _), columns in rows.items():
             if pool == _pool(backend.name):
                 renamed = [*columns]
-                renamed[statistics.BACKEND] = backend.name
+                renamed[replies.BACKEND] = backend.name
                 state.append(" ".join(renamed))
     return carry_over("\n".join(state), config, before)
 
@@ -177,7 +177,7 @@ def _pool(backend: str) -> str:
 
 def _rows(state: str) -> tuple[dict[_Key, str], list[str]]:
     """Return the servers' rows by backend and name, and the lines before them."""
-    reply = statistics.read_servers_state(state)
+    reply = replies.read_servers_state(state)
     return reply.rows, reply.head or [NOTHING.strip()]
 
 
@@ -226,23 +226,23 @@ def _new_row(key: _Key, server: _Server) -> str:
 def _enabled(key: _Key, server: _Server, row: list[str]) -> str:
     """Write the row of a server that is not in maintenance any more."""
     maintenance = _FORCED_MAINTENANCE | _CONFIGURED_MAINTENANCE
-    admin = int(row[statistics.ADMINISTRATIVE])
+    admin = int(row[replies.ADMINISTRATIVE])
     if admin & maintenance and _waits(server):
         return _new_row(key, server)  # nobody has checked it lately
     mended = _with_weight(server, row)
-    mended[statistics.ADMINISTRATIVE] = str(admin & ~maintenance)
+    mended[replies.ADMINISTRATIVE] = str(admin & ~maintenance)
     return " ".join(mended)
 
 
 def _with_weight(server: _Server, row: list[str]) -> list[str]:
     mended = list(row)
-    mended[statistics.WEIGHT] = mended[statistics.INITIAL_WEIGHT] = server.weight
+    mended[replies.WEIGHT] = mended[replies.INITIAL_WEIGHT] = server.weight
     return mended
 
 
 def _same_place(address: str, row: list[str]) -> bool:
     """Return whether a configuration's `address:port` is the row's."""
-    host, port = row[statistics.ADDRESS], row[statistics.PORT]
+    host, port = row[replies.ADDRESS], row[replies.PORT]
     return address == f"{host}:{port}" or _place(address) == (host, port)
 
 

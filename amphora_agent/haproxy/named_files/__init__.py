@@ -1,1 +1,0 @@
-"""Files that a configuration names, and what they may contain. Pure."""

@@ -1,1 +1,0 @@
-"""haproxy's replies as values. Pure."""
