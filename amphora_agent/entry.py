@@ -130,14 +130,6 @@ def _occupy_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
 
 
-def _leave_at_interrupt() -> None:
-    """Let Ctrl-C end this program at once, from its first import on: a kill at any moment is safe.
-    A program that only imports this package keeps its own handler."""
-    # An ignored signal stays ignored: a shell has started this in the background.
-    if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
-
-
 def _is_command() -> bool:
     """Return whether this program is one of the agent's commands."""
     directory, name = os.path.split(sys.argv[0])
@@ -145,7 +137,11 @@ def _is_command() -> bool:
     return ours or (name == "__main__.py" and os.path.basename(directory) == "amphora_agent")
 
 
-# At import: the next imports may take a second.
+# At import: the next imports may take a second. A program that only imports this package keeps its
+# own handler.
 if _is_command():
     _occupy_standard_descriptors()
-_leave_at_interrupt()
+    # Ctrl-C ends the program at once: a kill at any moment is safe. An ignored signal stays
+    # ignored: a shell has started this in the background.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)

@@ -5,7 +5,6 @@ The modules of a service are loaded when it is built: a command loads no more th
 
 import functools
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +78,7 @@ def make_network(
     from amphora_agent.network.records import PortRecords
     from amphora_agent.network.service import Network
 
-    namespace, clock = Namespace(layout.namespace), time.monotonic
-    patience = patience or Patience()
+    namespace = Namespace(layout.namespace)
     ports = Ports(
         namespace,
         PortRecords(layout.network),
@@ -88,8 +86,7 @@ def make_network(
         dhcp,
         alarms or Alarms(layout.alarms),
         locks=layout.network_locks,
-        patience=patience,
-        clock=clock,
+        patience=patience or Patience(),
         pci_rescan=pci_rescan,
     )
     return Network(
@@ -97,8 +94,6 @@ def make_network(
         ports,
         make_namespace=make_namespace or namespace.ensure,
         announce=announce or functools.partial(_announce_once, namespace),
-        patience=patience,
-        clock=clock,
     )
 
 

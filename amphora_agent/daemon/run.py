@@ -288,7 +288,7 @@ def _make_mastership(layout: Layout, journal: Journal) -> Mastership:
     namespace = Namespace(layout.namespace)
 
     def list_addresses() -> frozenset[Address]:
-        with Netlink(time.monotonic) as netlink:
+        with Netlink() as netlink:
             return netlink.addresses()
 
     return Mastership(layout.vrrp, lambda: namespace.run(list_addresses), journal)

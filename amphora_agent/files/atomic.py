@@ -224,9 +224,7 @@ def write_all(file: BinaryIO, data: bytes) -> None:
 # Files that grow
 
 
-def append(
-    path: Path, line: Callable[[bytes], bytes], *, limit: int, before: Path, patience: float = 1.0
-) -> None:
+def append(path: Path, line: Callable[[bytes], bytes], *, limit: int, before: Path) -> None:
     """Add a line to a file for the agent alone, in one write that is not synced. A file that would
     exceed `limit` bytes becomes `before`, and the line the first of a new one.
 
@@ -234,10 +232,10 @@ def append(
     A torn line, of a kill or a full disk, stays alone: the next begins on a line of its own.
 
     Raises:
-        OSError: the disk refuses, or (TimeoutError) another process has held the file for
-            `patience` seconds.
+        OSError: the disk refuses, or (TimeoutError) another process has held the file for a
+            second.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + 1.0
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, PRIVATE)
         try:

@@ -51,8 +51,8 @@ class _Request(NamedTuple):
 
     def decode(self, datagram: bytes, offset: int) -> Listening:
         content = offset + HEADER_SIZE
-        found = _SOCKET.unpack_from(datagram, content + _BEFORE_SOCKET)
-        port, _, address, _, interface, cookie = found
+        fields = _SOCKET.unpack_from(datagram, content + _BEFORE_SOCKET)
+        port, _, address, _, interface, cookie = fields
         return Listening(datagram[content], port, address, interface, cookie)
 
 
@@ -62,12 +62,12 @@ def list_sockets() -> frozenset[Listening]:
     Raises:
         OSError: the kernel refuses, or does not answer.
     """
-    found: set[Listening] = set()
+    sockets: set[Listening] = set()
     with NetlinkSocket(_NETLINK_SOCK_DIAG) as netlink:
         for family in (socket.AF_INET, socket.AF_INET6):
             any_socket = Listening(family, 0, bytes(16), bytes(4), bytes(8))
-            found.update(netlink.dump(_Request(_BY_FAMILY, any_socket)))
-    return frozenset(found)
+            sockets.update(netlink.dump(_Request(_BY_FAMILY, any_socket)))
+    return frozenset(sockets)
 
 
 def close(listening: Listening) -> bool:

@@ -5,14 +5,14 @@ alone take 4 ms, so they are imported from a package that has not been executed.
 pyroute2 elsewhere, before or after, still gets the whole library.
 
 pyroute2's class for links loads a module for each kind of link, which takes longer than all others
-together: this module declares its own. `generic` has the classes for IPVS, which most processes do
-not need.
+together: this module declares its own.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec
+from typing import Any
 
 
 @contextmanager
@@ -37,6 +37,8 @@ with not_executed("pyroute2"):
     from pyroute2.netlink.rtnl.rtmsg import rtmsg  # type: ignore[import-untyped]
 
 __all__ = ["fibmsg", "ifaddrmsg", "ifinfmsg", "rtmsg"]
+
+_GENERIC = "pyroute2.netlink.generic"
 
 
 class ifinfmsg(nlmsg):  # type: ignore[misc]
@@ -63,3 +65,19 @@ class ifinfmsg(nlmsg):  # type: ignore[misc]
     class names(nla):  # type: ignore[misc]
         nla_flags = 0x8000  # NLA_F_NESTED
         nla_map = ((53, "IFLA_ALT_IFNAME", "asciiz"),)
+
+
+def import_generic_messages() -> tuple[Any, Any]:
+    """Return the classes of generic netlink messages of the controller, which knows the number of
+    each family, and of IPVS. Most processes do not need them."""
+    is_loaded = _GENERIC in sys.modules
+    # The packages, and the sockets that their modules have beside messages, need an event loop.
+    with (
+        not_executed("pyroute2"),
+        not_executed(_GENERIC, GenericNetlinkSocket=object, AsyncGenericNetlinkSocket=object),
+    ):
+        from pyroute2.netlink import ctrlmsg
+        from pyroute2.netlink.generic.ipvs import ipvsmsg  # type: ignore[import-untyped]
+    if not is_loaded:  # a later import gets real sockets
+        del sys.modules[f"{_GENERIC}.ipvs"]
+    return ctrlmsg, ipvsmsg

@@ -158,7 +158,7 @@ def _send_inside(interface: str, addresses: Sequence[Address]) -> dict[Address, 
     # Costs memory and time: loaded only when there is something to announce.
     from amphora_agent.network.netlink.links import Netlink
 
-    with Netlink(time.monotonic) as netlink:
+    with Netlink() as netlink:
         link = next((link for link in netlink.links() if link.is_called(interface)), None)
         if link is None:
             raise OperationFailed("there is no such interface")

@@ -31,7 +31,6 @@ class DhcpClients:
             are added. It runs in the namespace, as root, with the environment of the client, which
             waits for it.
         writable: the directories in which the event command writes.
-        program: udhcpc.
     """
 
     def __init__(
@@ -41,14 +40,12 @@ class DhcpClients:
         namespace: Path,
         event_command: Sequence[str],
         writable: Sequence[Path],
-        program: Path = Path("/usr/sbin/udhcpc"),
     ) -> None:
         self._supervisor = supervisor
         self._leases = leases
         self._namespace = namespace
         self._event_command = tuple(event_command)
         self._writable = tuple(writable)
-        self._program = program
 
     def start(self, mac: Mac, ifname: str) -> None:
         """Keep a client running for the port `mac`, which is the interface `ifname`.
@@ -72,7 +69,7 @@ class DhcpClients:
             name=_process_name(ifname),
             description=f"DHCP client of {ifname}",
             template="dhcp.service.j2",
-            argv=(str(self._program), "-i", ifname, "-s", str(script), *_MANNERS, *_PACE),
+            argv=("/usr/sbin/udhcpc", "-i", ifname, "-s", str(script), *_MANNERS, *_PACE),
             namespace=self._namespace,
             writable=self._writable,
         )

@@ -8,6 +8,7 @@ was interrupted. Other processes may do the same at the same time: the locks are
 import itertools
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -72,7 +73,6 @@ class Ports:
         namespace: the amphora's, which exists.
         dhcp: the DHCP clients; None in a command that ends.
         locks: the directory of the locks.
-        clock: monotonic seconds.
         pci_rescan: the kernel's file that makes it look for new devices.
     """
 
@@ -86,7 +86,6 @@ class Ports:
         *,
         locks: Path,
         patience: Patience,
-        clock: Callable[[], float],
         pci_rescan: Path,
     ) -> None:
         self.records = records
@@ -94,9 +93,8 @@ class Ports:
         self._leases = leases
         self._dhcp = dhcp
         self._locks = locks
-        self._patience = patience
-        self._clock = clock
-        self.reconciler = Reconciler(namespace, clock, pci_rescan)
+        self.patience = patience
+        self.reconciler = Reconciler(namespace, pci_rescan)
 
     def settle(
         self,
@@ -111,7 +109,7 @@ class Ports:
 
         Args:
             plug: what the controller plugs on the port; None reconciles a plugged port again.
-            deadline: until when to wait for the port, on the clock.
+            deadline: until when to wait for the port, in monotonic seconds.
             before_up: called before the interface comes up, instead of `guard`: who settles many
                 ports at once has the firewall set once.
 
@@ -122,7 +120,7 @@ class Ports:
                 came by DHCP. Repeating may help.
         """
         if deadline is None:
-            deadline = self._clock() + self._patience.port
+            deadline = time.monotonic() + self.patience.port
         try:
             with self._lock_port(mac):
                 if plug is None:
@@ -247,13 +245,13 @@ class Ports:
         """Wait until the interface has an address, by DHCP or from a router."""
         if self._dhcp is None:
             return  # the agent that runs the client reconciles the port when the lease comes
-        deadline = self._clock() + self._patience.address
+        deadline = time.monotonic() + self.patience.address
         while self._leases.get(spec.mac) is None and not self.reconciler.has_learned_address(spec):
-            if self._clock() >= deadline:
+            if time.monotonic() >= deadline:
                 raise OperationFailed(
                     "No address", f"{spec.name}: neither a DHCP server nor a router gave any"
                 )
-            self._leases.wait_for(spec.mac, min(deadline, self._clock() + 0.2))
+            self._leases.wait_for(spec.mac, min(deadline, time.monotonic() + 0.2))
 
     def _write_record(
         self, wanted: PortRecord, *, single: bool
@@ -281,12 +279,19 @@ class Ports:
         links = self.reconciler.links()
         name = wanted.name or self._find_name(wanted.mac, links)
         others = [record for record in self.records.all() if record.mac != wanted.mac]
+        namesakes = [record for record in others if record.name == name]
         if name == VIP_INTERFACE:
-            self._refuse_second_vip_port(wanted.mac, links, others)
-        for other in others:
-            if other.name == name:
-                logger.warning("port %s, once %s, is gone: its record is removed", other.mac, name)
-                self.records.remove(other.mac)
+            rivals: list[str] = [
+                other.mac for other in namesakes if self.reconciler.exists(other.mac)
+            ]
+            # A plugged port that has this name by mistake is renamed.
+            plugged = {wanted.mac, *(record.mac for record in others)}
+            rivals += [link.mac for link in links if link.name == name and link.mac not in plugged]
+            if rivals:
+                raise Conflict("Interface already exists", f"{name} is port {rivals[0]}")
+        for other in namesakes:
+            logger.warning("port %s, once %s, is gone: its record is removed", other.mac, name)
+            self.records.remove(other.mac)
         return name
 
     def _find_name(self, mac: Mac, links: "Iterable[Link]") -> str:
@@ -302,19 +307,6 @@ class Ports:
             taken |= {link.name, *link.alternative_names}
         names = (f"eth{number}" for number in itertools.count(2))
         return next(name for name in names if name not in taken)
-
-    def _refuse_second_vip_port(
-        self, mac: Mac, links: "Iterable[Link]", others: Iterable[PortRecord]
-    ) -> None:
-        """Raise Conflict if another port than `mac` is the VIP interface."""
-        names = {record.mac: record.name for record in others}
-        for other, name in names.items():
-            if name == VIP_INTERFACE and self.reconciler.exists(other):
-                raise Conflict("Interface already exists", f"{VIP_INTERFACE} is port {other}")
-        for link in links:
-            # A plugged port that has this name by mistake is renamed.
-            if link.name == VIP_INTERFACE and link.mac != mac and link.mac not in names:
-                raise Conflict("Interface already exists", f"{VIP_INTERFACE} is port {link.mac}")
 
     def _lock_port(self, mac: Mac) -> AbstractContextManager[None]:
         """Hold off other changes of the port."""

@@ -1,6 +1,7 @@
 """Reconcile an interface with its spec: look, compute the difference, carry it out, look again."""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -43,13 +44,11 @@ class Reconciler:
 
     Args:
         namespace: the amphora's, which exists.
-        clock: monotonic seconds.
         pci_rescan: the kernel's file that makes it look for new devices.
     """
 
-    def __init__(self, namespace: Namespace, clock: Callable[[], float], pci_rescan: Path) -> None:
+    def __init__(self, namespace: Namespace, pci_rescan: Path) -> None:
         self._namespace = namespace
-        self._clock = clock
         self._pci_rescan = pci_rescan
 
     def links(self) -> "list[Link]":
@@ -77,7 +76,7 @@ class Reconciler:
                 return
             self._rescan()
             while not self.exists(mac):
-                remaining = deadline - self._clock()
+                remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise NotFound(f"No port {mac}", "No suitable network interface found")
                 events.wait(remaining)
@@ -169,7 +168,7 @@ class Reconciler:
         # Costs memory and time: loaded only when there is something to do.
         from amphora_agent.network.netlink.links import Netlink
 
-        with Netlink(self._clock) as netlink:
+        with Netlink() as netlink:
             return function(netlink)
 
 

@@ -1,6 +1,7 @@
 """The service of the network: plug, guard, announce, restore, look up and count ports."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from amphora_agent.model.decode import decode
 from amphora_agent.model.plugging import InterfaceRules, NetworkPlug, PluggedVip, VipPlug
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.plan.interface import VIP_INTERFACE
-from amphora_agent.network.port_service import INTERFACE, Patience, Ports, Settled
+from amphora_agent.network.port_service import INTERFACE, Ports, Settled
 from amphora_agent.network.records import PortRecord
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ class Network:
     Args:
         namespace: the amphora's.
         make_namespace: makes it unless it exists; returns whether it was made.
-        clock: monotonic seconds.
     """
 
     def __init__(
@@ -39,15 +39,11 @@ class Network:
         *,
         make_namespace: Callable[[], bool],
         announce: Announce,
-        patience: Patience,
-        clock: Callable[[], float],
     ) -> None:
         self._namespace = namespace
         self._ports = ports
         self._make_namespace = make_namespace
         self._announce = announce
-        self._patience = patience
-        self._clock = clock
 
     # For the controller
 
@@ -167,7 +163,7 @@ class Network:
         records = self._ports.records.all()
         # Devices may appear late after a boot; later, a missing one is gone. All ports share one
         # deadline.
-        deadline = self._clock() + (self._patience.port if booting else 0.0)
+        deadline = time.monotonic() + (self._ports.patience.port if booting else 0.0)
 
         def restore(record: PortRecord) -> None:
             def before_up() -> None:
@@ -175,7 +171,7 @@ class Network:
                     raise OperationFailed("It stays down", f"no firewall would guard it: {error}")
 
             # A port that was missing before is not waited for again.
-            until = self._clock() if record.missing else deadline
+            until = time.monotonic() if record.missing else deadline
             self._settle_again(record.mac, single=single, deadline=until, before_up=before_up)
 
         # Side by side: IPv6 addresses take a second to be usable.

@@ -74,7 +74,7 @@ def test_a_write_does_not_follow_a_link_that_has_the_name(tmp_path: Path) -> Non
     assert not (tmp_path / "file").is_symlink()
 
 
-def test_what_is_staged_is_not_in_place_until_it_is_committed(tmp_path: Path) -> None:
+def test_staged_bytes_are_in_place_only_after_the_commit(tmp_path: Path) -> None:
     file = tmp_path / "file"
     files.write(file, OLD)
     with files.Staged(file, NEW, files.PRIVATE) as staged:
@@ -87,7 +87,7 @@ def test_what_is_staged_is_not_in_place_until_it_is_committed(tmp_path: Path) ->
     assert names(tmp_path) == ["file"]
 
 
-def test_what_is_not_committed_vanishes(tmp_path: Path) -> None:
+def test_discards_staged_bytes_without_a_commit(tmp_path: Path) -> None:
     with files.Staged(tmp_path / "file", NEW, files.PRIVATE):
         pass
     with pytest.raises(ZeroDivisionError), files.Staged(tmp_path / "file", NEW, files.PRIVATE):
@@ -161,7 +161,7 @@ def tree(path: Path, **contents: str) -> Path:
     return path
 
 
-def test_text_tells_bytes(tmp_path: Path) -> None:
+def test_text_keeps_the_bytes_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"a\xff\r\n")
     assert files.text(tmp_path / "file").encode(errors="surrogateescape") == b"a\xff\r\n"
 

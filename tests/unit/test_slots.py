@@ -41,14 +41,14 @@ def test_the_last_of_many_writes_is_read_also_by_the_next_process(tmp_path: Path
         assert SlotFile(path, sync=True).read() == Slot(number, b"x" * number)
 
 
-def test_one_that_has_outgrown_its_slot_gets_a_larger_one(tmp_path: Path) -> None:
+def test_payload_larger_than_its_slot_gets_a_larger_one(tmp_path: Path) -> None:
     file = SlotFile(tmp_path / "slots", sync=False)
     for number, size in enumerate((10, 100_000, 10, 500_000, 1), 1):
         file.write(number, b"y" * size)
         assert SlotFile(file.path, sync=False).read() == Slot(number, b"y" * size)
 
 
-def test_one_that_holds_nothing_whole_is_an_error(tmp_path: Path) -> None:
+def test_refuses_a_file_without_a_whole_slot(tmp_path: Path) -> None:
     path = tmp_path / "slots"
     path.write_bytes(b"nonsense")
     with pytest.raises(OSError, match="damaged"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from amphora_agent.keepalived.config.lvs import Endpoint
 from amphora_agent.keepalived.lvs.poller import Destination, Service
-from amphora_agent.kernel.generic import ctrlmsg, ipvsmsg
+from amphora_agent.kernel.messages import import_generic_messages
 from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
 from amphora_agent.model.status import Counters
 from amphora_agent.namespace import Namespace
@@ -17,6 +17,8 @@ _NETLINK_GENERIC = 16
 _CONTROLLER, _GET_FAMILY = 16, 3  # GENL_ID_CTRL, CTRL_CMD_GETFAMILY
 _GET_SERVICE, _GET_DESTINATION = 4, 8
 _PROTOCOLS = {17: "UDP", 132: "SCTP"}
+ctrlmsg, ipvsmsg = import_generic_messages()
+
 _FAMILIES = frozenset({socket.AF_INET, socket.AF_INET6})
 
 

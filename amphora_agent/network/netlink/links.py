@@ -5,7 +5,8 @@ A `Netlink` belongs to the namespace in which it is opened, the agent's own or t
 """
 
 import errno
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,7 @@ _DONE_ALREADY = {
 class Netlink:
     """The kernel's view of the namespace in which it is opened, and changes there."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._socket = NetlinkSocket()
 
     def __enter__(self) -> "Netlink":
@@ -172,20 +172,18 @@ class Netlink:
             self._socket.change(build_change(link, op))
 
     def _await_addresses(self, link: Link, addresses: tuple[Address, ...]) -> None:
-        deadline = self._clock() + _DAD_TIMEOUT
+        deadline = time.monotonic() + _DAD_TIMEOUT
         with NetlinkEvents(_IPV6_ADDRESS_EVENTS) as events:
             while True:
-                held = [found for found in self._addresses(link) if found.interface.ip in addresses]
-                for address in held:
-                    ip = address.interface.ip
-                    if address.failed:
-                        raise OperationFailed(
-                            "Duplicate IPv6 address",
-                            f"another host on the network of {link.name} has {ip}",
-                        )
-                if not any(address.tentative for address in held):
+                awaited = [held for held in self._addresses(link) if held.interface.ip in addresses]
+                if failed := [held.interface.ip for held in awaited if held.failed]:
+                    raise OperationFailed(
+                        "Duplicate IPv6 address",
+                        f"another host on the network of {link.name} has {failed[0]}",
+                    )
+                if not any(held.tentative for held in awaited):
                     return
-                remaining = deadline - self._clock()
+                remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     raise OperationFailed(
                         "IPv6 address not usable",

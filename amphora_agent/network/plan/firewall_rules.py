@@ -77,7 +77,7 @@ def ruleset(ports: Iterable[Port]) -> Ruleset:
     for chain, expressions in rules.items():
         if expressions:
             objects.append({"chain": _of_table(name=chain, hook=chain, **_HOOKS[chain])})
-            objects += [{"rule": _of_table(chain=chain, expr=each)} for each in expressions]
+            objects += [{"rule": _of_table(chain=chain, expr=rule)} for rule in expressions]
     return _canonical(objects)
 
 
@@ -87,8 +87,8 @@ def parse_listing(nft_json: str) -> Ruleset | None:
     Raises:
         ValueError: it is not JSON.
     """
-    printed = [_without_handles(each) for each in json.loads(nft_json)["nftables"]]
-    ours = [each for each in printed if _is_of_table(each)]
+    printed = [_without_handles(item) for item in json.loads(nft_json)["nftables"]]
+    ours = [item for item in printed if _is_of_table(item)]
     return _canonical(ours) if ours else None
 
 
@@ -99,7 +99,7 @@ def build_transaction(ruleset: Ruleset) -> bytes:
         {"add": _TABLE},
         {"delete": _TABLE},
     ]  # a missing table cannot be deleted
-    commands += [{"add": json.loads(each)} for each in ruleset.objects]
+    commands += [{"add": json.loads(item)} for item in ruleset.objects]
     return json.dumps({"nftables": commands}).encode()
 
 
@@ -213,7 +213,7 @@ def _network(network: Network) -> object:
 
 
 def _canonical(objects: list[Json]) -> Ruleset:
-    return Ruleset(tuple(_text(_respell(each)) for each in sorted(objects, key=_sort_key)))
+    return Ruleset(tuple(_text(_respell(item)) for item in sorted(objects, key=_sort_key)))
 
 
 def _sort_key(described: Json) -> tuple[int, str]:

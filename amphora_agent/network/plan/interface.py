@@ -74,11 +74,10 @@ class Route(msgspec.Struct, frozen=True):
     protocol: int = OWN_PROTOCOL
 
     def __str__(self) -> str:
-        words = [str(self.destination)]
-        words += ["via", str(self.gateway)] if self.gateway else []
-        words += ["src", str(self.source)] if self.source else []
-        words += ["table", str(self.table)] if self.table != MAIN_TABLE else []
-        return " ".join([*words, "metric", str(self.metric)])
+        via = f" via {self.gateway}" if self.gateway else ""
+        src = f" src {self.source}" if self.source else ""
+        table = f" table {self.table}" if self.table != MAIN_TABLE else ""
+        return f"{self.destination}{via}{src}{table} metric {self.metric}"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -102,10 +101,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     expires: float
 
     def __str__(self) -> str:
-        words = [str(self.address)]
-        words += [f"{route.destination} via {route.nexthop}" for route in self.routes]
-        words += [f"mtu {self.mtu}"] if self.mtu else []
-        return ", ".join(words)
+        routes = [f"{route.destination} via {route.nexthop}" for route in self.routes]
+        mtu = [f"mtu {self.mtu}"] if self.mtu else []
+        return ", ".join([str(self.address), *routes, *mtu])
 
 
 class InterfaceSpec(msgspec.Struct, frozen=True):
@@ -174,7 +172,7 @@ def build_interface_spec(
     vips = vip.vips if vip else ()
     fixed_ips = (network.fixed_ips if network else None) or ()
     automatic = vip.vrrp_ip is None if vip else not fixed_ips
-    dhcp = automatic and (vip is None or any(each.ip_address.version == 4 for each in vips))
+    dhcp = automatic and (vip is None or any(own_vip.ip_address.version == 4 for own_vip in vips))
     lease = lease if dhcp else None
     addresses: list[HostAddress] = []
     if vip and vip.vrrp_ip is not None:
@@ -182,8 +180,8 @@ def build_interface_spec(
     if lease:
         addresses.append(HostAddress(lease.address))
     if single:
-        addresses += (_as_host(each.ip_address) for each in vips)
-    addresses += (_add_prefix(each.ip_address, each.subnet_cidr) for each in fixed_ips)
+        addresses += (_as_host(own_vip.ip_address) for own_vip in vips)
+    addresses += (_add_prefix(fixed.ip_address, fixed.subnet_cidr) for fixed in fixed_ips)
     by_ip: dict[Address, HostAddress] = {}
     for address in addresses:
         by_ip.setdefault(address.interface.ip, address)
@@ -211,7 +209,7 @@ def build_interface_spec(
         addresses=tuple(by_ip.values()),
         routes=tuple(routing.routes.values()),
         optional=frozenset(routing.chosen),
-        rules=tuple(Rule(ip_network(each.ip_address)) for each in vips) if single else (),
+        rules=tuple(Rule(ip_network(own_vip.ip_address)) for own_vip in vips) if single else (),
         dhcp=dhcp,
         slaac=automatic,
         retired=frozenset(owned) - wanted,
@@ -249,8 +247,8 @@ class _Routing:
             self._add(DEFAULT_DESTINATION[gateway.version], table, gateway=gateway)
 
     def add_host_routes(self, host_routes: Iterable[HostRoute] | None, table: int) -> None:
-        for each in host_routes or ():
-            if route := self._add(each.destination, table, gateway=each.nexthop):
+        for sent in host_routes or ():
+            if route := self._add(sent.destination, table, gateway=sent.nexthop):
                 self.chosen.add(route)
 
     def _add(
@@ -322,10 +320,10 @@ def _parse_address(environment: Mapping[str, str]) -> IPv4Interface:
 
 
 def _parse_routes(text: str) -> Iterator[HostRoute]:
-    words = text.split()
-    if len(words) % 2 or len(words) > 2 * _MOST_ROUTES:
+    hosts = text.split()
+    if len(hosts) % 2 or len(hosts) > 2 * _MOST_ROUTES:
         raise ValueError(f"{text!r} are not routes")
-    for destination, nexthop in zip(words[::2], words[1::2], strict=True):
+    for destination, nexthop in zip(hosts[::2], hosts[1::2], strict=True):
         network = IPv4Network(destination, strict=False)
         # Next hop 0.0.0.0 means a network on the link, which is what the prefix is for.
         if network.prefixlen >= _WIDEST and nexthop != "0.0.0.0":  # noqa: S104 - nothing is bound

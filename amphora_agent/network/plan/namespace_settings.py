@@ -63,7 +63,7 @@ def _merge(setting: Setting, actual: str) -> str:
     comparable = len(wanted) == len(has) and all(map(_NUMBER.fullmatch, has))
     if setting.comparison is Comparison.EXACTLY or not comparable:
         return setting.value
-    pairs = [(int(one), int(other)) for one, other in zip(wanted, has, strict=True)]
+    pairs = [(int(value), int(held)) for value, held in zip(wanted, has, strict=True)]
     if setting.comparison is Comparison.RANGE:
         return f"{min(pairs[0])} {max(pairs[1])}"
     further = max if setting.comparison is Comparison.AT_LEAST else min

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -78,7 +77,7 @@ def test_a_refusal_has_the_kernels_own_words(inside: Namespace) -> None:
 def test_a_dump_may_be_refused(inside: Namespace) -> None:
     def ask() -> None:
         with (
-            Netlink(time.monotonic) as kernel,
+            Netlink() as kernel,
             pytest.raises(OperationFailed, match=r"Cannot read the state of the network: .*device"),
         ):
             kernel.read_state(_NOBODY, ())
@@ -206,7 +205,7 @@ class _Interrupted(NetlinkSocket):
 
 def _with_eth1(inside: Namespace, function: Callable[[Netlink, Link], None]) -> None:
     def ask() -> None:
-        with Netlink(time.monotonic) as kernel:
+        with Netlink() as kernel:
             [link] = [each for each in kernel.links() if each.name == "eth1"]
             function(kernel, link)
 
@@ -214,7 +213,7 @@ def _with_eth1(inside: Namespace, function: Callable[[Netlink, Link], None]) -> 
 
 
 def _links() -> list[Link]:
-    with Netlink(time.monotonic) as kernel:
+    with Netlink() as kernel:
         return kernel.links()
 
 

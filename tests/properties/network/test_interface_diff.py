@@ -171,7 +171,7 @@ def states(draw: st.DrawFn) -> InterfaceState:
 
 
 @given(specs(), states())
-def test_what_was_carried_out_leaves_no_difference(
+def test_leaves_no_difference_after_its_operations(
     desired: InterfaceSpec, actual: InterfaceState
 ) -> None:
     ops = diff(desired, actual)
@@ -183,9 +183,7 @@ def test_what_was_carried_out_leaves_no_difference(
 
 
 @given(specs(), states())
-def test_what_belongs_to_others_is_never_touched(
-    desired: InterfaceSpec, actual: InterfaceState
-) -> None:
+def test_touches_nothing_of_others(desired: InterfaceSpec, actual: InterfaceState) -> None:
     wanted_ips = {address.interface.ip for address in desired.addresses}
     for op in diff(desired, actual):
         match op:

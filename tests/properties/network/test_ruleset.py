@@ -27,13 +27,13 @@ def test_the_order_of_ports_and_rules_does_not_matter(
 
 
 @given(ports_lists)
-def test_guarded_is_another_thing_than_open(ports: list[Port]) -> None:
+def test_distinguishes_guarded_from_open_ports(ports: list[Port]) -> None:
     for number, port in enumerate(ports):
         other = Port(port.name, () if port.rules is None else None)
         assert ruleset([*ports[:number], other, *ports[number + 1 :]]) != ruleset(ports)
 
 
 @given(ports_lists)
-def test_what_is_listed_is_what_was_applied(ports: list[Port]) -> None:
+def test_lists_the_ruleset_that_was_applied(ports: list[Port]) -> None:
     made = ruleset(ports)
     assert parse_listing(printed(*as_printed(made))) == made

@@ -42,7 +42,7 @@ def address(leases: Leases) -> str | None:
 
 
 @pytest.mark.parametrize("event", ["bound", "renew"])
-def test_a_lease_is_remembered_by_its_port(leases: Leases, event: str) -> None:
+def test_keeps_a_lease_by_its_port(leases: Leases, event: str) -> None:
     assert leases.record_event(MAC, event, BOUND)
     assert address(Leases(leases.directory, now=lambda: 0)) == "10.2.0.52/24"
     assert leases.get(parse_mac("fa:16:3e:00:00:02")) is None
@@ -57,7 +57,7 @@ def test_a_lease_counts_until_its_time_is_up(leases: Leases, time: Time) -> None
     assert address(leases) is None
 
 
-def test_a_renewal_lengthens_it_and_lets_the_interface_be_looked_at(
+def test_renewal_lengthens_the_lease_and_reconciles_the_port(
     leases: Leases, time: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     leases.record_event(MAC, "bound", BOUND)
@@ -77,7 +77,7 @@ def test_a_change_is_logged(leases: Leases, caplog: pytest.LogCaptureFixture) ->
     assert address(leases) == "10.2.0.53/24"
 
 
-def test_what_the_server_takes_back_is_forgotten(leases: Leases) -> None:
+def test_forgets_a_lease_that_the_server_takes_back(leases: Leases) -> None:
     leases.record_event(MAC, "bound", BOUND)
     assert leases.record_event(MAC, "nak", {"message": "wrong network"})
     assert address(leases) is None
@@ -85,9 +85,7 @@ def test_what_the_server_takes_back_is_forgotten(leases: Leases) -> None:
 
 
 @pytest.mark.parametrize("event", ["deconfig", "leasefail"])
-def test_a_search_costs_the_lease_only_when_its_time_is_up(
-    leases: Leases, time: Time, event: str
-) -> None:
+def test_search_ends_only_an_expired_lease(leases: Leases, time: Time, event: str) -> None:
     assert not leases.record_event(MAC, event, {})
     leases.record_event(MAC, "bound", BOUND)
     time.now += 99
@@ -103,7 +101,7 @@ def test_a_search_costs_the_lease_only_when_its_time_is_up(
     ("event", "environment"),
     [("bound", {}), ("renew", ELSEWHERE | {"subnet": "0.0.0.0"}), ("reboot", ELSEWHERE)],
 )
-def test_what_makes_no_sense_changes_nothing(
+def test_invalid_event_changes_nothing(
     leases: Leases, event: str, environment: dict[str, str]
 ) -> None:
     with pytest.raises(InvalidRequest):
@@ -115,7 +113,7 @@ def test_what_makes_no_sense_changes_nothing(
     assert address(leases) == "10.2.0.52/24"
 
 
-def test_a_damaged_one_is_reported_and_is_none(
+def test_reports_a_damaged_lease_and_returns_none(
     leases: Leases, caplog: pytest.LogCaptureFixture
 ) -> None:
     leases.record_event(MAC, "bound", BOUND)
@@ -127,7 +125,7 @@ def test_a_damaged_one_is_reported_and_is_none(
     assert address(leases) == "10.2.0.52/24"
 
 
-def test_nobody_waits_for_a_lease_that_is_there_or_beyond_the_deadline(
+def test_waits_neither_for_a_present_lease_nor_beyond_the_deadline(
     leases: Leases, time: Time
 ) -> None:
     assert leases.wait_for(MAC, deadline=time.now) is None

@@ -55,11 +55,11 @@ def lines(ops: NetOps) -> list[str]:
     return [str(op) for op in ops]
 
 
-def test_nothing_to_do() -> None:
+def test_plans_nothing_for_an_interface_in_order() -> None:
     assert diff(SPEC, DONE) == ()
 
 
-def test_a_new_port() -> None:
+def test_plans_everything_for_a_new_port() -> None:
     fresh = InterfaceState(name="ens7", mtu=1500, up=False, inside=False)
     assert lines(diff(SPEC, fresh)) == [
         "move ens7 into the namespace as eth1",
@@ -100,7 +100,7 @@ def test_routes_and_rules_of_others_stay(protocol: int) -> None:
     assert diff(SPEC, state) == ()
 
 
-def test_a_route_of_ours_is_added_beside_the_same_of_another() -> None:
+def test_adds_its_route_beside_the_same_of_another() -> None:
     """Theirs may go at any time, as routes learned from router advertisements do."""
     state = replace(
         DONE, routes=DONE.routes - {SPEC.routes[0]} | {replace(SPEC.routes[0], protocol=RA)}

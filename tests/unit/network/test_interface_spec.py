@@ -73,7 +73,7 @@ def lines(values: tuple[object, ...]) -> list[str]:
     return [str(value) for value in values]
 
 
-def test_an_ipv4_vip_in_single() -> None:
+def test_puts_an_ipv4_vip_on_the_interface_in_single() -> None:
     wanted = spec(VIP4)
     assert lines(wanted.addresses) == ["10.1.0.7/24", "10.1.0.5/32"]
     assert lines(wanted.routes) == [
@@ -86,7 +86,7 @@ def test_an_ipv4_vip_in_single() -> None:
     assert wanted.mtu is None
 
 
-def test_an_ipv6_vip_in_single() -> None:
+def test_puts_an_ipv6_vip_on_the_interface_in_single() -> None:
     """The VIP is deprecated: connections to members come from vrrp_ip, as they do in IPv4."""
     wanted = spec(VIP6)
     assert lines(wanted.addresses) == ["fd01::7/64", "fd01::5/128 deprecated"]
@@ -108,7 +108,7 @@ def test_in_active_standby_vip_table_and_rules_are_left_to_keepalived(vip: dict[
     assert wanted.rules == ()
 
 
-def test_additional_vips_of_another_subnet_and_family() -> None:
+def test_adds_additional_vips_of_another_subnet_and_family() -> None:
     wanted = spec(VIP4 | {"additional_vips": [MORE4, MORE6]})
     assert lines(wanted.addresses) == [
         "10.1.0.7/24",
@@ -176,7 +176,7 @@ def test_an_ipv4_vip_without_vrrp_ip_takes_dhcp(vip: dict[str, Any]) -> None:
     assert lines(spec(vip, lease=LEASE).addresses)[0] == "10.1.0.77/24"
 
 
-def test_of_a_lease_the_vip_takes_the_address_and_no_routes() -> None:
+def test_vip_takes_the_address_of_a_lease_and_no_routes() -> None:
     wanted = spec(VIP4 | {"vrrp_ip": None}, lease=LEASE)
     assert lines(wanted.addresses) == ["10.1.0.77/24", "10.1.0.5/32"]
     assert wanted.routes == spec(VIP4).routes
@@ -257,7 +257,7 @@ def test_an_address_that_is_named_twice_is_there_once() -> None:
     assert lines(wanted.addresses) == ["10.1.0.7/24", "10.1.0.5/32"]
 
 
-def test_a_vip_network_without_gateway() -> None:
+def test_leaves_out_the_default_route_without_gateway() -> None:
     assert lines(spec(VIP4 | {"gateway": None}).routes) == [
         "10.1.0.0/24 src 10.1.0.5 table 1 metric 1"
     ]

@@ -49,14 +49,14 @@ def record(name: str = "eth1", last: str = "01") -> PortRecord:
     )
 
 
-def test_what_was_put_is_got(tmp_path: Path) -> None:
+def test_returns_the_record_that_was_put(tmp_path: Path) -> None:
     PortRecords(tmp_path / "interfaces").put(record())
     records = PortRecords(tmp_path / "interfaces")
     assert records.get(MAC) == record()
     assert [path.name for path in records.directory.iterdir()] == ["fa-16-3e-00-00-01.json"]
 
 
-def test_what_was_removed_is_gone(tmp_path: Path) -> None:
+def test_returns_no_removed_record(tmp_path: Path) -> None:
     records = PortRecords(tmp_path)
     records.put(record())
     records.remove(MAC)
@@ -65,11 +65,11 @@ def test_what_was_removed_is_gone(tmp_path: Path) -> None:
     assert records.all() == []
 
 
-def test_without_a_directory_there_is_nothing(tmp_path: Path) -> None:
+def test_returns_nothing_without_a_directory(tmp_path: Path) -> None:
     assert PortRecords(tmp_path / "interfaces").all() == []
 
 
-def test_the_same_again_is_not_written(tmp_path: Path) -> None:
+def test_skips_the_write_of_an_equal_record(tmp_path: Path) -> None:
     records = PortRecords(tmp_path)
     records.put(record())
     [path] = tmp_path.iterdir()
@@ -78,14 +78,14 @@ def test_the_same_again_is_not_written(tmp_path: Path) -> None:
     assert path.stat().st_ino == before
 
 
-def test_the_order_is_that_of_the_interfaces(tmp_path: Path) -> None:
+def test_returns_records_in_the_order_of_interfaces(tmp_path: Path) -> None:
     records = PortRecords(tmp_path)
     for name, last in (("eth10", "01"), ("eth2", "02"), ("eth1", "03")):
         records.put(record(name, last))
     assert [each.name for each in records.all()] == ["eth1", "eth2", "eth10"]
 
 
-def test_a_damaged_one_is_reported_and_left_aside(
+def test_reports_a_damaged_record_and_leaves_it_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     records = PortRecords(tmp_path)

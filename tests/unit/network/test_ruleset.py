@@ -211,7 +211,7 @@ def test_other_tables_are_not_looked_at() -> None:
     assert parse_listing(printed(*foreign, *as_printed(made))) == made
 
 
-def test_no_table_is_no_ruleset() -> None:
+def test_returns_no_ruleset_without_a_table() -> None:
     assert parse_listing(printed()) is None
 
 
@@ -230,7 +230,7 @@ def test_no_table_is_no_ruleset() -> None:
         },
     ],
 )
-def test_what_others_put_into_our_table_makes_a_difference(addition: dict[str, Any]) -> None:
+def test_sees_what_others_put_into_the_table(addition: dict[str, Any]) -> None:
     made = ruleset([Port("eth1")])
     assert parse_listing(printed(*as_printed(made), addition)) != made
 
@@ -262,7 +262,7 @@ def test_addresses_are_the_same_in_any_spelling() -> None:
     assert parse_listing(respelled) == made
 
 
-def test_what_is_not_json_is_no_listing() -> None:
+def test_refuses_a_listing_that_is_not_json() -> None:
     with pytest.raises(ValueError, match="Expecting value"):
         parse_listing("Error: Could not process rule")
 

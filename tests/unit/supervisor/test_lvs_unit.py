@@ -31,11 +31,11 @@ def test_the_pid_of_an_earlier_boot_is_forgotten() -> None:
     assert f"ExecStartPre=/bin/rm -f {SPEC.argv[2]}" in render_unit(SPEC).splitlines()
 
 
-def test_it_does_not_run_without_what_the_agent_gives_it() -> None:
+def test_unit_needs_the_configuration_of_the_agent() -> None:
     assert f"ConditionPathExists={SPEC.argv[4]}" in render_unit(SPEC).splitlines()
 
 
-def test_it_runs_before_who_asks_for_it() -> None:
+def test_unit_starts_before_the_agent() -> None:
     [before] = [line for line in render_unit(SPEC).splitlines() if line.startswith("Before=")]
     assert {"amphora-agent.service", "octavia-keepalived.service"} <= set(before[7:].split())
 

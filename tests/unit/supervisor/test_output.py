@@ -40,11 +40,11 @@ HAPROXY, VRRP = "haproxy-a", "octavia-keepalived"
         ("octavia-vrrp-check", "all answer", logging.DEBUG),
     ],
 )
-def test_op10_each_line_has_the_level_of_what_it_says(process: str, line: str, level: int) -> None:
+def test_finds_the_level_of_a_line(process: str, line: str, level: int) -> None:
     assert supervisor_output.find_level(process, line) == level
 
 
-def test_op10_only_what_an_operator_must_see_is_said_again(
+def test_logs_only_serious_lines(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -61,7 +61,7 @@ def test_op10_only_what_an_operator_must_see_is_said_again(
     assert caplog.records[-1].getMessage() == "and 10 more lines like these"
 
 
-def test_op10_lines_of_the_journal_are_those_of_units() -> None:
+def test_parses_the_lines_of_units_in_the_journal() -> None:
     lines = [
         {"__CURSOR": "a", "_SYSTEMD_UNIT": "haproxy-a.service", "MESSAGE": "[ALERT] x"},
         {"__CURSOR": "b", "_SYSTEMD_UNIT": "haproxy-a.service", "MESSAGE": [1, 2, 3]},
@@ -76,7 +76,7 @@ def test_op10_lines_of_the_journal_are_those_of_units() -> None:
     )
 
 
-def test_op10_what_is_new_in_a_file_is_told_once(tmp_path: Path) -> None:
+def test_reads_each_new_line_of_a_file_once(tmp_path: Path) -> None:
     files = supervisor_output.OutputFiles(lambda name: tmp_path / name)
     path = tmp_path / "a"
     path.write_text("before\n")

@@ -38,6 +38,6 @@ def test_an_issuer_is_the_same_in_certificates_and_lists() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 10, 100, 200])
-def test_what_is_cut_off_is_refused(length: int) -> None:
+def test_refuses_a_certificate_that_is_cut_off(length: int) -> None:
     with pytest.raises(ValueError, match=r"cut off|not DER|no certificate"):
         identify(encoded(ROOT.certificate)[:length])

@@ -28,7 +28,7 @@ def revocation_list(serials: list[int], made: datetime) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ec"])
-def test_a_certificate_file(kind: KeyKind) -> None:
+def test_parses_certificate_chain_and_key(kind: KeyKind) -> None:
     issued = AUTHORITY.intermediate("i", key="ec").issue("a", key=kind)
     blocks = pem.parse_pem(issued.pem).blocks
     certificate = x509.load_pem_x509_certificate(issued.certificate)
@@ -49,7 +49,7 @@ def test_a_certificate_file(kind: KeyKind) -> None:
         (datetime(2055, 12, 1, tzinfo=UTC), "Dec 1 00:00:00 2055 GMT"),
     ],
 )
-def test_a_revocation_list(serials: list[int], made: datetime, printed: str) -> None:
+def test_reads_a_revocation_list(serials: list[int], made: datetime, printed: str) -> None:
     (block,) = pem.parse_pem(revocation_list(serials, made)).blocks
     assert block.label == pem.REVOCATIONS
     assert pem.read_expiry(block) == made + timedelta(days=1)
@@ -68,7 +68,7 @@ def test_a_revocation_list(serials: list[int], made: datetime, printed: str) -> 
         lambda text: text.replace("-----\n", "-----\nProc-Type: 4,ENCRYPTED\n", 1),
     ],
 )
-def test_what_is_not_whole(change: object) -> None:
+def test_refuses_a_file_that_is_not_whole(change: object) -> None:
     text = AUTHORITY.issue("a", key="ec").pem.decode()
     assert callable(change)
     changed = change(text)
@@ -78,7 +78,7 @@ def test_what_is_not_whole(change: object) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\x30", b"\x30\x05", b"\x02\x01\x01", b"\x30\x84\xff"])
-def test_what_is_no_certificate(content: bytes) -> None:
+def test_refuses_content_that_is_no_certificate(content: bytes) -> None:
     with pytest.raises(pem.Unreadable):
         pem.read_serial(content)
     with pytest.raises(pem.Unreadable):

@@ -47,7 +47,7 @@ def test_the_first_certificate_counts_whatever_is_around_it() -> None:
     assert read_expiries(f"words\n{key}{pem(until)}{pem(later)}") == (until, later)
 
 
-def test_what_is_no_certificate_is_refused() -> None:
+def test_refuses_text_without_a_certificate() -> None:
     whole = pem(datetime(2030, 1, 1, tzinfo=UTC))
     lines = whole.splitlines()
     cut_off = "\n".join((*lines[:3], lines[-1]))

@@ -16,6 +16,6 @@ settings = st.builds(
 
 
 @given(settings, st.lists(numbers, min_size=1, max_size=3))
-def test_what_was_written_is_good(setting: Setting, actual: list[int]) -> None:
+def test_accepts_a_value_that_it_has_written(setting: Setting, actual: list[int]) -> None:
     written = setting.find_value(" ".join(map(str, actual)))
     assert written is None or setting.find_value(written) is None

@@ -51,24 +51,24 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_a_route_is_what_it_was(route: Route) -> None:
+def test_reads_back_a_route_that_it_sent(route: Route) -> None:
     for op in (AddRoute(route), RemoveRoute(route)):
         assert list(parse_routes(LINK.index, _answer(build_change(LINK, op)))) == [route]
 
 
-def test_a_route_of_another_interface_is_not_ours() -> None:
+def test_leaves_out_routes_of_other_interfaces() -> None:
     request = build_change(LINK, AddRoute(ROUTES[0]))
     assert list(parse_routes(8, _answer(request))) == []
 
 
 @pytest.mark.parametrize(("kind", "table"), [(1, 255), (2, 254), (7, 254)])
-def test_routes_that_the_kernel_keeps_for_itself_are_not_seen(kind: int, table: int) -> None:
+def test_leaves_out_routes_that_the_kernel_keeps_for_itself(kind: int, table: int) -> None:
     fields = {"family": 2, "type": kind, "dst_len": 8}
     attributes = (("RTA_DST", "10.0.0.0"), ("RTA_OIF", 7), ("RTA_TABLE", table))
     assert list(parse_routes(7, _answer(Request(24, rtmsg, fields, attributes)))) == []
 
 
-def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> None:
+def test_splits_a_route_with_several_gateways() -> None:
     hops = [
         {"oif": oif, "flags": 0, "hops": 0, "attrs": [("RTA_GATEWAY", gateway)]}
         for oif, gateway in ((7, "fd01::1"), (8, "fd02::1"), (7, "fd01::2"))
@@ -87,14 +87,14 @@ def test_of_a_route_with_several_gateways_those_of_the_interface_are_seen() -> N
 
 
 @pytest.mark.parametrize("source", ["10.1.0.5/32", "fd01::5/128", "10.1.0.0/24"])
-def test_a_rule_is_what_it_was(source: str) -> None:
+def test_reads_back_a_rule_that_it_sent(source: str) -> None:
     rule = Rule(ip_network(source))
     for op in (AddRule(rule), RemoveRule(rule)):
         assert list(parse_rule(_answer(build_change(LINK, op)))) == [rule]
 
 
 @pytest.mark.parametrize("text", ["10.1.0.7/24", "10.1.0.5/32", "fd01::7/64", "fd01::5/128"])
-def test_an_address_is_what_it_was(text: str) -> None:
+def test_reads_back_an_address_that_it_sent(text: str) -> None:
     interface = ip_interface(text)
     for op in (
         AddAddress(HostAddress(interface, deprecated=False)),
@@ -108,7 +108,7 @@ def test_an_address_is_what_it_was(text: str) -> None:
         assert message["index"] == LINK.index
 
 
-def test_only_a_deprecated_address_is_sent_a_lifetime() -> None:
+def test_sends_a_lifetime_only_with_a_deprecated_address() -> None:
     interface = ip_interface("fd01::5/128")
     lasting = _answer(build_change(LINK, AddAddress(HostAddress(interface, deprecated=False))))
     assert lasting.get_attr("IFA_CACHEINFO") is None

@@ -42,7 +42,7 @@ def routes(text: str) -> list[str]:
     return [f"{each.destination} via {each.nexthop}" for each in lease(staticroutes=text).routes]
 
 
-def test_address_mtu_routes_and_end_are_taken() -> None:
+def test_takes_address_mtu_routes_and_end_of_a_lease() -> None:
     taken = lease()
     assert taken.address == ip_interface("10.2.0.52/24")
     assert taken.mtu == 1400
@@ -50,12 +50,12 @@ def test_address_mtu_routes_and_end_are_taken() -> None:
     assert str(taken) == "10.2.0.52/24, 192.168.7.0/24 via 10.2.0.9, mtu 1400"
 
 
-def test_a_lease_of_an_address_alone() -> None:
+def test_takes_a_lease_of_an_address_alone() -> None:
     taken = lease(mtu=None, staticroutes=None)
     assert taken == Lease(address=ip_interface("10.2.0.52/24"), expires=NOW + 86400)
 
 
-def test_it_is_the_same_after_the_disk() -> None:
+def test_decodes_the_lease_that_it_encoded() -> None:
     assert decode(encode(lease()), Lease) == lease()
 
 
@@ -74,7 +74,7 @@ def test_a_lease_lasts_as_long_as_its_client_believes(said: str | None, seconds:
         ("10.77.1.2/16 10.2.0.9", ["10.77.0.0/16"]),
     ],
 )
-def test_routes_to_single_networks(text: str, taken: list[str]) -> None:
+def test_takes_routes_to_single_networks(text: str, taken: list[str]) -> None:
     assert [route.partition(" ")[0] for route in routes(text)] == taken
 
 
@@ -88,7 +88,7 @@ def test_routes_to_single_networks(text: str, taken: list[str]) -> None:
         "64.0.0.0/7 10.2.0.1",
     ],
 )
-def test_no_default_route_in_one_piece_or_in_many(default: str) -> None:
+def test_refuses_a_default_route_in_one_piece_or_in_many(default: str) -> None:
     assert routes(f"{default} 10.77.0.0/16 10.2.0.9") == ["10.77.0.0/16 via 10.2.0.9"]
 
 
@@ -146,12 +146,12 @@ def test_a_single_address_and_a_pair_are_subnets() -> None:
         {"staticroutes": "10.77.0.0/16 10.2.0.9 " * 52},
     ],
 )
-def test_what_makes_no_sense_is_refused_whole(changes: dict[str, str | None]) -> None:
+def test_refuses_a_lease_with_any_invalid_value(changes: dict[str, str | None]) -> None:
     with pytest.raises(InvalidRequest, match="Invalid DHCP lease"):
         lease(**changes)
 
 
-def test_what_is_refused_is_short_and_on_one_line() -> None:
+def test_quotes_a_refused_value_shortly_on_one_line() -> None:
     with pytest.raises(InvalidRequest) as refusal:
         lease(staticroutes="\n" * 3 + "x" * 9999)
     assert len(str(refusal.value)) < 500

@@ -28,7 +28,7 @@ def state(**changed: str) -> NamespaceState:
     return NamespaceState(WANTED, frozenset(values.items()))
 
 
-def test_what_is_as_it_should_be_needs_nothing() -> None:
+def test_plans_nothing_for_a_namespace_in_order() -> None:
     assert diff_namespace(WANTED, state()) == ()
 
 
@@ -51,13 +51,13 @@ def test_limits_are_raised_and_never_lowered() -> None:
     assert diff_namespace(WANTED, large) == ()
 
 
-def test_without_a_ruleset_only_settings_are_seen_to() -> None:
+def test_plans_only_settings_without_a_ruleset() -> None:
     assert lines(diff_namespace(None, state(net__ipv4__ip_forward="0"))) == [
         "set net/ipv4/ip_forward=1"
     ]
 
 
-def test_what_the_kernel_offers_late_is_not_missed() -> None:
+def test_misses_no_setting_that_the_kernel_offers_late() -> None:
     missing = find_missing(NamespaceState(None, frozenset()))
     assert "net/core/somaxconn" in missing
     assert not any("conntrack" in key for key in missing)

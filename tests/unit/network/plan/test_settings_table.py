@@ -36,7 +36,7 @@ DEFAULTS = {
         ("net/ipv4/tcp_wmem", "4096 87380 33554432"),
     ],
 )
-def test_a6_the_kernels_default_is_replaced(key: str, value: str) -> None:
+def test_replaces_the_default_of_the_kernel(key: str, value: str) -> None:
     assert SETTINGS[key].find_value(DEFAULTS[key]) == value
     assert SETTINGS[key].find_value(value) is None
 
@@ -54,7 +54,7 @@ def test_a6_the_kernels_default_is_replaced(key: str, value: str) -> None:
         ("net/netfilter/nf_conntrack_max", "1000000"),
     ],
 )
-def test_a6_what_an_operator_set_further_stays(key: str, actual: str) -> None:
+def test_keeps_a_value_that_an_operator_set_further(key: str, actual: str) -> None:
     assert SETTINGS[key].find_value(actual) is None
 
 
@@ -67,9 +67,7 @@ def test_a6_what_an_operator_set_further_stays(key: str, actual: str) -> None:
         ("net/ipv4/tcp_wmem", "8192 16384 4194304", "8192 87380 33554432"),
     ],
 )
-def test_a6_of_several_numbers_each_is_kept_that_goes_further(
-    key: str, actual: str, value: str
-) -> None:
+def test_keeps_each_number_that_goes_further(key: str, actual: str, value: str) -> None:
     assert SETTINGS[key].find_value(actual) == value
 
 
