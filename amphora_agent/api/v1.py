@@ -109,8 +109,7 @@ amphora = Blueprint("amphora", __name__)
 @amphora.put("/1.0/certificate")
 def certificate() -> ResponseReturnValue:
     data = body(LARGEST_CERTIFICATE)
-    operation = Operation.AGENT_CERTIFICATE
-    with services.journal.change(Part.AGENT, "", caller(), operation) as record:
+    with services.journal.change(Part.AGENT, "", caller(), Operation.AGENT_CERTIFICATE) as record:
         before = _format_expiry()
         services.certificate.replace(data)
         record.differences = [Difference("expires", before, _format_expiry())]
@@ -120,8 +119,7 @@ def certificate() -> ResponseReturnValue:
 @amphora.put("/1.0/config")
 def config() -> ResponseReturnValue:
     data = body(LARGEST_JSON)
-    operation = Operation.CONFIGURATION
-    with services.journal.change(Part.AGENT, "", caller(), operation) as record:
+    with services.journal.change(Part.AGENT, "", caller(), Operation.CONFIGURATION) as record:
         before = services.settings.current()
         services.reconfiguration.replace(data, peer())
         record.differences = list_differences(before, services.settings.current())

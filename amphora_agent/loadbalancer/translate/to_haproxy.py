@@ -199,11 +199,6 @@ def translate_listener(
             return ""
         return names[pool.pool_id][find_use(listener, pool)]
 
-    policies = []
-    for policy in listener.policies:
-        target = leads_to(policy.pool)
-        if policy.action is not Action.REDIRECT_TO_POOL or target:
-            policies.append(_translate_policy(policy, target))
     prometheus = listener.protocol is ListenerProtocol.PROMETHEUS
     cidrs = listener.allowed_cidrs
     return Frontend(
@@ -222,7 +217,11 @@ def translate_listener(
         client_verify=_VERIFY[listener.client_authentication],
         has_crl=listener.has_client_crl,
         hsts=_hsts(listener),
-        policies=tuple(policies),
+        policies=tuple(
+            _translate_policy(policy, leads_to(policy.pool))
+            for policy in listener.policies
+            if policy.action is not Action.REDIRECT_TO_POOL or leads_to(policy.pool)
+        ),
         default_backend=METRICS_BACKEND if prometheus else leads_to(listener.default_pool),
     )
 
