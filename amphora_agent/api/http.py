@@ -45,7 +45,7 @@ def limit_body(path: str) -> int:
 OK = {"message": "OK"}
 
 
-def body(most: int) -> bytes:
+def read_body(most: int) -> bytes:
     """Return the request's body, of at most `most` bytes.
 
     Raises:
@@ -69,7 +69,7 @@ def body(most: int) -> bytes:
     return data
 
 
-def etag(data: bytes) -> dict[str, str]:
+def make_etag(data: bytes) -> dict[str, str]:
     """Return the header ETag: the hex MD5, without quotes, as the controller compares it."""
     return {"ETag": hashlib.md5(data, usedforsecurity=False).hexdigest()}
 
@@ -96,7 +96,7 @@ def answer(value: msgspec.Struct | bytes, status: int = 200, *, etag: str = "") 
     return response
 
 
-def matches() -> frozenset[str] | None:
+def find_etags() -> frozenset[str] | None:
     """Return the ETags of If-Match, or "*"; None when there is no such header.
 
     Raises:
@@ -126,7 +126,7 @@ def wants_absence() -> bool:
 
 
 def require_known_query() -> None:
-    """See that the operation knows every name in the query, and that each is there once: one that
+    """Check that the operation knows every name in the query, and that each is there once: one that
     is misspelt, as in `?dryrun=1`, must not be ignored.
 
     Raises:

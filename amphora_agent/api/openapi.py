@@ -186,7 +186,11 @@ _SCHEMAS: dict[object, dict[str, Any]] = {
 def describe_briefly() -> bytes:
     """Return the operations in JSON, each with one sentence."""
     operations = [
-        {"method": operation.method, "path": _path(operation.rule), "description": operation.words}
+        {
+            "method": operation.method,
+            "path": _format_path(operation.rule),
+            "description": operation.words,
+        }
         for operation in OPERATIONS
     ]
     return msgspec.json.encode(
@@ -205,7 +209,7 @@ def write_document() -> bytes:
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         described = _describe(operation, known)
-        paths.setdefault(_path(operation.rule), {})[operation.method.lower()] = described
+        paths.setdefault(_format_path(operation.rule), {})[operation.method.lower()] = described
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -255,11 +259,11 @@ def _describe(operation: ApiOperation, known: Mapping[Any, Any]) -> dict[str, An
     ]
     responses = {}
     for status, kind in operation.gives.items():
-        content = {"content": _content(JSON, known[kind])} if kind else {}
+        content = {"content": _describe_content(JSON, known[kind])} if kind else {}
         headers = {"headers": {"ETag": {"schema": {"type": "string"}}}} if operation.etag else {}
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **content, **headers}
     for status in operation.refuses:
-        content = {"content": _content(PROBLEM, known[ProblemDetails])}
+        content = {"content": _describe_content(PROBLEM, known[ProblemDetails])}
         responses[str(status)] = {"description": HTTPStatus(status).phrase, **content}
     described = {
         "operationId": operation.name,
@@ -275,15 +279,18 @@ def _describe(operation: ApiOperation, known: Mapping[Any, Any]) -> dict[str, An
             MERGE_PATCH: {"type": "object", "description": words},
             PEM: {"type": "string", "description": "PEM (RFC 7468)"},
         }
-        described["requestBody"] = {"required": True, "content": _content(media, schemas[media])}
+        described["requestBody"] = {
+            "required": True,
+            "content": _describe_content(media, schemas[media]),
+        }
     return described
 
 
-def _content(media: str, schema: Any) -> dict[str, Any]:
+def _describe_content(media: str, schema: Any) -> dict[str, Any]:
     return {media: {"schema": schema}}
 
 
-def _path(rule: str) -> str:
+def _format_path(rule: str) -> str:
     return _PARAMETER.sub(r"{\1}", rule)
 
 

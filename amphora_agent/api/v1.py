@@ -24,9 +24,9 @@ from amphora_agent.api.http import (
     LARGEST_JSON,
     LEGACY,
     OK,
-    body,
-    etag,
     find_version,
+    make_etag,
+    read_body,
 )
 from amphora_agent.api.services import caller, peer, services
 from amphora_agent.errors import InvalidRequest
@@ -108,17 +108,17 @@ amphora = Blueprint("amphora", __name__)
 
 @amphora.put("/1.0/certificate")
 def certificate() -> ResponseReturnValue:
-    data = body(LARGEST_CERTIFICATE)
+    data = read_body(LARGEST_CERTIFICATE)
     with services.journal.change(Part.AGENT, "", caller(), Operation.AGENT_CERTIFICATE) as record:
         before = _format_expiry()
         services.certificate.replace(data)
         record.differences = [Difference("expires", before, _format_expiry())]
-    return OK, 202, etag(data)
+    return OK, 202, make_etag(data)
 
 
 @amphora.put("/1.0/config")
 def config() -> ResponseReturnValue:
-    data = body(LARGEST_JSON)
+    data = read_body(LARGEST_JSON)
     with services.journal.change(Part.AGENT, "", caller(), Operation.CONFIGURATION) as record:
         before = services.settings.current()
         services.reconfiguration.replace(data, peer())
@@ -139,9 +139,9 @@ _CERTIFICATE = "/1.0/loadbalancer/<lb_id>/certificates/<rest:filename>"
 @certificates.put(_CERTIFICATE, endpoint="put")
 def put_certificate(lb_id: str, filename: str) -> ResponseReturnValue:
     instance, name = object_id(lb_id), certificate_name(filename)
-    data = body(LARGEST_CERTIFICATE)
+    data = read_body(LARGEST_CERTIFICATE)
     services.instances.certificates.put(instance, name, data, by=caller())
-    return OK, 200, etag(data)
+    return OK, 200, make_etag(data)
 
 
 @certificates.get(_CERTIFICATE)
@@ -163,15 +163,15 @@ loadbalancers = Blueprint("loadbalancers", __name__)
 @loadbalancers.put("/1.0/loadbalancer/<amphora_id>/<lb_id>/haproxy", endpoint="upload")
 def upload_haproxy(amphora_id: str, lb_id: str) -> ResponseReturnValue:
     amphora, instance = object_id(amphora_id), object_id(lb_id)
-    data = body(LARGEST_CONFIGURATION)
+    data = read_body(LARGEST_CONFIGURATION)
     services.instances.upload(instance, amphora, data, caller())
-    return OK, 202, etag(data)
+    return OK, 202, make_etag(data)
 
 
 @loadbalancers.get("/1.0/loadbalancer/<lb_id>/haproxy")
 def get_haproxy(lb_id: str) -> ResponseReturnValue:
     data = services.inventory.configuration(object_id(lb_id))
-    return Response(data, mimetype="text/plain", headers=etag(data))
+    return Response(data, mimetype="text/plain", headers=make_etag(data))
 
 
 def _give_way(lb_id: ObjectId, start: Callable[[Takeover], object]) -> None:
@@ -219,7 +219,7 @@ udp = Blueprint("udp", __name__)
 def upload_listener(amphora_id: str, listener_id: str) -> ResponseReturnValue:
     object_id(amphora_id)
     listener = object_id(listener_id)
-    data = body(LARGEST_JSON)
+    data = read_body(LARGEST_JSON)
     lvs, addresses = services.lvs, services.instances.addresses
     with (
         services.journal.change(Part.INSTANCE, listener, caller(), Operation.UPLOAD) as record,
@@ -233,13 +233,13 @@ def upload_listener(amphora_id: str, listener_id: str) -> ResponseReturnValue:
     ):
         record.words = [f"{len(data)} bytes"]
         lvs.upload(listener, data)
-    return OK, 200, etag(data)
+    return OK, 200, make_etag(data)
 
 
 @udp.get("/1.0/listeners/<listener_id>/udp_listener")
 def get_listener(listener_id: str) -> ResponseReturnValue:
     data = services.lvs.configuration(object_id(listener_id))
-    return Response(data, mimetype="text/plain", headers=etag(data))
+    return Response(data, mimetype="text/plain", headers=make_etag(data))
 
 
 vrrp = Blueprint("vrrp", __name__)
@@ -247,11 +247,11 @@ vrrp = Blueprint("vrrp", __name__)
 
 @vrrp.put("/1.0/vrrp/upload", endpoint="upload")
 def upload_vrrp() -> ResponseReturnValue:
-    data = body(LARGEST_JSON)
+    data = read_body(LARGEST_JSON)
     with services.journal.change(Part.VRRP, "", caller(), Operation.UPLOAD) as record:
         record.words = [f"{len(data)} bytes"]
         services.vrrp.upload(data)
-    return OK, 200, etag(data)
+    return OK, 200, make_etag(data)
 
 
 @vrrp.put("/1.0/vrrp/<action>", endpoint="act")
@@ -280,7 +280,7 @@ def _changing(subject: str, operation: Operation) -> Iterator[ChangeRecord]:
 @network.post("/1.0/plug/vip/<vip>")
 def plug_vip(vip: str) -> ResponseReturnValue:
     single = services.settings.current().single
-    data = body(LARGEST_JSON)
+    data = read_body(LARGEST_JSON)
     with _changing(vip, Operation.PLUG_VIP) as record:
         details = services.network.plug_vip(vip, data, single=single)
         record.words = [details]
@@ -290,7 +290,7 @@ def plug_vip(vip: str) -> ResponseReturnValue:
 @network.post("/1.0/plug/network")
 def plug_network() -> ResponseReturnValue:
     single = services.settings.current().single
-    data = body(LARGEST_JSON)
+    data = read_body(LARGEST_JSON)
     with _changing("", Operation.PLUG_NETWORK) as record:
         details = services.network.plug_network(data, single=single)
         record.subject, record.words = details.rpartition(" ")[2], [details]
@@ -304,7 +304,7 @@ def interface(address: str) -> ResponseReturnValue:
 
 @network.put("/1.0/interface/<address>/rules")
 def rules(address: str) -> ResponseReturnValue:
-    data = body(LARGEST_JSON)
+    data = read_body(LARGEST_JSON)
     with _changing(address, Operation.INTERFACE_RULES):
         services.network.set_rules(address, data)
     return OK

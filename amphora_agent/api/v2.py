@@ -12,9 +12,9 @@ from amphora_agent.api.http import (
     LARGEST_CONFIGURATION,
     LARGEST_PATCH,
     answer,
-    body,
     find_choice,
-    matches,
+    find_etags,
+    read_body,
     wants_absence,
     wants_dry_run,
 )
@@ -62,7 +62,7 @@ def put_certificate(lb_id: str, name: str) -> ResponseReturnValue:
     which = object_id(lb_id), object_id(name)
     dry_run = wants_dry_run()
     about, new = services.declared().put_certificate(
-        *which, body(LARGEST_CERTIFICATE), caller(), dry_run=dry_run
+        *which, read_body(LARGEST_CERTIFICATE), caller(), dry_run=dry_run
     )
     return answer(about, 201 if new and not dry_run else 200)
 
@@ -93,9 +93,9 @@ def list_loadbalancers() -> ResponseReturnValue:
 def put_loadbalancer(lb_id: str) -> ResponseReturnValue:
     done = services.declared().put(
         object_id(lb_id),
-        body(LARGEST_CONFIGURATION),
+        read_body(LARGEST_CONFIGURATION),
         caller(),
-        matches=matches(),
+        matches=find_etags(),
         absent=wants_absence(),
         process_model=find_choice("process_model", _PROCESS_MODELS, None),
         dry_run=wants_dry_run(),
@@ -112,7 +112,7 @@ def get_loadbalancer(lb_id: str) -> ResponseReturnValue:
 @loadbalancers.delete("/2.0/loadbalancers/<lb_id>", endpoint="delete")
 def delete_loadbalancer(lb_id: str) -> ResponseReturnValue:
     done = services.declared().delete(
-        object_id(lb_id), caller(), matches=matches(), dry_run=wants_dry_run()
+        object_id(lb_id), caller(), matches=find_etags(), dry_run=wants_dry_run()
     )
     return answer(done) if done.dry_run else ("", 204)
 
@@ -135,11 +135,11 @@ def patch_member(lb_id: str, pool_id: str, member_id: str) -> ResponseReturnValu
 def _patch(lb_id: ObjectId, pool_id: str, member_id: str | None) -> ResponseReturnValue:
     done = services.declared().patch(
         lb_id,
-        body(LARGEST_PATCH),
+        read_body(LARGEST_PATCH),
         caller(),
         pool_id=pool_id,
         member_id=member_id,
-        matches=matches(),
+        matches=find_etags(),
         dry_run=wants_dry_run(),
     )
     return _answer_change(done)

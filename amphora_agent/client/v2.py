@@ -161,7 +161,7 @@ class DeclarativeClient(Client):
         if_match: str | None = None,
         dry_run: bool = False,
     ) -> Json:
-        """The same for a member: `{"weight": 5}`."""
+        """Change fields of a member: `{"weight": 5}`."""
         path = _path(lb_id, "pools", pool_id, "members", member_id)
         return self._patch(path, changes, if_match, dry_run)
 

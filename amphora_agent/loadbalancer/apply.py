@@ -93,7 +93,7 @@ class Commitment:
         """Add what haproxy is given to a state that an older agent has made without."""
         revisions, whole = self.states.revisions(lb_id), {**state}
         for process in processes:
-            prefix = _prefix(process, state)
+            prefix = _find_prefix(process, state)
             own = loaded_state.add_parts(revisions, part(state, prefix))
             whole |= {f"{prefix}{name}": entry for name, entry in own.items()}
         return whole
@@ -111,7 +111,7 @@ class Commitment:
 
         def prepare_process(process: ObjectId) -> Prepared:
             instance = self.layout.rendered(process)
-            own = part(state, _prefix(process, state))
+            own = part(state, _find_prefix(process, state))
             committed = self._committed(instance)
             now = loaded_state.read_directory(revisions, own, committed)
 
@@ -387,8 +387,8 @@ class StateChange(Change):
         return plans + _list_stopped(self.before, self.record)
 
 
-def _prefix(process: str, state: Manifest) -> str:
-    """Before the names of a process's files in a state."""
+def _find_prefix(process: str, state: Manifest) -> str:
+    """Return what stands before the names of a process's files in a state."""
     return "" if CONFIGURATION in state else f"{process}/"
 
 

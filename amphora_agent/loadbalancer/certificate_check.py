@@ -49,40 +49,40 @@ def check_file(given: Given) -> Checked:
     clients are told by their TLS libraries.
     """
     try:
-        content = _content(given.pem.encode(errors="replace"))
+        content = _parse_content(given.pem.encode(errors="replace"))
         match given.purpose or _PURPOSES[content.kind]:
             case Purpose.CERTIFICATE:
-                return _certificate(given, content)
+                return _check_certificate(given, content)
             case Purpose.AUTHORITIES:
-                return _authorities(given, content)
+                return _check_authorities(given, content)
             case Purpose.REVOCATIONS:
-                return _revocations(given, content)
+                return _check_revocations(given, content)
     except (checks.Unfit, certificate_content.UnusableFile) as reason:
         return Checked(given.name, problem=str(reason))
 
 
-def _content(data: bytes) -> Content:
-    """Raises Unfit."""
+def _parse_content(data: bytes) -> Content:
+    """Parse a PEM file that haproxy can use. Raises Unfit."""
     if not pem.is_pem(data):
         raise Unfit("there is no PEM in it")
     return openssl.require_usable(certificate_content.parse_pem_file(data))
 
 
-def _certificate(given: Given, content: Content) -> Checked:
+def _check_certificate(given: Given, content: Content) -> Checked:
     if not content.certificates:
         raise Unfit("there is no certificate in it")
     if content.key is None:
         raise Unfit("it has no key")
-    own, *others = [(block, _parsed(block)) for block in content.certificates]
-    chain = _in_order(own, others)
+    own, *others = [(block, _load_certificate(block)) for block in content.certificates]
+    chain = _sort_chain(own, others)
     certificates = [certificate for _, certificate in chain]
     checks.require_chain(certificates)
     ordered = Content(content.key, tuple(block for block, _ in chain))
-    text, about = ordered.text.decode(), _about(Purpose.CERTIFICATE, certificates)
+    text, about = ordered.text.decode(), _describe(Purpose.CERTIFICATE, certificates)
     return Checked(given.name, pem=text, about=about)
 
 
-def _in_order(
+def _sort_chain(
     leaf: tuple[Block, x509.Certificate], others: list[tuple[Block, x509.Certificate]]
 ) -> list[tuple[Block, x509.Certificate]]:
     """Sort the chain from the leaf on; each certificate is issued by the next one.
@@ -92,19 +92,19 @@ def _in_order(
     """
     chain, left = [leaf], [other for other in others if other[1] != leaf[1]]
     while left:
-        issuers = [other for other in left if _issued(chain[-1][1], other[1])]
+        issuers = [other for other in left if _has_issued(chain[-1][1], other[1])]
         if not issuers:
             raise Unfit(
                 "the chain is broken: "
-                f"none of the others has issued {_subject(chain[-1][1])}; "
-                f"left over: {', '.join(_subject(other[1]) for other in left)}"
+                f"none of the others has issued {_name_subject(chain[-1][1])}; "
+                f"left over: {', '.join(_name_subject(other[1]) for other in left)}"
             )
         chain.append(issuers[0])
         left = [other for other in left if other[1] != issuers[0][1]]
     return chain
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def _has_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
     except Exception:  # of several kinds, from several libraries: each says no
@@ -112,15 +112,15 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def _authorities(given: Given, content: Content) -> Checked:
+def _check_authorities(given: Given, content: Content) -> Checked:
     if content != Content(certificates=content.certificates):
         raise Unfit("it must have certificates, and nothing else")
-    certificates = [_parsed(block) for block in content.certificates]
-    about = _about(Purpose.AUTHORITIES, certificates)
+    certificates = [_load_certificate(block) for block in content.certificates]
+    about = _describe(Purpose.AUTHORITIES, certificates)
     return Checked(given.name, pem=content.text.decode(), about=about)
 
 
-def _revocations(given: Given, content: Content) -> Checked:
+def _check_revocations(given: Given, content: Content) -> Checked:
     if content != Content(revocations=content.revocations):
         raise Unfit("it must have revocation lists, and nothing else")
     what = "a revocation list"
@@ -128,8 +128,8 @@ def _revocations(given: Given, content: Content) -> Checked:
     about = About(
         purpose=Purpose.REVOCATIONS,
         subject=first.issuer.rfc4514_string(),
-        not_before=_time(first.last_update_utc),
-        not_after=_time(first.next_update_utc) if first.next_update_utc else "",
+        not_before=_format_time(first.last_update_utc),
+        not_after=_format_time(first.next_update_utc) if first.next_update_utc else "",
         fingerprint=first.fingerprint(hashes.SHA256()).hex(),
     )
     return Checked(given.name, pem=content.text.decode(), about=about)
@@ -142,29 +142,29 @@ def _load(load: Callable[[bytes], T], block: Block, what: str) -> T:
         raise Unfit(f"{what} cannot be read: {error}") from None
 
 
-def _parsed(block: Block) -> x509.Certificate:
+def _load_certificate(block: Block) -> x509.Certificate:
     return _load(x509.load_der_x509_certificate, block, "a certificate")
 
 
-def _about(purpose: Purpose, chain: list[x509.Certificate]) -> About:
+def _describe(purpose: Purpose, chain: list[x509.Certificate]) -> About:
     leaf = chain[0]
     return About(
         purpose=purpose,
-        subject=_subject(leaf),
+        subject=_name_subject(leaf),
         issuer=leaf.issuer.rfc4514_string(),
         names=tuple(sorted(checks.names(leaf))),
-        not_before=_time(leaf.not_valid_before_utc),
-        not_after=_time(leaf.not_valid_after_utc),
+        not_before=_format_time(leaf.not_valid_before_utc),
+        not_after=_format_time(leaf.not_valid_after_utc),
         fingerprint=leaf.fingerprint(hashes.SHA256()).hex(),
-        chain=tuple(_subject(issuer) for issuer in chain[1:]),
+        chain=tuple(_name_subject(issuer) for issuer in chain[1:]),
     )
 
 
-def _subject(certificate: x509.Certificate) -> str:
+def _name_subject(certificate: x509.Certificate) -> str:
     return certificate.subject.rfc4514_string() or "a certificate without a subject"
 
 
-def _time(moment: datetime) -> str:
+def _format_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 

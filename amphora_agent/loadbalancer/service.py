@@ -112,7 +112,7 @@ class Declared:
         layer4 = self._readings() if state.record.layer4 else {}
         certificates = {name: kept.about for name, kept in state.record.certificates.items()}
         notes = status.find_notes(certificates, datetime.now(UTC))
-        return status.find_status(_resolved(state), statistics, layer4, notes)
+        return status.find_status(_resolve_state(state), statistics, layer4, notes)
 
     # Changes
 
@@ -148,8 +148,8 @@ class Declared:
             asked = digest, process_model, self.states.signature(lb_id)
             again = self._answered.get(lb_id) == asked
             if before is not None and again and self._commitment.holds(lb_id, before):
-                return _nothing(lb_id, before, record, dry_run=dry_run)
-            balancer = _decoded(lb_id, body)
+                return _answer_nothing(lb_id, before, record, dry_run=dry_run)
+            balancer = _decode_valid(lb_id, body)
             done = self._make(lb_id, balancer, before, process_model, record, dry_run=dry_run)
             if not dry_run:
                 self._answered[lb_id] = digest, process_model, self.states.signature(lb_id)
@@ -172,11 +172,11 @@ class Declared:
             NotFound: no such load balancer, pool or member.
             And as `put`.
         """
-        patch = _json_object(body)
+        patch = _decode_object(body)
         with self._changing(lb_id, by, Operation.PATCH, kept=not dry_run) as record:
             before = self.states.existing(lb_id)
             _require_match(before, matches)
-            balancer = _decoded(lb_id, patch_pool(before.model(), pool_id, member_id, patch))
+            balancer = _decode_valid(lb_id, patch_pool(before.model(), pool_id, member_id, patch))
             return self._make(lb_id, balancer, before, None, record, dry_run=dry_run)
 
     def rollback(self, lb_id: ObjectId, generation: int | None, by: Caller) -> str:
@@ -196,7 +196,7 @@ class Declared:
     def _change_to(self, lb_id: ObjectId, before: State, generation: int) -> Iterator[Change]:
         """Make the change to an earlier state."""
         again = self.states.numbered(lb_id, generation)
-        balancer = _resolved(again)
+        balancer = _resolve_state(again)
         layer4 = {*again.record.layer4, *before.record.layer4}
         with self._claiming(lb_id, balancer, layer4):
             staged = self._commitment.with_parts(lb_id, again.record.processes, again.files)
@@ -301,7 +301,7 @@ class Declared:
             and before.record.identity == draft.record.identity
             and self._commitment.holds(lb_id, before)
         ):
-            return _nothing(lb_id, before, record, dry_run=dry_run)
+            return _answer_nothing(lb_id, before, record, dry_run=dry_run)
         made, kept, described = choose_files(draft, before)
         layer4 = {*draft.record.layer4, *(before.record.layer4 if before else ())}
         with self._claiming(lb_id, balancer, layer4):
@@ -366,7 +366,7 @@ class Declared:
                 self.states.forget_empty(lb_id)
 
 
-def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
+def _decode_valid(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
     """Decode, validate and resolve the load balancer in a body.
 
     Raises:
@@ -381,11 +381,11 @@ def _decoded(lb_id: ObjectId, body: bytes) -> ResolvedLoadBalancer:
     return resolve(normalize(balancer, body))
 
 
-def _resolved(state: State) -> ResolvedLoadBalancer:
+def _resolve_state(state: State) -> ResolvedLoadBalancer:
     return resolve(decode(state.model(), LoadBalancer))
 
 
-def _nothing(
+def _answer_nothing(
     lb_id: ObjectId, state: State, record: journal.ChangeRecord, *, dry_run: bool
 ) -> Result:
     """Return the answer where all is as it is wanted."""
@@ -394,7 +394,7 @@ def _nothing(
     return _answer(lb_id, state.record, state, (), dry_run=dry_run)
 
 
-def _json_object(body: bytes) -> dict[str, object]:
+def _decode_object(body: bytes) -> dict[str, object]:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -412,7 +412,7 @@ def _require_match(state: State | None, etags: frozenset[str] | None) -> None:
 
 
 def _summarize(state: State) -> Summary:
-    balancer = _resolved(state)
+    balancer = _resolve_state(state)
     return Summary(
         loadbalancer_id=balancer.id,
         etag=state.record.etag,

@@ -116,7 +116,7 @@ def decode(body: bytes, as_type: type[T]) -> T:
             details name the place: "fixed_ips[0].mtu: Expected `int`, got `str`".
     """
     try:
-        value: T = _decoder(cast(Any, as_type)).decode(body)
+        value: T = _make_decoder(cast(Any, as_type)).decode(body)
     except msgspec.ValidationError as error:
         raise InvalidRequest.from_problems([_explain(error, as_type)]) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -125,12 +125,12 @@ def decode(body: bytes, as_type: type[T]) -> T:
 
 
 def encode(value: object) -> bytes:
-    """JSON that `decode` turns into an equal value."""
+    """Return JSON that `decode` turns into an equal value."""
     return msgspec.json.encode(value, enc_hook=_encode_own)
 
 
 @functools.cache  # making a decoder costs much more than using it
-def _decoder(as_type: Any) -> "msgspec.json.Decoder[Any]":
+def _make_decoder(as_type: Any) -> "msgspec.json.Decoder[Any]":
     return msgspec.json.Decoder(as_type, dec_hook=_decode_own)
 
 

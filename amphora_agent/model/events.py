@@ -25,7 +25,7 @@ AGENT = Caller("agent")
 
 
 def operator(uid: int, login: str = "") -> Caller:
-    """Who runs a command on the amphora: the user id of the login, and its name if it has one."""
+    """Return who runs a command on the amphora: the user id of the login, and its name if any."""
     return Caller(f"operator {login} (uid {uid})" if login else f"operator (uid {uid})")
 
 
@@ -154,18 +154,18 @@ _FORMATS = ["{:>{}}" if title in _NUMBERS else "{:<{}}" for title in _TITLES]
 
 def table(entries: Sequence[Entry]) -> list[str]:
     """Return lines: one row for each entry, the words and the reasons below it."""
-    rows = [_TITLES, *(_row(entry) for entry in entries)]
+    rows = [_TITLES, *(_format_row(entry) for entry in entries)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row, entry in zip(rows, (None, *entries), strict=True):
         cells = map(str.format, _FORMATS, row, widths)
         lines.append("  ".join(cells).rstrip())
         if entry is not None:
-            lines += _below(entry)
+            lines += _format_details(entry)
     return lines
 
 
-def _row(entry: Entry) -> tuple[str, ...]:
+def _format_row(entry: Entry) -> tuple[str, ...]:
     return (
         str(entry.id) if entry.id else "-",
         entry.at,
@@ -179,7 +179,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     )
 
 
-def _below(entry: Entry) -> Iterable[str]:
+def _format_details(entry: Entry) -> Iterable[str]:
     yield from (f"    {words}" for words in entry.words)
     yield from (f"    {difference}" for difference in entry.differences)
     yield from (f"    {entry.plan}, for: {reason}" for reason in entry.reasons)

@@ -317,7 +317,7 @@ def _merge_fields(first: msgspec.Struct, other: msgspec.Struct, path: str) -> di
 
 
 def _sort_as(first: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Members of `other` in the order of `first`, where they are the same members."""
+    """Return members of `other` in the order of `first`, if they are the same members."""
     if not all(isinstance(element, Member) for element in (*first, *other)):
         return other
     by_id = {member.member_id: member for member in other}

@@ -80,21 +80,21 @@ def find_problems(balancer: LoadBalancer) -> Iterator[Problem]:
     """Yield everything that is wrong; nothing if the load balancer can be made."""
     merged = merge_pools(balancer)
     known = merged.pools
-    yield from _host("vip_address", balancer.vip_address)
+    yield from _check_host("vip_address", balancer.vip_address)
     for index, vip in enumerate(balancer.additional_vips or ()):
-        yield from _host(f"additional_vips[{index}].ip_address", vip.ip_address)
-    yield from _names(balancer, merged)
-    yield from _ports(balancer)
+        yield from _check_host(f"additional_vips[{index}].ip_address", vip.ip_address)
+    yield from _check_names(balancer, merged)
+    yield from _check_ports(balancer)
     for index, listener in enumerate(balancer.listeners or ()):
-        yield from _listener(f"listeners[{index}]", listener, known)
+        yield from _check_listener(f"listeners[{index}]", listener, known)
     seen: set[str] = set()
     for path, pool in find_pools(balancer):
         if pool.pool_id not in seen:
-            yield from _pool(path, known[pool.pool_id])
+            yield from _check_pool(path, known[pool.pool_id])
         seen.add(pool.pool_id)
 
 
-def _host(path: str, address: Address | None) -> Iterator[Problem]:
+def _check_host(path: str, address: Address | None) -> Iterator[Problem]:
     """Yield a problem unless an address, if there is one, can be that of a host."""
     if address is None:
         return
@@ -103,7 +103,7 @@ def _host(path: str, address: Address | None) -> Iterator[Problem]:
         yield Problem(path, f"{address} is not the address of a host")
 
 
-def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
+def _check_names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
     listeners = [*enumerate(balancer.listeners or ())]
     policies = [
         (f"listeners[{index}].l7policies[{number}]", policy)
@@ -114,20 +114,22 @@ def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
     names = [
         (f"listeners[{index}].listener_id", listener.listener_id) for index, listener in listeners
     ]
-    yield from _once(names)
-    yield from _once((f"{path}.l7policy_id", policy.l7policy_id) for path, policy in policies)
-    yield from _once(
+    yield from _check_unique(names)
+    yield from _check_unique(
+        (f"{path}.l7policy_id", policy.l7policy_id) for path, policy in policies
+    )
+    yield from _check_unique(
         (f"{path}.rules[{index}].l7rule_id", rule.l7rule_id)
         for path, policy in policies
         for index, rule in enumerate(policy.rules or ())
     )
-    yield from _once((f"pools[{index}].pool_id", pool.pool_id) for index, pool in pools)
+    yield from _check_unique((f"pools[{index}].pool_id", pool.pool_id) for index, pool in pools)
     for path, pool in find_pools(balancer):
         names.append((f"{path}.pool_id", pool.pool_id))
         if field := merged.differing.get(path):
             message = f"pool {pool.pool_id} is described differently elsewhere"
             yield Problem(f"{path}.{field}", message)
-        yield from _once(
+        yield from _check_unique(
             (f"{path}.members[{index}].member_id", member.member_id)
             for index, member in enumerate(pool.members or ())
         )
@@ -136,7 +138,7 @@ def _names(balancer: LoadBalancer, merged: MergedPools) -> Iterator[Problem]:
             yield Problem(path, f"names that begin with {METRICS_BACKEND} are the agent's own")
 
 
-def _once(names: Iterable[tuple[str, str]]) -> Iterator[Problem]:
+def _check_unique(names: Iterable[tuple[str, str]]) -> Iterator[Problem]:
     """Yield the paths of names that another path has before."""
     seen: set[str] = set()
     for path, name in names:
@@ -145,7 +147,7 @@ def _once(names: Iterable[tuple[str, str]]) -> Iterator[Problem]:
         seen.add(name)
 
 
-def _ports(balancer: LoadBalancer) -> Iterator[Problem]:
+def _check_ports(balancer: LoadBalancer) -> Iterator[Problem]:
     taken: dict[tuple[str, int], str] = {}
     for index, listener in enumerate(balancer.listeners or ()):
         transport = listener.transport
@@ -157,17 +159,17 @@ def _ports(balancer: LoadBalancer) -> Iterator[Problem]:
         taken.setdefault(place, f"listener {listener.listener_id}")
 
 
-def _listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Iterator[Problem]:
+def _check_listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Iterator[Problem]:
     protocol = listener.protocol
-    yield from _usable(f"{path}.default_pool_id", listener.target_pool_id, listener, known)
+    yield from _check_pool_use(f"{path}.default_pool_id", listener.target_pool_id, listener, known)
     if listener.l7policies and protocol not in _HTTP:
         yield Problem(f"{path}.l7policies", f"a {protocol} listener has none; {either(_HTTP)} has")
     elif listener.l7policies:
         for index, policy in enumerate(listener.l7policies):
             inner = f"{path}.l7policies[{index}]"
-            yield from _policy(inner, policy)
+            yield from _check_policy(inner, policy)
             pool_path = f"{inner}.redirect_pool_id"
-            yield from _usable(pool_path, policy.target_pool_id, listener, known)
+            yield from _check_pool_use(pool_path, policy.target_pool_id, listener, known)
     if listener.added_headers and protocol not in _HTTP:
         message = f"a {protocol} listener adds none; {either(_HTTP)} does"
         yield Problem(f"{path}.insert_headers", message)
@@ -175,10 +177,10 @@ def _listener(path: str, listener: Listener, known: Mapping[str, Pool]) -> Itera
         if header.startswith("X-SSL-") and protocol is ListenerProtocol.HTTP:
             message = "only a TERMINATED_HTTPS listener can add it"
             yield Problem(f"{path}.insert_headers.{header}", message)
-    yield from _listener_tls(path, listener)
+    yield from _check_listener_tls(path, listener)
 
 
-def _usable(
+def _check_pool_use(
     path: str, pool_id: str | None, listener: Listener, known: Mapping[str, Pool]
 ) -> Iterator[Problem]:
     if pool_id is None:
@@ -192,23 +194,23 @@ def _usable(
         yield Problem(path, f"{message}; allowed: {either(allowed) or 'none'}")
 
 
-def _pool(path: str, pool: Pool) -> Iterator[Problem]:
+def _check_pool(path: str, pool: Pool) -> Iterator[Problem]:
     if pool.healthmonitor:
-        yield from _monitor(f"{path}.healthmonitor", pool.healthmonitor, pool)
-    yield from _persistence(f"{path}.session_persistence", pool)
+        yield from _check_monitor(f"{path}.healthmonitor", pool.healthmonitor, pool)
+    yield from _check_persistence(f"{path}.session_persistence", pool)
     if pool.protocol in _LAYER4_POOLS and pool.tls_enabled:
         yield Problem(f"{path}.tls_enabled", f"a {pool.protocol} pool speaks no TLS")
     if pool.tls_enabled:
-        yield from _tls_options(path, pool)
+        yield from _check_tls_options(path, pool)
     if pool.has_crl and not pool.has_ca:
         yield Problem(f"{path}.crl_container_data", "a CRL needs a CA")
     for index, member in enumerate(pool.members or ()):
-        yield from _member(f"{path}.members[{index}]", member, pool)
+        yield from _check_member(f"{path}.members[{index}]", member, pool)
 
 
-def _member(path: str, member: Member, pool: Pool) -> Iterator[Problem]:
-    yield from _host(f"{path}.address", member.address)
-    yield from _host(f"{path}.monitor_address", member.monitor_address)
+def _check_member(path: str, member: Member, pool: Pool) -> Iterator[Problem]:
+    yield from _check_host(f"{path}.address", member.address)
+    yield from _check_host(f"{path}.monitor_address", member.monitor_address)
     monitor = pool.healthmonitor
     if pool.protocol in _LAYER4_POOLS and monitor and monitor.type in _CONNECTING_MONITORS:
         name = "monitor_address" if member.monitor_address else "address"
@@ -220,7 +222,7 @@ def _member(path: str, member: Member, pool: Pool) -> Iterator[Problem]:
             yield Problem(f"{path}.{name}", message)
 
 
-def _monitor(path: str, monitor: HealthMonitor, pool: Pool) -> Iterator[Problem]:
+def _check_monitor(path: str, monitor: HealthMonitor, pool: Pool) -> Iterator[Problem]:
     layer4 = pool.protocol in _LAYER4_POOLS
     allowed = _LAYER4_MONITORS if layer4 else _TCP_MONITORS
     if monitor.type not in allowed:
@@ -237,7 +239,7 @@ def _monitor(path: str, monitor: HealthMonitor, pool: Pool) -> Iterator[Problem]
         yield Problem(f"{path}.url_path", f"a {pool.protocol} pool's cannot have $ in it")
 
 
-def _persistence(path: str, pool: Pool) -> Iterator[Problem]:
+def _check_persistence(path: str, pool: Pool) -> Iterator[Problem]:
     persistence = pool.session_persistence
     if persistence is None:
         return
@@ -259,7 +261,7 @@ def _persistence(path: str, pool: Pool) -> Iterator[Problem]:
         yield Problem(f"{path}.persistence_granularity", message)
 
 
-def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
+def _check_listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
     """Yield what is wrong with the TLS of a listener, or with TLS options of one without TLS."""
     if not listener.terminates_tls:
         for name in _CONTAINERS:
@@ -270,7 +272,7 @@ def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
     if not listener.has_certificate:
         message = "TERMINATED_HTTPS needs it, or a certificate in sni_container_data"
         yield Problem(f"{path}.default_tls_container_data", message)
-    yield from _tls_options(path, listener)
+    yield from _check_tls_options(path, listener)
     asks = listener.client_authentication not in (None, ClientAuthentication.NONE)
     if asks and not listener.has_client_ca:
         message = f"{listener.client_authentication} client_authentication needs it"
@@ -279,7 +281,7 @@ def _listener_tls(path: str, listener: Listener) -> Iterator[Problem]:
         yield Problem(f"{path}.client_crl_container_data", "a CRL needs a client CA")
 
 
-def _tls_options(path: str, thing: Listener | Pool) -> Iterator[Problem]:
+def _check_tls_options(path: str, thing: Listener | Pool) -> Iterator[Problem]:
     """Yield what is wrong with the options that listeners and pools share."""
     dead = _DEAD_TO_CLIENTS if isinstance(thing, Listener) else _DEAD_VERSIONS
     if thing.tls_versions == ():
@@ -289,10 +291,10 @@ def _tls_options(path: str, thing: Listener | Pool) -> Iterator[Problem]:
         yield Problem(f"{path}.tls_versions", message)
     if thing.alpn_protocols == ():
         yield Problem(f"{path}.alpn_protocols", "is empty; leave it out for the default")
-    yield from _ciphers(f"{path}.tls_ciphers", thing.tls_ciphers)
+    yield from _check_ciphers(f"{path}.tls_ciphers", thing.tls_ciphers)
 
 
-def _ciphers(path: str, ciphers: str | None) -> Iterator[Problem]:
+def _check_ciphers(path: str, ciphers: str | None) -> Iterator[Problem]:
     names = ciphers.split(":") if ciphers else []
     suites = [name for name in names if name.startswith("TLS_")]
     for name in suites:
@@ -369,7 +371,7 @@ _REPEATED_GROUP = re.compile(r"\)\{([0-9]+)(?:,([0-9]*))?\}")
 _BIG_REGEX = 4_000
 
 
-def _policy(path: str, policy: L7Policy) -> Iterator[Problem]:
+def _check_policy(path: str, policy: L7Policy) -> Iterator[Problem]:
     """Yield what is wrong with a policy, whatever pools there are."""
     targets = {
         "redirect_pool_id": policy.target_pool_id,
@@ -388,10 +390,10 @@ def _policy(path: str, policy: L7Policy) -> Iterator[Problem]:
     if len(policy.rules or ()) > MOST_RULES:
         yield Problem(f"{path}.rules", f"are more than {MOST_RULES}")
     for index, rule in enumerate(policy.rules or ()):
-        yield from _rule(f"{path}.rules[{index}]", rule)
+        yield from _check_rule(f"{path}.rules[{index}]", rule)
 
 
-def _rule(path: str, rule: L7Rule) -> Iterator[Problem]:
+def _check_rule(path: str, rule: L7Rule) -> Iterator[Problem]:
     if rule.compare_type not in _COMPARISONS[rule.type]:
         message = f"{rule.type} cannot be compared by {rule.compare_type}"
         allowed = either(_COMPARISONS[rule.type])
@@ -405,13 +407,13 @@ def _rule(path: str, rule: L7Rule) -> Iterator[Problem]:
         yield Problem(f"{path}.value", f"{rule.value!r} is not True, the only value of this type")
     if rule.type is RuleType.SSL_VERIFY_RESULT and not re.fullmatch("[0-9]{1,3}", rule.value):
         yield Problem(f"{path}.value", f"{rule.value!r} is not a result, 0 to 999")
-    if rule.compare_type is CompareType.REGEX and (wrong := _wrong_regex(rule.value)):
+    if rule.compare_type is CompareType.REGEX and (wrong := _judge_regex(rule.value)):
         yield Problem(f"{path}.value", wrong)
     if not rule.compared_value:
         yield Problem(f"{path}.value", "there is nothing in the quotes")
 
 
-def _wrong_regex(value: str) -> str | None:
+def _judge_regex(value: str) -> str | None:
     if not _REGEX.fullmatch(value):
         return (
             "only groups, (?:…), (?=…), (?!…), (?i) at the beginning, and the escapes that every"

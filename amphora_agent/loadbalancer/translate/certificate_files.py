@@ -76,14 +76,16 @@ def extract(
         source
         for listener in served
         if balancer.is_up and listener.admin_state_up
-        for source in _of_listener(listener)
+        for source in _find_listener_sources(listener)
     ]
     for pool in balancer.pools.values():
         if balancer.is_up and pool.admin_state_up and pool.tls_enabled:
-            sources += _of_pool(pool)
+            sources += _find_pool_sources(pool)
     extracted = _make_files(sources, before, stored)
     for listener in served:
-        lines = dict.fromkeys(f"{directory}/{source.name}\n" for source in _served(listener))
+        lines = dict.fromkeys(
+            f"{directory}/{source.name}\n" for source in _find_served_sources(listener)
+        )
         extracted.files[name_file(listener.listener_id)] = "".join(lines).encode()
     return extracted
 
@@ -98,7 +100,10 @@ def extract_idle(
     """Return the certificates that the model names and no process needs, as of listeners that are
     down: their keys must be there when they come up. What is missing is missed only then. `needed`
     are the files that processes need."""
-    sources = chain(*map(_of_listener, balancer.listeners), *map(_of_pool, balancer.pools.values()))
+    sources = chain(
+        *map(_find_listener_sources, balancer.listeners),
+        *map(_find_pool_sources, balancer.pools.values()),
+    )
     idle = [source for source in sources if source.name not in needed]
     return _make_files(idle, before, stored)._replace(problems=())
 
@@ -124,7 +129,7 @@ def _find_content(
 ) -> bytes | Problem:
     data = source.data
     if isinstance(data, TlsContainer):
-        key = data.private_key.encode() if data.private_key else _key_of(data, source, before)
+        key = data.private_key.encode() if data.private_key else _find_key(data, source, before)
         if key is None:
             message = "is missing, and the amphora does not have it"
             return Problem(f"{source.path}.private_key", message)
@@ -169,16 +174,16 @@ def without_keys(balancer: LoadBalancer) -> LoadBalancer:
     )
 
 
-def _of_listener(listener: ResolvedListener) -> Iterator[_Source]:
-    yield from _served(listener)
+def _find_listener_sources(listener: ResolvedListener) -> Iterator[_Source]:
+    yield from _find_served_sources(listener)
     yield from _find_sources(listener, listener.listener_id, _CLIENT_FIELDS)
 
 
-def _of_pool(pool: ResolvedPool) -> Iterator[_Source]:
+def _find_pool_sources(pool: ResolvedPool) -> Iterator[_Source]:
     return _find_sources(pool, pool.pool_id, _POOL_FIELDS)
 
 
-def _served(listener: ResolvedListener) -> Iterator[_Source]:
+def _find_served_sources(listener: ResolvedListener) -> Iterator[_Source]:
     """Yield what clients are shown; the first is for those that name nobody we know."""
     owner_id, path = listener.listener_id, listener.path
     yield from _find_sources(listener, owner_id, {"default_tls_container": "default"})
@@ -206,15 +211,15 @@ def _find_sources(
             yield _Source(path, name_file(owner_id, purpose), data, ref)
 
 
-def _key_of(container: TlsContainer, source: _Source, before: FindFile) -> bytes | None:
+def _find_key(container: TlsContainer, source: _Source, before: FindFile) -> bytes | None:
     """Return the key that the amphora has for this very certificate."""
     had = before(source.name) or b""
     keys = pem.find_blocks(had, _KEY)
-    was = _first(had.decode())
-    return keys[0] if keys and was and was == _first(container.certificate) else None
+    was = _parse_first(had.decode())
+    return keys[0] if keys and was and was == _parse_first(container.certificate) else None
 
 
-def _first(text: str) -> pem.Block | None:
+def _parse_first(text: str) -> pem.Block | None:
     """Return the certificate that counts, however it is written."""
     try:
         return next(iter(pem.parse_pem(text.encode(errors="replace")).blocks), None)

@@ -303,8 +303,8 @@ def _judge_row(row: _Row) -> Note:
 
 
 def _judge_word(word: str, reason: str) -> Note:
-    """What is neither is on its way (RESTARTING): Octavia keeps what it knew, and begins with
-    OFFLINE."""
+    """Return the status by one word. A member with another word is on its way (RESTARTING): Octavia
+    keeps what it knew, and begins with OFFLINE."""
     return Note(_MEMBERS.get(word, Status.OFFLINE), reason)
 
 

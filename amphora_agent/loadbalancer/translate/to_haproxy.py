@@ -216,7 +216,7 @@ def translate_listener(
         tls=translate_tls(listener) if listener.terminates_tls else None,
         client_verify=_VERIFY[listener.client_authentication],
         has_crl=listener.has_client_crl,
-        hsts=_hsts(listener),
+        hsts=_translate_hsts(listener),
         policies=tuple(
             _translate_policy(policy, leads_to(policy.pool))
             for policy in listener.policies
@@ -226,7 +226,7 @@ def translate_listener(
     )
 
 
-def _hsts(listener: ResolvedListener) -> str:
+def _translate_hsts(listener: ResolvedListener) -> str:
     if listener.hsts_max_age is None or listener.protocol is not ListenerProtocol.TERMINATED_HTTPS:
         return ""
     return (
@@ -263,37 +263,37 @@ _GROUP = re.compile(r"\(\?[a-z]*[:=!]?")
 
 
 def _translate_policy(policy: ResolvedPolicy, backend: str) -> Policy:
-    names = (f"{'!' if rule.invert else ''}{_acl_name(rule)}" for rule in policy.rules)
+    names = (f"{'!' if rule.invert else ''}{_name_acl(rule)}" for rule in policy.rules)
     return Policy(
         action=policy.action,
-        acls=tuple(acl for rule in policy.rules for acl in _acls(rule)),
+        acls=tuple(acl for rule in policy.rules for acl in _translate_rule(rule)),
         condition=" ".join(names),
         target=backend or policy.target,
         code=policy.code,
     )
 
 
-def _acl_name(rule: L7Rule) -> str:
-    """No word of conditions (`or`), nor an ACL that haproxy has (`TRUE`), whatever the id."""
+def _name_acl(rule: L7Rule) -> str:
+    """Name the ACL of a rule: no word of conditions (`or`), no ACL that haproxy has (`TRUE`)."""
     return f"rule-{rule.l7rule_id}"
 
 
-def _acls(rule: L7Rule) -> Iterator[Acl]:
+def _translate_rule(rule: L7Rule) -> Iterator[Acl]:
     """Yield the ACLs of a rule; it matches when one of them does."""
     value = rule.compared_value
     match rule.type:
         case RuleType.HEADER:
-            for fetch in _header_fetches(rule.compare_type, value):
-                yield _acl(rule, fetch, value)
+            for fetch in _choose_fetches(rule.compare_type, value):
+                yield _make_acl(rule, fetch, value)
         case RuleType.HOST_NAME:
-            yield _acl(rule, _FETCH[rule.type], _host(rule.compare_type, value))
+            yield _make_acl(rule, _FETCH[rule.type], _normalize_host(rule.compare_type, value))
             if _may_name_port(rule.compare_type, value):
-                yield _acl(rule, _WHOLE_HEADER.format("host"), value)
+                yield _make_acl(rule, _WHOLE_HEADER.format("host"), value)
         case _:
-            yield _acl(rule, _FETCH[rule.type], value)
+            yield _make_acl(rule, _FETCH[rule.type], value)
 
 
-def _header_fetches(compare: CompareType, value: str) -> tuple[str, ...]:
+def _choose_fetches(compare: CompareType, value: str) -> tuple[str, ...]:
     """Return how the value of a header is read: whole, or in the parts that commas make of it.
 
     A part can equal, begin or end with what has no comma, as in the controller's text. What has a
@@ -307,9 +307,9 @@ def _header_fetches(compare: CompareType, value: str) -> tuple[str, ...]:
     return (parts,)
 
 
-def _host(compare: CompareType, value: str) -> str:
-    """What a host is compared with, as haproxy reads hosts: an IPv6 address in brackets, and no dot
-    at the end."""
+def _normalize_host(compare: CompareType, value: str) -> str:
+    """Return what a host is compared with, as haproxy reads hosts: without a dot at the end, and an
+    IPv6 address in brackets."""
     if compare is CompareType.EQUAL_TO:
         try:
             return f"[{ipaddress.IPv6Address(value)}]"
@@ -323,14 +323,14 @@ def _may_name_port(compare: CompareType, value: str) -> bool:
     return ":" in (_GROUP.sub("", value) if compare is CompareType.REGEX else value)
 
 
-def _acl(rule: L7Rule, fetch: str, value: str) -> Acl:
+def _make_acl(rule: L7Rule, fetch: str, value: str) -> Acl:
     match = _MATCH[rule.compare_type]
     if rule.type is RuleType.FILE_TYPE and rule.compare_type is CompareType.EQUAL_TO:
         match = "end"
     if rule.type in (RuleType.SSL_CONN_HAS_CERT, RuleType.SSL_VERIFY_RESULT):
         match = ""
     return Acl(
-        name=_acl_name(rule),
+        name=_name_acl(rule),
         fetch=fetch.format(rule.key),
         ignores_case=rule.type is RuleType.HOST_NAME,
         match=match,
@@ -393,7 +393,7 @@ def translate_pool(pool: ResolvedPool, name: str, use: Use) -> Backend:
         cookie=(persistence.cookie_name or "") if persistence else "",
         check=pool.check,
         tracked=pool.pool_id if pool.check and name != pool.pool_id else "",
-        send_proxy=_send_proxy(pool, use),
+        send_proxy=_choose_proxy_protocol(pool, use),
         forwards_for=InsertHeader.FORWARDED_FOR in use.insert_headers,
         headers=tuple(
             (str(header), value)
@@ -410,7 +410,7 @@ def translate_pool(pool: ResolvedPool, name: str, use: Use) -> Backend:
     )
 
 
-def _send_proxy(pool: ResolvedPool, use: Use) -> str:
+def _choose_proxy_protocol(pool: ResolvedPool, use: Use) -> str:
     if pool.protocol is PoolProtocol.PROXY:
         return "send-proxy"
     if pool.protocol is PoolProtocol.PROXYV2:

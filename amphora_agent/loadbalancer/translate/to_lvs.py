@@ -86,11 +86,13 @@ def translate_virtual_server(
         pool_is_up=pool is not None and pool.admin_state_up,
         monitor_id=monitor.healthmonitor_id if monitor else "",
         check=pool.check if pool else None,
-        groups=tuple(_groups(balancer.vips, listener.protocol_port, pool)) if pool else (),
+        groups=tuple(_translate_groups(balancer.vips, listener.protocol_port, pool))
+        if pool
+        else (),
     )
 
 
-def _groups(vips: Iterable[Address], port: int, pool: ResolvedPool) -> Iterator[Group]:
+def _translate_groups(vips: Iterable[Address], port: int, pool: ResolvedPool) -> Iterator[Group]:
     members = pool.members if pool.admin_state_up else ()
     for version in (4, 6):
         addresses = [vip for vip in vips if vip.version == version]
@@ -98,22 +100,24 @@ def _groups(vips: Iterable[Address], port: int, pool: ResolvedPool) -> Iterator[
             yield Group(
                 name=f"ipv{version}-group",
                 endpoints=tuple(f"{address} {port}" for address in addresses),
-                granularity=_granularity(pool, version),
+                granularity=_choose_granularity(pool, version),
                 servers=tuple(
-                    _server(member) for member in members if member.address.version == version
+                    _translate_member(member)
+                    for member in members
+                    if member.address.version == version
                 ),
             )
 
 
-def _granularity(pool: ResolvedPool, version: int) -> str:
-    """keepalived wants a mask, and for IPv6 the length of a prefix."""
+def _choose_granularity(pool: ResolvedPool, version: int) -> str:
+    """Return how much of an address is one client: a mask, for IPv6 the length of a prefix."""
     mask = pool.session_persistence and pool.session_persistence.persistence_granularity
     if not mask or mask.version != version:
         return _WHOLE_ADDRESS[version]
     return str(prefix_length(mask)) if version == 6 else str(mask)
 
 
-def _server(member: ResolvedMember) -> RealServer:
+def _translate_member(member: ResolvedMember) -> RealServer:
     checked: Address = member.monitor_address or member.address
     return RealServer(
         id=member.member_id,
