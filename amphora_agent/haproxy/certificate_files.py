@@ -153,7 +153,7 @@ class CertificateFiles:
             roles.add(Role.CERTIFICATE)
         if content.kind is not FileKind.CERTIFICATE:
             roles.update(_roles_in_lists(instance, texts, str(path)))
-        for role in roles - {Role.OTHER}:
+        for role in roles:
             if not _fits(role, content):
                 raise UnusableFile(f"it is {content.kind.value}, and is named as a {role.value}")
         if Role.CRT_LIST in roles:
@@ -170,17 +170,13 @@ class CertificateFiles:
 
 
 def _fits(role: Role, content: Content) -> bool:
-    match role:
-        case Role.CERTIFICATE:
-            return content.kind is FileKind.CERTIFICATE
-        case Role.CRT_LIST:
-            return content.kind is FileKind.CRT_LIST
-        case Role.AUTHORITIES:
-            return bool(content.certificates)
-        case Role.REVOCATIONS:
-            return bool(content.revocations)
-        case Role.OTHER:
-            return True
+    return {
+        Role.CERTIFICATE: content.kind is FileKind.CERTIFICATE,
+        Role.CRT_LIST: content.kind is FileKind.CRT_LIST,
+        Role.AUTHORITIES: bool(content.certificates),
+        Role.REVOCATIONS: bool(content.revocations),
+        Role.OTHER: True,
+    }[role]
 
 
 def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterator[Role]:

@@ -4,6 +4,7 @@ What a change leaves behind, generations beyond the tenth and contents that noth
 removed a moment after the last change.
 """
 
+import contextlib
 import logging
 import re
 import threading
@@ -117,17 +118,12 @@ class HungWorkers:
 
 def hard_stop_after(instance: InstanceLayout) -> float:
     """Seconds that an instance gives its replaced workers."""
-    said = render.HARD_STOP_AFTER
-    try:
-        config = parser.parse_config(
-            parser.join_texts(loaded_state.read_loaded(instance)), {_KEYWORD}
-        )
-    except FileNotFoundError:
-        return seconds(said)
-    for section in config.of_kind("global"):
-        for directive in section.all(_KEYWORD):
-            said = directive.words[1]
-    return seconds(said)
+    last = render.HARD_STOP_AFTER
+    with contextlib.suppress(FileNotFoundError):
+        text = parser.join_texts(loaded_state.read_loaded(instance))
+        for line in parser.parse_config(text, {_KEYWORD}).lines("global", _KEYWORD):
+            last = line.words[1]
+    return seconds(last)
 
 
 def seconds(time_: str) -> float:

@@ -111,6 +111,10 @@ class Config(NamedTuple):
     def of_kind(self, kind: str) -> Iterator[Section]:
         return (section for section in self.sections if section.kind == kind)
 
+    def lines(self, kind: str, *keyword: str) -> Iterator[Directive]:
+        """The directives of all sections of a kind that begin with these words."""
+        return (line for section in self.of_kind(kind) for line in section.all(*keyword))
+
 
 class SectionText(NamedTuple):
     """A section as written, from its header up to the next: with comments, blanks, conditionals.

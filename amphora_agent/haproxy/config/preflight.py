@@ -6,6 +6,9 @@ these versions takes for an object (decision 0028).
 """
 
 import re
+from bisect import bisect_right
+from collections import Counter
+from functools import partial
 from typing import NamedTuple
 
 from amphora_agent.haproxy.config import diff, parser
@@ -153,28 +156,25 @@ def find_shortage(texts: Texts, limit: int) -> DescriptorNeed | None:
 def estimate_memory(texts: Texts, version: str, threads: int) -> MemoryNeed:
     """Return what a haproxy of this version takes with these texts, without a TLS session cache
     whose size they say. It has so many `threads` unless a text says otherwise."""
-    counts: dict[str, int] = {}
-    for content in texts.values():
-        for name in map(_classify, _OBJECT.finditer(content)):
-            counts[name] = counts.get(name, 0) + 1
+    counts = Counter(_classify(line) for text in texts.values() for line in _OBJECT.finditer(text))
     nbthreads = [int(number) for text in texts.values() for number in _THREADS.findall(text)]
     more_threads = max(0, (nbthreads[-1] if nbthreads else threads) - 2)
     costs = _find_costs(version)
-    checked = counts.get("checked", 0) + counts.get("checked tls", 0)
-    tls = counts.get("tls", 0) + counts.get("checked tls", 0)
-    servers = counts.get("plain", 0) + checked + counts.get("tls", 0)
-    has_cache = counts.get("tls bind") and not estimate_tls_cache(texts)
+    checked = counts["checked"] + counts["checked tls"]
+    tls = counts["tls"] + counts["checked tls"]
+    servers = counts["plain"] + checked + counts["tls"]
+    has_cache = counts["tls bind"] and not estimate_tls_cache(texts)
     cache = _CACHE_BLOCKS * _CACHE_BLOCK if has_cache else 0
 
     def total(when: int) -> int:
         kibibytes = (
             costs.own[when]
-            + counts.get("proxy", 0) * costs.proxy[when]
+            + counts["proxy"] * costs.proxy[when]
             + servers * (costs.server[when] + more_threads * costs.thread[when])
             + checked * costs.check[when]
             + tls * costs.tls[when]
-            + counts.get("checked tls", 0) * costs.tls_check[when]
-            + counts.get("tls bind", 0) * costs.tls_bind[when]
+            + counts["checked tls"] * costs.tls_check[when]
+            + counts["tls bind"] * costs.tls_bind[when]
         )
         return int(kibibytes * _MARGIN) * 1024 + cache
 
@@ -198,16 +198,11 @@ def _find_most_connections(content: str, limit: int) -> int:
 
     The number is rounded to two digits, so that a server more or less does not change it.
     """
-    low, high = 0, limit // 2
     parsed = parser.parse_config(content, _KEYWORDS)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _count_descriptors(parsed, middle) + _OTHERS <= limit:
-            low = middle
-        else:
-            high = middle - 1
-    unit = int(10 ** max(0, len(str(low)) - 2))
-    return low // unit * unit
+    needs = partial(_count_descriptors, parsed)
+    most = max(0, bisect_right(range(limit // 2 + 1), limit - _OTHERS, key=needs) - 1)
+    unit = int(10 ** max(0, len(str(most)) - 2))
+    return most // unit * unit
 
 
 def _choose_pipes(content: str, limit: int) -> int | None:
@@ -247,12 +242,7 @@ def _find_costs(version: str) -> _Costs:
 
 def _find_in_global(parsed: Config, keyword: str) -> list[tuple[str, ...]]:
     """Return the statements of `global` with this keyword, also those with `no`."""
-    return [
-        directive.words
-        for section in parsed.of_kind("global")
-        for directive in section.directives
-        if keyword in directive.words[:2]
-    ]
+    return [line.words for line in parsed.lines("global") if keyword in line.words[:2]]
 
 
 def _find_number(parsed: Config, keyword: str) -> int | None:
@@ -275,14 +265,8 @@ def _count_pipes(parsed: Config, connections: int) -> int:
     if not splice or denied:
         return 0
     most = max(
-        sum(
-            _find_limit("maxconn", frontend, *defaults) or connections
-            for frontend in parsed.of_kind("frontend")
-        ),
-        sum(
-            _find_limit("fullconn", backend, *defaults) or connections
-            for backend in parsed.of_kind("backend")
-        ),
+        sum(_find_limit(keyword, proxy, *defaults) or connections for proxy in parsed.of_kind(kind))
+        for kind, keyword in (("frontend", "maxconn"), ("backend", "fullconn"))
     )
     return min(most, connections) // 4
 
@@ -297,15 +281,6 @@ def _find_limit(keyword: str, *sections: Section) -> int:
 
 def _count_sockets(parsed: Config) -> int:
     """Count listening addresses and checks, also the disabled ones."""
-    binds = sum(
-        1 + bind.words[1].count(",")
-        for frontend in parsed.of_kind("frontend")
-        for bind in frontend.all("bind")
-        if len(bind.words) > 1
-    )
-    checks = sum(
-        "check" in server.words
-        for backend in parsed.of_kind("backend")
-        for server in backend.all("server")
-    )
-    return binds + checks
+    binds = (line.words for line in parsed.lines("frontend", "bind") if len(line.words) > 1)
+    sockets = sum(1 + words[1].count(",") for words in binds)
+    return sockets + sum("check" in line.words for line in parsed.lines("backend", "server"))

@@ -257,9 +257,7 @@ def _find_roles_in_line(line: str, path: str) -> set[Role]:
     if path not in words:
         # Part of a longer word, a comment, or written in an unusual way.
         return {Role.OTHER} if any(path in word for word in words) else set()
-    found = set()
-    for position, word in enumerate(words):
-        if word == path:
-            role = _ROLES.get(words[position - 1]) if words[0] in _LINES else None
-            found.add(role or Role.OTHER)
-    return found
+    roles = _ROLES if words[0] in _LINES else {}
+    return {
+        roles.get(keyword, Role.OTHER) for keyword, word in pairwise(("", *words)) if word == path
+    }

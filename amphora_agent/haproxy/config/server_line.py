@@ -134,7 +134,11 @@ def parse_server(words: Sequence[str]) -> ServerLine:
         options["addr"] = _parse_address(options["addr"], options["addr"])
     if int(options.get("port", "1")) > _MAX_PORT:
         raise Doubtful("its port of the monitor is too large")
-    server = ServerLine(
+    # haproxy verifies unless it is told not to.
+    verifies = {"ssl", "check-ssl"} & options.keys() and options.get("verify") != "none"
+    if verifies and "ca-file" not in options:
+        raise Doubtful("it verifies certificates without authorities")
+    return ServerLine(
         name=name,
         address=address,
         port=port,
@@ -145,8 +149,6 @@ def parse_server(words: Sequence[str]) -> ServerLine:
         disabled=options.pop("disabled", None) is not None,
         options=tuple(sorted(options.items())),
     )
-    _require_verification(options)
-    return server
 
 
 def read_options(words: Sequence[str]) -> dict[str, str]:
@@ -175,14 +177,6 @@ def _parse_options(words: Sequence[str]) -> dict[str, str]:
             raise Doubtful(f"{keyword} is {value[:40]!r}")
         options[keyword] = value
     return options
-
-
-def _require_verification(options: dict[str, str]) -> None:
-    """Check that there is a CA file: haproxy verifies unless it is told not to."""
-    if not {"ssl", "check-ssl"} & options.keys():
-        return
-    if options.get("verify") != "none" and "ca-file" not in options:
-        raise Doubtful("it verifies certificates without authorities")
 
 
 def _parse_endpoint(text: str) -> tuple[str, int]:

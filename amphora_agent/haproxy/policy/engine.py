@@ -11,24 +11,9 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from amphora_agent.haproxy.config.parser import SECTIONS, Directive, SectionText, split_words
-from amphora_agent.haproxy.policy import table
+from amphora_agent.haproxy.policy import table, values
 from amphora_agent.haproxy.policy.table import ArgumentKind
-from amphora_agent.haproxy.policy.values import (
-    DATAGRAMS,
-    QUOTING,
-    STREAMS,
-    Bounds,
-    RefusedError,
-    check_address,
-    check_at_most,
-    check_controls,
-    check_exactly,
-    check_log,
-    check_one_of,
-    check_plain,
-    refuse_word,
-    show_word,
-)
+from amphora_agent.haproxy.policy.values import Bounds, RefusedError, refuse_word
 
 #: Violations that are told; a text with more of them is nonsense.
 _MOST = 50
@@ -144,20 +129,20 @@ class _Policy:
             # It begins with haproxy's own words.
             where = f"in '{kind}' section" if kind else "out of section"
             raise RefusedError(
-                f"unknown keyword '{show_word(keyword)}' {where}: it is not allowed, for the policy"
-                " does not know it"
+                f"unknown keyword '{values.show_word(keyword)}' {where}: it is not allowed, for the"
+                " policy does not know it"
             )
         if keyword not in _FREE_TEXT or arguments[:1] == ("redirect",):
-            check_plain(keyword, arguments)
+            values.check_plain(keyword, arguments)
         if keyword == "acl":
             self._check_acl(arguments[1:])
             return
         if keyword in _FIRST_WORDS:
-            check_one_of(keyword, (*arguments, "")[0], _FIRST_WORDS[keyword])
+            values.check_one_of(keyword, (*arguments, "")[0], _FIRST_WORDS[keyword])
         if keyword in self._exact and kind != "userlist":
-            check_exactly(keyword, arguments, self._exact[keyword])
+            values.check_exactly(keyword, arguments, self._exact[keyword])
         if keyword in _GREATEST:
-            check_at_most(keyword, (*arguments, "")[0], _GREATEST[keyword])
+            values.check_at_most(keyword, (*arguments, "")[0], _GREATEST[keyword])
         self._check_arguments(kind, keyword, arguments)
         if keyword in _OPTIONS:
             skipped, options = _OPTIONS[keyword]
@@ -171,23 +156,23 @@ class _Policy:
             case "bind":
                 bounds.check_bind(first)
             case "server" | "peer":
-                check_address(keyword, second, STREAMS)
+                values.check_address(keyword, second, values.STREAMS)
             case "server-template":
-                check_address(keyword, third, STREAMS)
+                values.check_address(keyword, third, values.STREAMS)
             case "source" | "dispatch":
                 self._check_options(keyword, (keyword, *arguments), _SOURCE)
             case "nameserver":
-                check_address(keyword, second, DATAGRAMS)
+                values.check_address(keyword, second, values.DATAGRAMS)
             case "log" if arguments and first != "global" and first not in table.LOG_SOCKETS:
-                check_log(first)
+                values.check_log(first)
             case "stats" if kind == "global":
                 self._check_stats(arguments)
             case "stats":
-                check_one_of(keyword, first, table.STATISTICS)
+                values.check_one_of(keyword, first, table.STATISTICS)
             case "http-check" | "tcp-check":
                 for option, value in pairwise(arguments):
                     if option == "addr":
-                        check_address(option, value, STREAMS)
+                        values.check_address(option, value, values.STREAMS)
             case "http-request" | "http-response" | "http-after-response":
                 self._check_action(keyword, arguments)
             case "tcp-request" | "tcp-response":
@@ -214,7 +199,7 @@ class _Policy:
             value = "" if kind is ArgumentKind.NONE else next(remaining, "")
             match kind:
                 case ArgumentKind.ADDRESS:
-                    check_address(option, value, STREAMS)
+                    values.check_address(option, value, values.STREAMS)
                 case ArgumentKind.EXPRESSION:
                     check_expression(value)
                 case ArgumentKind.CERTIFICATE | ArgumentKind.CERTIFICATES | ArgumentKind.AUTHORITY:
@@ -230,7 +215,9 @@ class _Policy:
         elif arguments[:1] != ("command",):
             raise refuse_word(name, table.REFUSED["command"])
         else:
-            check_exactly(name, arguments[1:], {self._bounds.ping_wrapper, table.PING_WRAPPER})
+            values.check_exactly(
+                name, arguments[1:], {self._bounds.ping_wrapper, table.PING_WRAPPER}
+            )
 
     def _check_stats(self, arguments: tuple[str, ...]) -> None:
         """Check `stats` in the section `global`."""
@@ -252,7 +239,7 @@ class _Policy:
         if action not in table.ACTIONS:
             raise refuse_word(f"{keyword} {action}", table.REFUSED.get(action, ""))
         if action == "use-service":
-            check_one_of(action, (*arguments, "")[1], table.SERVICES)
+            values.check_one_of(action, (*arguments, "")[1], table.SERVICES)
         if parenthesis and action in table.FILE_ACTIONS:
             self._bounds.check_own_file(action, inside.rpartition(")")[0])
         self._check_answer(arguments[1:])
@@ -274,9 +261,9 @@ class _Policy:
             if flag == "--" or not flag.startswith("-"):
                 return
             # An unknown flag is for haproxy to refuse.
-            values = [next(remaining, "") for _ in range(table.ACL_FLAGS.get(flag, 0))]
+            arguments = [next(remaining, "") for _ in range(table.ACL_FLAGS.get(flag, 0))]
             if flag == "-f":
-                self._bounds.check_own_file(flag, values[0])
+                self._bounds.check_own_file(flag, arguments[0])
 
     def _check_expressions(self, words: tuple[str, ...]) -> None:
         """Check a line that is no ACL: formats with `%[…]`, conditions, functions."""
@@ -310,7 +297,7 @@ class _Policy:
                 self._bounds.check_own_file(f"{name}()", inside[0])
                 continue
             # jwt_verify(algorithm,key): a secret, or the file of one.
-            if QUOTING.search(word, found.end()):
+            if values.QUOTING.search(word, found.end()):
                 raise refuse_word(f"{name}() with quotes")
             for argument in inside[1:]:
                 if "/" in argument:
@@ -323,7 +310,7 @@ def _split(written: str) -> tuple[str, ...]:
     Raises:
         RefusedError: haproxy might read another line than what is written.
     """
-    check_controls(written)
+    values.check_controls(written)
     if r"\x00" in written and _ESCAPED_NUL.search(written):
         raise RefusedError(r"\x00 is not allowed: it hides what is behind it")
     words = split_words(written)

@@ -6,11 +6,10 @@ the worker are judged by reading back; whatever is in doubt ends in a reload. Th
 are ahead of the process all the while: should it die, it comes back with what is wanted.
 """
 
-import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -136,7 +135,10 @@ class Activation:
             decided = Plan(Step.RELOAD, (f"it is not known what differs: {error}",))
         match decided.step:
             case Step.NOTHING:
-                self._take_for_loaded(instance, situation)
+                # What differs has no effect; should it come to going back, it must not get lost.
+                record = situation.loaded.record if situation.loaded else None
+                if record is not None and not loaded_state.is_remembered(instance):
+                    self._remember(instance, record)
             case Step.RUNTIME:
                 try:
                     self._change(instance, situation, decided.changes)
@@ -281,15 +283,6 @@ class Activation:
         reasons = (loaded.doubt, *decided.reasons)
         return decided._replace(step=Step.RELOAD, reasons=reasons, changes=())
 
-    def _take_for_loaded(self, instance: InstanceLayout, situation: _Situation) -> None:
-        """What differs has no effect; should it come to going back, it must not get lost."""
-        loaded = situation.loaded
-        assert loaded is not None
-        if loaded.record is None:
-            return
-        if not loaded_state.is_remembered(instance):
-            self._remember(instance, loaded.record)
-
     # At run time
 
     def _change(
@@ -336,7 +329,7 @@ class Activation:
         try:
             self._require_ports(situation)
             self._save_state(instance, situation)
-            with self._keeping_counters(instance, before) as keep_counters:
+            with keeping_final_counters(instance, before.current, timeout=ANSWER) as keep_counters:
                 hung = socket.is_silent(f"@!{before.current}")
                 listened = self._listening() if hung else frozenset()
                 heard = True
@@ -431,21 +424,6 @@ class Activation:
             files.remove(instance.state)
         except OSError as error:  # it goes when the change is tidied, at the latest before a start
             logger.warning("instance=%s an old state stays: %s", instance.id, error)
-
-    @contextlib.contextmanager
-    def _keeping_counters(
-        self, instance: InstanceLayout, before: Workers
-    ) -> Iterator[Callable[[], None]]:
-        """The function given is to be called when the successor serves."""
-        with contextlib.ExitStack() as held:
-            keep: Callable[[], None] = lambda: None  # noqa: E731
-            if before.current is not None:
-                keeping = keeping_final_counters(instance, before.current, timeout=ANSWER)
-                try:
-                    keep = held.enter_context(keeping)
-                except (OSError, OperationFailed) as error:
-                    logger.warning("instance=%s counters not kept: %s", instance.id, error)
-            yield keep
 
     def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
         command = f"@!{situation.workers.current} show servers state"

@@ -77,7 +77,7 @@ class Haproxy:
     def check(self, configuration: bytes, name: Path, addition: Path, peer: str) -> Completed:
         """Let haproxy check a configuration, with the file `addition`, loading nothing into
         service. In what haproxy says, the configuration is called `name`."""
-        checked = self._check(_INPUT, str(addition), options=("-L", peer), input=configuration)
+        checked = self._check(configuration, "-f", str(addition), "-L", peer)
         return Completed(checked.status, checked.output.replace(_INPUT, str(name)))
 
     def check_files(
@@ -116,20 +116,21 @@ class Haproxy:
                 else:
                     files.refer(made, str(path))
             # In one piece: to make thousands of files takes longer than to check them.
-            checked = self._check(_INPUT, input=here("".join(texts.values())))
+            checked = self._check(here("".join(texts.values())))
             said = _IN_INPUT.sub(lambda found: _place(texts, name, found[1]), checked.output)
             return Completed(checked.status, said.replace(str(room), str(name)))
 
-    def _check(self, *sources: str, options: tuple[str, ...] = (), input: bytes = b"") -> Completed:
+    def _check(self, configuration: bytes, *options: str) -> Completed:
         self._require_program()
         if not self._check_addition.exists():
             # With its templates it takes longer to load than everything else that a start awaits.
             from amphora_agent.haproxy.process import render
 
             files.write(self._check_addition, render.check_addition().encode())
-        named = (word for source in (*sources, self._check_addition) for word in ("-f", source))
-        argv = (str(self.program), "-c", *map(str, named), *options)
-        return run(argv, timeout=_CHECK_PATIENCE, input=input)
+        # haproxy takes the last value that it reads.
+        own = ("-f", str(self._check_addition))
+        argv = (str(self.program), "-c", "-f", _INPUT, *options, *own)
+        return run(argv, timeout=_CHECK_PATIENCE, input=configuration)
 
     def command(self, instance: InstanceLayout, peer: str, *, notify: bool) -> tuple[str, ...]:
         """The command line that runs an instance in master-worker mode, in the foreground.

@@ -72,11 +72,8 @@ def _said(configuration: str) -> frozenset[str]:
 
 
 def _keywords_in(configuration: str) -> frozenset[str]:
-    return frozenset(
-        directive.words[0]
-        for section in parser.parse_config(configuration, KEYWORDS).of_kind("global")
-        for directive in section.directives
-    )
+    parsed = parser.parse_config(configuration, KEYWORDS)
+    return frozenset(line.words[0] for line in parsed.lines("global"))
 
 
 def check_addition() -> str:
@@ -147,15 +144,9 @@ def take_out_maxconn(content: bytes) -> bytes:
     """Comment out `maxconn` of the process, so that the agent can set another: haproxy takes the
     first that it reads."""
     parsed = parser.parse_config(content.decode(errors="surrogateescape"), {"maxconn"})
-    numbers = {
-        directive.line
-        for section in parsed.of_kind("global")
-        for directive in section.directives
-        if directive.words[0] == "maxconn"
-    }
     lines = content.split(b"\n")
-    for number in numbers:
-        lines[number - 1] = _HIDDEN + lines[number - 1]
+    for directive in parsed.lines("global", "maxconn"):
+        lines[directive.line - 1] = _HIDDEN + lines[directive.line - 1]
     return b"\n".join(lines)
 
 

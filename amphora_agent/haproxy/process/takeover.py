@@ -19,7 +19,7 @@ from amphora_agent.haproxy.config import parser
 from amphora_agent.haproxy.replies import read_information
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.final_counters import keeping_final_counters
-from amphora_agent.haproxy.runtime.socket import MasterSocket
+from amphora_agent.haproxy.runtime.socket import MasterSocket, master_of
 from amphora_agent.haproxy.update import server_state_file
 from amphora_agent.haproxy.update.server_state_file import Told
 from amphora_agent.paths import InstanceLayout, Layout, ObjectId, RenderedLayout
@@ -81,11 +81,10 @@ class Takeovers:
             keep: list[Callable[[], None]] = []
             for each in old:
                 with contextlib.suppress(OperationFailed):  # it serves nobody, or cannot tell
-                    master = MasterSocket(each.master_socket)
+                    master = master_of(each)
                     pid = replies.read_workers(master.command("show proc", timeout=_ANSWER)).current
                     state = master.command(f"@!{pid} show servers state", timeout=_ANSWER)
                     told.append(Told(state, parser.join_texts(loaded_state.read_loaded(each))))
-                    assert pid is not None
                     keeping = keeping_final_counters(each, pid, timeout=_ANSWER)
                     keep.append(held.enter_context(keeping))
             socket = self._layout.uploaded(lb_id).stats_socket
@@ -169,9 +168,7 @@ def _is_same(one: Path, other: Path) -> bool:
 def _answers(instance: InstanceLayout) -> bool:
     """Whether the statistics socket of an instance is that of its own worker."""
     try:
-        now = replies.read_workers(
-            MasterSocket(instance.master_socket).command("show proc", timeout=_ANSWER)
-        )
+        now = replies.read_workers(master_of(instance).command("show proc", timeout=_ANSWER))
         reply = MasterSocket(instance.stats_socket).command("show info", timeout=_ANSWER)
         said = read_information(reply)
     except OperationFailed:

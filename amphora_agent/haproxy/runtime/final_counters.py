@@ -17,7 +17,7 @@ from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.replies import read_information
-from amphora_agent.haproxy.runtime.socket import InteractiveSession, MasterSocket
+from amphora_agent.haproxy.runtime.socket import InteractiveSession, master_of
 from amphora_agent.model.status import WorkerReading
 from amphora_agent.paths import InstanceLayout
 from amphora_agent.supervisor.processes import boot_id, start_time
@@ -44,7 +44,7 @@ def worker_name(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def keeping_final_counters(
-    instance: InstanceLayout, pid: int, *, timeout: float
+    instance: InstanceLayout, pid: int | None, *, timeout: float
 ) -> Iterator[Callable[[], None]]:
     """Around the replacement of a worker: its counters are written down before, and again by the
     function given, which is to be called when its successor serves.
@@ -52,25 +52,27 @@ def keeping_final_counters(
     What it counts in between would be lost if it left before it is read the next time; so it is
     held by a connection until it has stopped listening, and has said how many came.
     """
-    path = instance.final_counters / (worker_name(pid) or "gone")
-    question = f"show stat {FRONTENDS}"
-    reply = MasterSocket(instance.master_socket).command(f"@!{pid} {question}", timeout=timeout)
-    _keep_last_word(path, reply)
-    try:
-        conversation = InteractiveSession(instance.stats_socket, timeout=timeout)
-    except OperationFailed as error:
-        logger.info("instance=%s its worker is not held: %s", instance.id, error)
+    if pid is None:
         yield lambda: None
         return
-    with conversation:
+    question = f"show stat {FRONTENDS}"
+    try:
+        path = instance.final_counters / (worker_name(pid) or "gone")
+        _keep_last_word(path, master_of(instance).command(f"@!{pid} {question}", timeout=timeout))
+        session = InteractiveSession(instance.stats_socket, timeout=timeout)
+    except (OSError, OperationFailed) as error:
+        logger.warning("instance=%s last counters of its worker are not kept: %s", instance.id, error)
+        yield lambda: None
+        return
+    with session:
 
         def keep() -> None:
             try:
                 for _ in range(_LOOKS):
-                    if read_information(conversation.ask("show info")).get("Stopping") == "1":
+                    if read_information(session.ask("show info")).get("Stopping") == "1":
                         break
                     time.sleep(_RETRY_PAUSE)
-                _keep_last_word(path, _settled(partial(conversation.ask, question)))
+                _keep_last_word(path, _settled(partial(session.ask, question)))
             except OperationFailed as error:
                 logger.info("instance=%s its worker has left: %s", instance.id, error)
 

@@ -3,7 +3,7 @@
 import enum
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -272,7 +272,8 @@ def _compare_servers(
     context: SectionContext,
     capabilities: Capabilities,
 ) -> list[Finding]:
-    if _list_words(running.all("server")) == _list_words(wanted.all("server")):
+    before, after = ([line.words for line in side.all("server")] for side in (running, wanted))
+    if before == after:
         return []
     if not is_name(wanted.name):
         return [require_reload(f"{show_section(block)}: members changed", "its name is not plain")]
@@ -301,7 +302,3 @@ def _find_disabled(section: Section) -> bool | None:
     """Return whether a frontend is disabled; None when several lines say so."""
     lines = [line.words for line in section.directives if line.words[0] in ("disabled", "enabled")]
     return None if len(lines) > 1 else lines == [("disabled",)]
-
-
-def _list_words(lines: Iterable[Directive]) -> list[tuple[str, ...]]:
-    return [line.words for line in lines]

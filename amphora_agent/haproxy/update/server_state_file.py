@@ -56,17 +56,13 @@ class _Server(NamedTuple):
 
     @property
     def weight(self) -> str:
-        return self._value("weight", "1")
+        return self.value("weight", "1")
 
     @property
     def rise(self) -> str:
-        return self._value("rise", "2")
+        return self.value("rise", "2")
 
-    @property
-    def fall(self) -> str:
-        return self._value("fall", "3")
-
-    def _value(self, keyword: str, default: str) -> str:
+    def value(self, keyword: str, default: str) -> str:
         """Return the value of the keyword that stands last, and counts."""
         options = (*self.defaults, *self.words[3:])
         places = [place for place, word in enumerate(options[:-1]) if word == keyword]
@@ -205,7 +201,7 @@ def _waits(server: _Server) -> bool:
     Where one failure takes a member out and several checks have to pass, no row lets the first one
     that passes decide: such a member serves until its first check, as haproxy has it do.
     """
-    several = server.fall == "1" and server.rise != "1"
+    several = server.value("fall", "3") == "1" and server.rise != "1"
     wanted = server.checked and not server.disabled and not several
     return wanted and _place(server.address) is not None
 

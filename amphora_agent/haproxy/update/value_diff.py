@@ -85,16 +85,13 @@ def _find_differing_lines(
     and are not split into words."""
     old, new = before.text.split("\n"), after.text.split("\n")
     only_old, only_new = Counter(old) - Counter(new), Counter(new) - Counter(old)
-    gone = [
-        (number, words)
-        for number, line in _take(enumerate(old, before.line), only_old)
-        if (words := split_words(line))
-    ]
-    added = [
-        (number, words)
-        for number, line in _take(enumerate(new, after.line), only_new)
-        if (words := split_words(line))
-    ]
+    gone, added = (
+        [(number, words) for number, line in lines if (words := split_words(line))]
+        for lines in (
+            _take(enumerate(old, before.line), only_old),
+            _take(enumerate(new, after.line), only_new),
+        )
+    )
     # Lines that differ only in blanks or comments are the same.
     words_gone, words_added = Counter(w for _, w in gone), Counter(w for _, w in added)
     return _take(gone, words_gone - words_added), _take(added, words_added - words_gone)
