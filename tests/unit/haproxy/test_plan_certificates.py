@@ -40,7 +40,7 @@ def test_a_certificate_is_replaced(path: str, version: str) -> None:
     assert [inquiry.text for inquiry in change.proof] == [f"show ssl cert {path}"]
 
 
-def test_one_that_only_a_crt_list_names_is_for_haproxy_to_know() -> None:
+def test_leaves_a_certificate_to_haproxy_that_only_a_crt_list_names() -> None:
     (change,) = planned(FileChange("/c/listed.pem", A, B)).changes
     assert [command.text for command in change.commands] == [
         "set ssl cert /c/listed.pem",
@@ -201,7 +201,7 @@ RELOADS = {
 
 
 @pytest.mark.parametrize("name", RELOADS)
-def test_what_takes_a_reload(name: str) -> None:
+def test_plans_a_reload_for_other_changes(name: str) -> None:
     files, reason = RELOADS[name]
     made = planned(*files)
     assert made.step is Step.RELOAD

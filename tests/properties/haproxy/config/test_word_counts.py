@@ -17,7 +17,7 @@ _TEXTS = st.one_of(st.lists(_PIECES).map("".join), CONFIGURATIONS)
 
 
 @given(_TEXTS, _TEXTS, _TEXTS, _TEXTS)
-def test_what_is_counted_from_the_text_before_is_what_there_is(
+def test_counts_from_the_text_before_are_those_of_the_text(
     head: str, old: str, new: str, tail: str
 ) -> None:
     before, text = count_words(head + old + tail), head + new + tail

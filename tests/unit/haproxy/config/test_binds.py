@@ -39,7 +39,7 @@ def test_literal_addresses_are_found(line: str, expected: set[ListenAddress]) ->
         "# bind 192.0.2.1:80",
     ],
 )
-def test_what_only_haproxy_can_tell_is_left_to_it(line: str) -> None:
+def test_leaves_addresses_to_haproxy_that_only_it_can_tell(line: str) -> None:
     assert find_new_addresses(f"frontend f\n    {line}\n", "") == frozenset()
 
 
@@ -78,9 +78,9 @@ frontend one
         ("    mode http", set()),
     ],
 )
-def test_what_a_change_adds(line: str, expected: set[ListenAddress]) -> None:
+def test_finds_the_addresses_that_a_change_adds(line: str, expected: set[ListenAddress]) -> None:
     assert find_new_addresses(f"{BEFORE}frontend two\n{line}\n", BEFORE) == expected
 
 
-def test_what_a_change_removes_is_not_added() -> None:
+def test_leaves_out_addresses_that_a_change_removes() -> None:
     assert find_new_addresses("frontend one\n    bind 192.0.2.1:80\n", BEFORE) == frozenset()

@@ -70,7 +70,7 @@ def section(text: str, number: int) -> SectionText:
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3, 20, 61])
 @pytest.mark.parametrize("options", ["", " # 'quoted'"])
-def test_one_changed_line_is_one_changed_section(number: int, options: str) -> None:
+def test_finds_the_section_of_a_changed_line(number: int, options: str) -> None:
     running = balancer(options=options)
     block = section(running, number)
     start = running.index(block.text)

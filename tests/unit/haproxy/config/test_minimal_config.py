@@ -58,7 +58,7 @@ def changed(section: str, line: str = "    retries 2") -> str:
     return BEFORE.replace(f"\n{section}\n", f"\n{section}\n{line}\n")
 
 
-def test_what_is_left_out_are_blank_lines() -> None:
+def test_leaves_blank_lines_for_sections_without_a_change() -> None:
     after = changed("backend back-a")
 
     part = shown(after)
@@ -69,7 +69,7 @@ def test_what_is_left_out_are_blank_lines() -> None:
     assert all(line in ("", whole) for line, whole in zip(lines, all_lines, strict=True))
 
 
-def test_who_names_what_changed_is_shown_with_all_that_it_names() -> None:
+def test_keeps_sections_that_name_a_changed_one_with_all_that_they_name() -> None:
     assert headers(shown(changed("backend back-c"))) == {
         "backend back-c",
         "frontend front-b",
@@ -85,13 +85,13 @@ def test_a_member_that_another_backend_tracks_is_shown_with_it() -> None:
     assert "backend back-c2" in headers(shown(changed("backend back-b")))
 
 
-def test_what_a_new_section_names_is_shown() -> None:
+def test_keeps_sections_that_a_new_one_names() -> None:
     after = f"{BEFORE}frontend new\n    bind :90\n    default_backend back-a\n"
 
     assert headers(shown(after)) == {"frontend new", "backend back-a"}
 
 
-def test_who_names_what_was_removed_is_shown() -> None:
+def test_keeps_sections_that_name_a_removed_one() -> None:
     after = BEFORE.replace("backend back-a\n    server one 192.0.2.11:80\n", "")
 
     assert headers(shown(after)) == {"frontend front-a"}
@@ -120,7 +120,7 @@ def test_a_file_that_stays_is_shown_as_it_is() -> None:
     ],
     ids=["global", "defaults", "userlist", "listen", "twice", "a number of its own"],
 )
-def test_what_reaches_everywhere_is_no_portion(after: str) -> None:
+def test_keeps_all_for_a_setting_that_reaches_everywhere(after: str) -> None:
     assert shown(after) is None
 
 

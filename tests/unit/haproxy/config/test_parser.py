@@ -130,7 +130,7 @@ def test_a_section_keyword_may_be_quoted_or_escaped() -> None:
     ]
 
 
-def test_what_stands_before_the_first_section_belongs_to_none() -> None:
+def test_lines_before_the_first_section_belong_to_none() -> None:
     assert parser.parse_config("daemon\nmode http\n") == parser.Config(())
 
 
@@ -214,7 +214,7 @@ def test_a_section_is_named_by_the_word_after_its_keyword() -> None:
     assert [section.name for section in config.sections] == ["", "d", "", "from"]
 
 
-def test_what_haproxy_skips_is_in_no_section() -> None:
+def test_leaves_out_lines_that_haproxy_skips() -> None:
     (section,) = parser.parse_config("global\n '' lua-load x\n \\x00 daemon\n daemon\n").sections
     assert [directive.words for directive in section.directives] == [("daemon",)]
 

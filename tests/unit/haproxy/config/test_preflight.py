@@ -125,7 +125,7 @@ def test_a2_what_no_limit_can_save_is_left_to_be_refused() -> None:
 @pytest.mark.parametrize(
     ("capabilities", "most"), [("000001fffeffffff", 20000), ("000001ffffffffff", 1048576)]
 )
-def test_who_may_raise_limits_has_the_kernel_s(
+def test_a_process_that_may_raise_its_limits_has_the_kernels(
     tmp_path: Path, starter: str, capabilities: str, most: int
 ) -> None:
     machine = headroom(
@@ -180,7 +180,7 @@ def test_memory_is_what_the_machine_and_the_groups_have_left(
     assert machine.memory() == room * MIB
 
 
-def test_what_cannot_be_read_is_not_limited(tmp_path: Path) -> None:
+def test_takes_no_limit_from_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert ResourceLimits("self", tmp_path).descriptors() > MANY
     assert ResourceLimits("self", tmp_path).memory() > MANY
 
@@ -219,7 +219,7 @@ def test_addresses_with_tls_have_a_session_cache_unless_the_text_says_how_large(
     assert kibibytes(bind)[0] - kibibytes(sized)[0] == 20_000 * 248 >> 10
 
 
-def test_each_thread_takes_memory_for_each_member() -> None:
+def test_estimates_memory_for_each_thread_and_member() -> None:
     servers = "    server s 192.0.2.9:80\n" * 1000
     two, eight = kibibytes(servers), kibibytes(servers, threads=8)
     assert eight[0] - two[0] == pytest.approx(6 * 0.9 * 1050, abs=1)

@@ -134,14 +134,14 @@ def test_doubtful(line: str) -> None:
         parse_server(split_words(line))
 
 
-def test_what_is_said_of_a_doubtful_line_is_short() -> None:
+def test_shortens_the_reason_for_a_doubtful_line() -> None:
     for line in ("server {} 10.0.0.1:80", "server a {}", "server a 10.0.0.1:80 {}"):
         with pytest.raises(Doubtful) as doubt:
             parse_server(split_words(line.format("x" * 100_000)))
         assert len(str(doubt.value)) < 200
 
 
-def test_what_a_member_is_added_with_describes_it() -> None:
+def test_arguments_of_add_server_describe_the_member() -> None:
     line = "server a [fd00::1]:80 check inter 5s ssl verify none cookie c backup weight 3 disabled"
     member = parse_server(split_words(line))
     assert member.endpoint == "[fd00::1]:80"
@@ -150,7 +150,7 @@ def test_what_a_member_is_added_with_describes_it() -> None:
     assert parse_server(split_words(again)) == member
 
 
-def test_what_another_member_must_prove() -> None:
+def test_names_options_that_another_member_must_prove() -> None:
     line = "server a 10.0.0.1:80 check inter 5s ssl verify required ca-file /c/ca.pem no-sslv3"
     assert parse_server(split_words(line)).unproven == {("ca-file", "/c/ca.pem"), ("no-sslv3", "")}
     assert not parse_server(

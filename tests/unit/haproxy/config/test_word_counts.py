@@ -38,7 +38,7 @@ def test_only_the_lines_that_differ_are_looked_at() -> None:
     assert count_words(text, before).counts == before.counts
 
 
-def test_each_of_several_defaults_is_found_in_counted_texts() -> None:
+def test_finds_several_defaults_in_counted_texts() -> None:
     names = ("a", "b defaults", "c")
     text = "".join(f"defaults {n}\n mode http # defaults\nbackend {n[0]}\n" for n in names)
     for block in split_sections({"f": count_words(text)}):

@@ -66,7 +66,7 @@ def test_c1_what_haproxy_may_not_read_is_written_anew(shape: str) -> None:
     assert read(kept).text == NORMAL
 
 
-def test_what_comes_in_the_one_form_is_kept_as_it_is() -> None:
+def test_keeps_a_file_in_the_kept_form_as_it_is() -> None:
     assert certificate_content.render_kept_file(read(NORMAL), NORMAL) == NORMAL
 
 
@@ -106,7 +106,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("shape", UNFIT)
-def test_what_no_haproxy_could_use_is_refused(shape: str) -> None:
+def test_refuses_files_that_no_haproxy_could_use(shape: str) -> None:
     sent, why = UNFIT[shape]
     with pytest.raises(UnusableFile, match=why) as raised:
         read(sent)

@@ -25,7 +25,7 @@ def test_a_statement_that_haproxy_gave_up_is_out_of_its_sight() -> None:
     ]
 
 
-def test_what_was_left_out_is_told_by_its_line() -> None:
+def test_tells_the_line_of_each_statement_left_out() -> None:
     assert render.adapt_config(OLD).changes == ("line 4 left out: 'option http-use-htx'",)
 
 
@@ -46,7 +46,7 @@ def test_other_lines_keep_their_numbers() -> None:
         b"    group None",
     ],
 )
-def test_it_is_found_however_it_is_written(line: bytes) -> None:
+def test_finds_a_refused_statement_however_it_is_written(line: bytes) -> None:
     sent = b"defaults\n" + line + b"\n"
     mended = render.adapt_config(sent)
     assert len(mended.changes) == 1

@@ -369,7 +369,7 @@ def test_other_sections(text: str) -> None:
         "global\n    # a comment\rlua-load /x\n",
     ],
 )
-def test_what_other_sections_may_not(text: str) -> None:
+def test_refuses_what_other_sections_may_not_have(text: str) -> None:
     (violation,) = found(text)
     assert violation.line == 2
 
@@ -387,7 +387,7 @@ def test_sections_are_told_apart() -> None:
     assert [violation.line for violation in found(text)] == [4, 7]
 
 
-def test_each_of_many_is_told_with_its_line() -> None:
+def test_tells_each_violation_with_its_line() -> None:
     text = "global\n    lua-load /x\n    daemon\n    lua-load /x\n"
     assert [violation.line for violation in found(text)] == [2, 4]
 
@@ -480,7 +480,9 @@ def test_lines_within_a_field_are_refused(
 
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("no_break", NO_LINE_BREAKS, ids=ascii)
-def test_what_ends_no_line_stays_in_the_field(field: Callable[[str], str], no_break: str) -> None:
+def test_keeps_characters_in_a_field_that_end_no_line(
+    field: Callable[[str], str], no_break: str
+) -> None:
     """Either it is refused, or the line has as many words as before."""
     text = field(f"http://x{no_break}lua-load")
     parsed = split_sections({"haproxy.cfg": text})[0].section()

@@ -62,7 +62,7 @@ def test_b3_user_and_group_are_added_when_no_global_section_names_one(
         "userlist u\n    {} g\nglobal\n    {} old\n",
     ],
 )
-def test_one_that_the_controller_names_stays_the_only_one(configuration: str, keyword: str) -> None:
+def test_adds_no_statement_that_the_controller_has(configuration: str, keyword: str) -> None:
     assert keyword not in said(configuration.replace("{}", keyword))
 
 

@@ -15,7 +15,7 @@ from amphora_agent.haproxy.replies import find_capabilities
         ("unknown", False, False, False, False),
     ],
 )
-def test_what_can_be_done_while_it_runs(
+def test_a_version_tells_what_can_change_at_run_time(
     version: str,
     add_servers: bool,
     add_cookies: bool,

@@ -129,7 +129,7 @@ def test_the_agent_s_own_exporter_is_nobody_s() -> None:
         f"warning\n{HEADER}",
     ],
 )
-def test_what_is_not_statistics_is_refused(text: str) -> None:
+def test_refuses_a_reply_that_is_not_statistics(text: str) -> None:
     with pytest.raises(OperationFailed, match="Cannot read the statistics"):
         read_worker(text, "w")
 

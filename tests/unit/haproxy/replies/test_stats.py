@@ -47,7 +47,7 @@ def test_rows_are_told_by_scope_with_the_columns_that_are_wanted() -> None:
     }
 
 
-def test_what_a_server_said_to_its_check_stays_in_its_column() -> None:
+def test_keeps_the_answer_to_a_check_in_its_column() -> None:
     stat = f'{HEADER}\np1:l1,m1,2,UP,"what, ""you""",'
     (row,) = parse("", stat).rows[Scope.MEMBER]
     assert row[3] == 'what, "you"'
@@ -67,11 +67,11 @@ def test_the_internal_proxies_are_absent() -> None:
 
 
 @pytest.mark.parametrize("stat", [HEADER[:10], f"{HEADER}\nl1,FRONTEND,1", "Unknown command", "a"])
-def test_what_is_cut_off_or_something_else_is_refused(stat: str) -> None:
+def test_refuses_figures_that_are_cut_off_or_something_else(stat: str) -> None:
     with pytest.raises(OperationFailed):
         parse("", stat)
 
 
-def test_what_is_no_answer_to_show_info_is_refused() -> None:
+def test_refuses_a_reply_that_is_no_answer_to_show_info() -> None:
     with pytest.raises(OperationFailed):
         parse("Can't find the target PID matching the prefix", "")

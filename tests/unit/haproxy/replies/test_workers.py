@@ -70,6 +70,6 @@ def test_a_program_that_haproxy_minds_is_no_worker_whatever_its_name() -> None:
 
 
 @pytest.mark.parametrize("reply", ["", "Unknown command: 'show'", TITLE, "1 worker 0 0d x"])
-def test_what_is_something_else_is_refused(reply: str) -> None:
+def test_refuses_a_reply_that_is_not_show_proc(reply: str) -> None:
     with pytest.raises(OperationFailed, match="Cannot read the workers"):
         read_workers(reply)

@@ -47,7 +47,7 @@ def test_nothing_is_known_of_what_never_came_up(instance: InstanceLayout) -> Non
     assert loaded(instance) is None
 
 
-def test_what_was_remembered_is_loaded_whatever_is_committed_since(
+def test_remembered_files_stay_loaded_whatever_is_committed_since(
     instance: InstanceLayout,
 ) -> None:
     loaded_state.record_loaded(instance, record())
@@ -154,7 +154,7 @@ def declared(tmp_path: Path) -> RenderedLayout:
     return made
 
 
-def test_what_a_declared_instance_has_loaded(declared: RenderedLayout) -> None:
+def test_finds_the_texts_that_a_rendered_instance_has_loaded(declared: RenderedLayout) -> None:
     wanted = loaded_state.open_committed(declared)
     found = loaded_state.find_loaded_state(declared, PID, "3.0", wanted)
     assert found is not None
@@ -179,7 +179,7 @@ def test_texts_that_have_been_read_are_not_read_again(declared: RenderedLayout) 
     assert found.texts is read[1].texts
 
 
-def test_what_was_committed_has_the_same_digests_when_it_is_loaded(
+def test_committed_texts_keep_their_digests_when_they_are_loaded(
     declared: RenderedLayout,
 ) -> None:
     committed = loaded_state.digest_committed(declared)

@@ -81,7 +81,7 @@ def test_a_payload_follows_its_command_and_ends_with_a_blank_line(
         ("x" * LARGEST, ""),
     ],
 )
-def test_what_is_not_one_command_is_not_said(
+def test_sends_nothing_that_is_not_one_command(
     master: tuple[Master, MasterSocket], text: str, payload: str
 ) -> None:
     there, here = master

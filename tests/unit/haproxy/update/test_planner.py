@@ -266,7 +266,7 @@ RELOADS = [
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("now", "then", "reason"), RELOADS, ids=[row[2] for row in RELOADS])
-def test_what_takes_a_reload(now: str, then: str, reason: str, version: str) -> None:
+def test_plans_a_reload_for_other_changes(now: str, then: str, reason: str, version: str) -> None:
     assert WHOLE.count(now) == 1
     made = planned(WHOLE, WHOLE.replace(now, then), version)
     assert made.step is Step.RELOAD
@@ -292,7 +292,7 @@ SAME = [
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("now", "then"), SAME)
-def test_what_means_the_same(now: str, then: str, version: str) -> None:
+def test_plans_nothing_for_texts_that_mean_the_same(now: str, then: str, version: str) -> None:
     made = planned(WHOLE, WHOLE.replace(now, then), version)
     assert made == Plan(Step.NOTHING)
 
@@ -318,7 +318,7 @@ def test_a_listener_that_was_switched_off_by_its_configuration_has_no_sockets() 
     assert planned(off, WHOLE).reasons == ("listener f: enabled: it has no sockets",)
 
 
-def test_one_reason_for_a_reload_is_reason_for_all() -> None:
+def test_reloads_for_all_changes_when_one_takes_a_reload() -> None:
     new = WHOLE.replace("maxconn 50\n", "maxconn 60\n").replace("retries 3", "retries 4")
     made = planned(WHOLE, new)
     assert made.step is Step.RELOAD
@@ -342,7 +342,7 @@ def test_changes_of_several_sections_come_together() -> None:
     assert [change.words for change in made.changes] == list(made.words)
 
 
-def test_what_does_not_run_is_started() -> None:
+def test_starts_a_haproxy_that_does_not_run() -> None:
     made = make_plan(None, {"haproxy.cfg": WHOLE}, (), find_capabilities(VERSIONS["2.6"]))
     assert made.step is Step.START
     assert made.reasons == ("it does not run",)
@@ -397,7 +397,7 @@ def test_words_are_printable_and_short() -> None:
         assert all(words.isascii() and words.isprintable() for words in made.words)
 
 
-def test_one_question_is_asked_for_all_members_of_a_pool() -> None:
+def test_asks_a_single_question_for_all_members_of_a_pool() -> None:
     old = [f"server m{n} 10.0.0.1:80" for n in range(20)]
     new = [f"server m{n} 10.0.0.1:80 weight {n + 2}" for n in range(20)]
     made = planned(pool(old), pool(new))

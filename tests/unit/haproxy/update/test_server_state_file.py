@@ -180,7 +180,7 @@ def test_a_server_that_is_not_checked_does_not_wait(line: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["defaults", "backend p1:l"])
-def test_what_servers_have_by_default_counts(where: str) -> None:
+def test_counts_the_options_that_servers_have_by_default(where: str) -> None:
     default = "    default-server check weight 4 ssl\n"
     text = f"defaults\n{default if where == 'defaults' else ''}backend p1:l\n"
     text += f"{default if where != 'defaults' else ''}    server m1 10.0.0.2:80\n"
@@ -239,7 +239,7 @@ def test_a_weight_that_changes_with_the_reload_is_the_wanted_one() -> None:
     assert rows([weighing(OLD[0], 5, 1)], wanted(now), wanted(was)) == [OLD[0]]
 
 
-def test_what_an_operator_has_done_to_a_server_that_stays_is_kept() -> None:
+def test_keeps_an_operators_changes_of_a_server_that_stays() -> None:
     state = [maintained(OLD[0]), weighing(OLD[1], 9, 1)]
     assert rows(state, wanted(M1, M2), wanted(M1, M2)) == state
 

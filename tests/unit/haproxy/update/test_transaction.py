@@ -87,7 +87,7 @@ def test_a_worker_that_does_not_answer_refuses() -> None:
     assert worker.asked == ["a", "undo"]
 
 
-def test_what_cannot_be_said_is_refused() -> None:
+def test_refuses_a_command_that_cannot_be_sent() -> None:
     def ask(text: str, payload: str) -> str:
         raise ValueError("too large")
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_said_is_refused() -> None:
         carry_out([change(Command("a"))], ask)
 
 
-def test_what_does_not_hold_is_refused() -> None:
+def test_refuses_a_change_that_does_not_hold() -> None:
     with pytest.raises(ChangeRefused, match="does not hold: it is 'wrong'"):
         carry_out([change(proof=(holds("p"),))], Worker(p="wrong"))
 
