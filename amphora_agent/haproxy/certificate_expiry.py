@@ -19,7 +19,6 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.config import queries
 from amphora_agent.haproxy.config.queries import Role
 from amphora_agent.haproxy.policy import certificate_content
-from amphora_agent.haproxy.policy.certificate_content import CrtListEntry
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.reading import instances
@@ -72,7 +71,7 @@ class ExpiryWatch:
         self._alarms = alarms
         self._now = now
         self._texts = _Cache(partial(_named, layout.certificates))
-        self._lists = _Cache(_entries)
+        self._lists = _Cache(lambda path: certificate_content.read_entries(path.read_bytes()))
         self._dates = _Cache(_expires)
         self._found: Mapping[str, tuple[FileExpiry, ...]] = {}
         self._changed = threading.Event()
@@ -156,10 +155,6 @@ def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[R
     """The files below the directory of certificates that a configuration names."""
     found = queries.find_files_below({"": files.text(configuration)}, str(certificates))
     return {Path(path): roles for path, roles in found.items()}
-
-
-def _entries(path: Path) -> tuple[CrtListEntry, ...]:
-    return certificate_content.read_entries(path.read_bytes())
 
 
 def _expires(path: Path) -> float | None:

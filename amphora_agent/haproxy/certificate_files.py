@@ -78,7 +78,11 @@ class CertificateFiles:
             changed = revisions.keep(kept)
             if trial:
                 (entry,) = changed.values()
-                self._require_trial(instance, path, revisions.path(entry.digest))
+                staged = revisions.path(entry.digest)
+                checked = self._trial(instance, path, staged)
+                if not checked.succeeded:
+                    output = checked.output.replace(str(staged), str(path))
+                    raise InvalidRequest("Invalid request", output.strip())
             self._store.commit(instance, {**reading.committed_or_loaded(instance), **changed}, kept)
         if kept[f"{CERTIFICATES}{name}"] != data:
             logger.info("instance=%s file=%s written anew for haproxy", instance_id, name)
@@ -159,14 +163,6 @@ class CertificateFiles:
         if Role.CRT_LIST in roles:
             _require_listed(instance, content)
         return Role.OTHER in roles or any(not entry.is_plain for entry in content.entries)
-
-    def _require_trial(self, instance: InstanceLayout, path: Path, staged: Path) -> None:
-        """Raises InvalidRequest."""
-        done = self._trial(instance, path, staged)
-        if not done.succeeded:
-            raise InvalidRequest(
-                "Invalid request", done.output.replace(str(staged), str(path)).strip()
-            )
 
 
 def _fits(role: Role, content: Content) -> bool:

@@ -16,15 +16,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from amphora_agent.haproxy.config.parser import (
-    Header,
-    SectionText,
-    Texts,
-    find_headers,
-    read_header,
-    split_file,
-    split_sections,
-)
+from amphora_agent.haproxy.config import parser
+from amphora_agent.haproxy.config.parser import Header, SectionText, Texts
 
 #: Characters that are searched for a header at once, backwards.
 _WINDOW = 1 << 12
@@ -86,7 +79,7 @@ def find_defaults(texts: Texts, block: SectionText) -> SectionText | None:
             if file == block.file and line >= block.line:
                 break
             if candidate.kind == "defaults" and named in (None, candidate.name):
-                defaults = next(split_file(file, text, start, line=line))
+                defaults = next(parser.split_file(file, text, start, line=line))
         if file == block.file:
             break
     return defaults
@@ -99,8 +92,8 @@ def _compare_file(file: str, running: str, wanted: str) -> ConfigDiff:
     tail = _find_tail(running, measure_tail(running, wanted, start))
     line = 1 + running.count("\n", 0, start)
     end = len(running) - tail
-    before = _group(split_file(file, running, start, end, line))
-    after = _group(split_file(file, wanted, start, len(wanted) - tail, line))
+    before = _group(parser.split_file(file, running, start, end, line))
+    after = _group(parser.split_file(file, wanted, start, len(wanted) - tail, line))
 
     differing = [key for key in {**before, **after} if _texts(before, key) != _texts(after, key)]
     twice = {
@@ -123,7 +116,7 @@ def _find_head(text: str, head: int) -> int:
     end = text.rfind("\n", 0, head) + 1
     while end > 0:
         start = text.rfind("\n", 0, max(0, end - _WINDOW)) + 1
-        if headers := list(find_headers(text, start, end)):
+        if headers := list(parser.find_headers(text, start, end)):
             return headers[-1].start
         end = start
     return 0
@@ -132,7 +125,7 @@ def _find_head(text: str, head: int) -> int:
 def _find_tail(text: str, tail: int) -> int:
     """Return the length of the common tail, from the first header in it."""
     start = text.find("\n", len(text) - tail) + 1
-    header = next(find_headers(text, start), None) if start else None
+    header = next(parser.find_headers(text, start), None) if start else None
     return len(text) - header.start if header else 0
 
 
@@ -160,7 +153,7 @@ def _find_outside(text: str, start: int, end: int, keys: Collection[_Key]) -> se
     found: set[_Key] = set()
     for part in ((0, start), (end, len(text))):
         if len(keys) > _FEW:
-            found.update((header.kind, header.name) for header in find_headers(text, *part))
+            found.update((header.kind, header.name) for header in parser.find_headers(text, *part))
             continue
         for kind, name in keys:
             # There is one part before the first section.
@@ -175,11 +168,11 @@ def _find_outside(text: str, start: int, end: int, keys: Collection[_Key]) -> se
 def _find_headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header]:
     """Yield the headers that may have this word. The part of the text begins where a line does."""
     if not _SIMPLE.fullmatch(word) or _may_disguise(text, start, end):
-        yield from find_headers(text, start, end)
+        yield from parser.find_headers(text, start, end)
         return
     left = get_counts(text).get(word, len(text))
     while left > 0 and (found := text.find(word, start, end)) >= 0:
-        if header := read_header(text, text.rfind("\n", 0, found) + 1, end):
+        if header := parser.read_header(text, text.rfind("\n", 0, found) + 1, end):
             yield header
         start = text.find("\n", found, end) + 1
         if not start:
@@ -239,7 +232,7 @@ def build_minimal_config(wanted: Texts, change: ConfigDiff) -> Texts | None:
         or any(block.section().first("id") for block in after)
     ):
         return None
-    everything = split_sections(wanted)
+    everything = parser.split_sections(wanted)
     # haproxy needs a listening socket, and the others may be in what is left out.
     if not any(b.section().first("stats", "socket") for b in everything if b.kind == "global"):
         return None

@@ -5,10 +5,19 @@ is refused; `REFUSED` has better reasons for some words.
 """
 
 import enum
+from collections.abc import Mapping
+from typing import TypeVar
+
+_Value = TypeVar("_Value")
 
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
+
+
+def _map_words(words: Mapping[_Value, str]) -> dict[str, _Value]:
+    """Return the value of each word; `words` are those of each value."""
+    return {word: value for value, text in words.items() for word in text.split()}
 
 
 class ArgumentKind(enum.Enum):
@@ -47,9 +56,10 @@ GLOBAL = _words("""
 
 #: Settings of `global` with a number, each with the greatest allowed value: haproxy allocates what
 #: it is told to.
-TUNE = {
-    **dict.fromkeys(
-        _words("""
+#: Controllers give `tune.ssl.cachesize` two fifths of the memory: 250 bytes a block.
+TUNE = _map_words(
+    {
+        1 << 31: """
             tune.comp.maxlevel tune.disable-fast-forward tune.disable-zero-copy-forwarding
             tune.applet.zero-copy-forwarding tune.events.max-events-at-once tune.fd.edge-triggered
             tune.h1.zero-copy-fwd-recv tune.h1.zero-copy-fwd-send tune.h2.be.glitches-threshold
@@ -69,20 +79,15 @@ TUNE = {
             tune.vars.global-max-size tune.vars.proc-max-size tune.vars.reqres-max-size
             tune.vars.sess-max-size tune.vars.txn-max-size tune.zlib.memlevel
             tune.zlib.windowsize tune.buffers.limit tune.buffers.reserve
-        """),
-        1 << 31,
-    ),
-    **dict.fromkeys(
-        _words("""
+            tune.ssl.cachesize
+        """,
+        1 << 20: """
             tune.bufsize tune.maxrewrite tune.pipesize tune.rcvbuf.backend tune.rcvbuf.client
             tune.rcvbuf.frontend tune.rcvbuf.server tune.sndbuf.backend tune.sndbuf.client
             tune.sndbuf.frontend tune.sndbuf.server tune.bufsize.small
-        """),
-        1 << 20,
-    ),
-    # Controllers give it two fifths of the memory: 250 bytes a block.
-    "tune.ssl.cachesize": 1 << 31,
-}  # fmt: skip
+        """,
+    }
+)
 
 PROXY = _words("""
     acl backlog balance bind capture clitcpka-cnt clitcpka-idle clitcpka-intvl compression cookie
@@ -167,35 +172,28 @@ ANSWERS = _words("errorfile file lf-file")
 
 # Options of a line
 
-BIND = {
-    **dict.fromkeys(
-        _words("""
+BIND = _map_words(
+    {
+        ArgumentKind.NONE: """
             accept-proxy allow-0rtt defer-accept force-sslv3 force-tlsv10 force-tlsv11 force-tlsv12
             force-tlsv13 generate-certificates no-alpn no-ca-names no-sslv3 no-tls-tickets no-tlsv10
             no-tlsv11 no-tlsv12 no-tlsv13 prefer-client-ciphers ssl strict-sni tfo v4v6 v6only
-        """),
-        ArgumentKind.NONE,
-    ),
-    **dict.fromkeys(
-        _words("""
+        """,
+        ArgumentKind.ANY: """
             accept-netscaler-cip alpn backlog ca-ignore-err ca-sign-pass ciphers ciphersuites
             client-sigalgs crt-ignore-err curves ecdhe guid-prefix id interface maxconn mss name
             nbconn nice npn ocsp-update process proto shards sigalgs ssl-max-ver ssl-min-ver tcp-ut
             thread verify
-        """),
-        ArgumentKind.ANY,
-    ),
-    **dict.fromkeys(
-        _words("ca-sign-file crl-file crt-list default-crt tls-ticket-keys"),
-        ArgumentKind.CERTIFICATE,
-    ),
-    "crt": ArgumentKind.CERTIFICATES,
-    **dict.fromkeys(_words("ca-file ca-verify-file"), ArgumentKind.AUTHORITY),
-}
+        """,
+        ArgumentKind.CERTIFICATE: "ca-sign-file crl-file crt-list default-crt tls-ticket-keys",
+        ArgumentKind.CERTIFICATES: "crt",
+        ArgumentKind.AUTHORITY: "ca-file ca-verify-file",
+    }
+)
 
-SERVER = {
-    **dict.fromkeys(
-        _words("""
+SERVER = _map_words(
+    {
+        ArgumentKind.NONE: """
             agent-check allow-0rtt backup check check-send-proxy check-ssl disabled enabled
             force-sslv3 force-tlsv10 force-tlsv11 force-tlsv12 force-tlsv13 no-agent-check no-backup
             no-check no-check-send-proxy no-check-ssl no-send-proxy no-send-proxy-v2
@@ -203,11 +201,8 @@ SERVER = {
             no-tls-tickets no-tlsv10 no-tlsv11 no-tlsv12 no-tlsv13 no-verifyhost non-stick
             send-proxy send-proxy-v2 send-proxy-v2-ssl send-proxy-v2-ssl-cn ssl ssl-reuse stick tfo
             tls-tickets
-        """),
-        ArgumentKind.NONE,
-    ),
-    **dict.fromkeys(
-        _words("""
+        """,
+        ArgumentKind.ANY: """
             agent-inter agent-port agent-send alpn check-alpn check-proto ciphers ciphersuites
             client-sigalgs cookie curves downinter error-limit fall fastinter guid hash-key id
             init-addr init-state inter interface log-bufsize log-proto max-reuse maxconn maxqueue
@@ -215,14 +210,13 @@ SERVER = {
             pool-purge-delay port proto proxy-v2-options redir resolve-net resolve-opts
             resolve-prefer resolvers rise shard sigalgs slowstart ssl-max-ver ssl-min-ver tcp-ut
             track verify verifyhost weight ws check-sni
-        """),
-        ArgumentKind.ANY,
-    ),
-    **dict.fromkeys(_words("addr agent-addr source"), ArgumentKind.ADDRESS),
-    **dict.fromkeys(_words("pool-conn-name sni"), ArgumentKind.EXPRESSION),
-    **dict.fromkeys(_words("crl-file crt"), ArgumentKind.CERTIFICATE),
-    "ca-file": ArgumentKind.AUTHORITY,
-}
+        """,
+        ArgumentKind.ADDRESS: "addr agent-addr source",
+        ArgumentKind.EXPRESSION: "pool-conn-name sni",
+        ArgumentKind.CERTIFICATE: "crl-file crt",
+        ArgumentKind.AUTHORITY: "ca-file",
+    }
+)
 
 #: The system's trust stores, which `ca-file` may name; everybody may read them.
 TRUST_STORES = frozenset(
@@ -355,46 +349,32 @@ _PROCESS = "how haproxy runs is the agent's to say"
 _ENVIRONMENT = "the environment is the agent's own"
 _HIDES = "what haproxy reads must be what is written"
 
-REFUSED = {
-    **dict.fromkeys(
-        _words("""
+REFUSED = _map_words(
+    {
+        _CODE: """
             lua-load lua-load-per-thread lua-prepend-path program command insecure-setuid-wanted
             ssl-engine ssl-provider ssl-provider-path opentracing spoe
-        """),
-        _CODE,
-    ),
-    **dict.fromkeys(
-        _words("""
+        """,
+        _FILES: """
             51degrees-data-file ca-base crt-base crt-store default-path deviceatlas-json-file
             h1-case-adjust-file issuers-chain-path key-base load-server-state-from-file
             server-state-base server-state-file-name ssl-load-extra-del-ext ssl-load-extra-files
             ssl-mode-async stats-file tune.ssl.keylog wurfl-data-file
-        """),
-        _FILES,
-    ),
-    **dict.fromkeys(
-        _words("""
+        """,
+        _SOCKETS: """
             email-alert expose-fd fcgi-app httpclient.resolvers.id httpclient.ssl.ca-file
             log-forward log-profile mailers namespace namespace_list ring
             socks4 traces trace unix-bind use-fcgi-app usesrc
-        """),
-        _SOCKETS,
-    ),
-    **dict.fromkeys(_words("chroot gid setcap uid"), _USERS),
-    **dict.fromkeys(
-        _words("""
+        """,
+        _USERS: "chroot gid setcap uid",
+        _PROCESS: """
             expose-deprecated-directives expose-experimental-directives localpeer master-worker
             nbproc set-dumpable strict-limits ulimit-n
-        """),
-        _PROCESS,
-    ),
-    **dict.fromkeys(_words("presetenv resetenv setenv unsetenv"), _ENVIRONMENT),
-    **dict.fromkeys(_words(".if .elif .else .endif .diag .notice .warning .alert"), _HIDES),
-    **dict.fromkeys(_words("set-bc-mark set-fc-mark set-mark"), "it steers the kernel's routing"),
-    **dict.fromkeys(
-        _words("level mode severity-output user group"),
-        "only the statistics socket has such options",
-    ),
-    "transparent": "it takes connections that are not for this amphora",
-    "env": _ENVIRONMENT,
-}
+        """,
+        _ENVIRONMENT: "presetenv resetenv setenv unsetenv env",
+        _HIDES: ".if .elif .else .endif .diag .notice .warning .alert",
+        "it steers the kernel's routing": "set-bc-mark set-fc-mark set-mark",
+        "only the statistics socket has such options": "level mode severity-output user group",
+        "it takes connections that are not for this amphora": "transparent",
+    }
+)

@@ -20,14 +20,8 @@ from amphora_agent.errors import OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.haproxy.config import parser, queries
 from amphora_agent.haproxy.config.parser import Texts
+from amphora_agent.haproxy.process import startup
 from amphora_agent.haproxy.process.binary import Haproxy
-from amphora_agent.haproxy.process.startup import (
-    ANSWER,
-    PAUSE,
-    await_master,
-    await_worker,
-    require_ports,
-)
 from amphora_agent.haproxy.process.takeover import Takeover
 from amphora_agent.haproxy.replies import Workers
 from amphora_agent.haproxy.restart import report_going_back
@@ -176,12 +170,12 @@ class Activation:
     def runs(self, instance: InstanceLayout) -> bool:
         """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
         have read the configuration before the one that is committed."""
-        deadline = self._clock() + ANSWER
+        deadline = self._clock() + startup.ANSWER
         while not master_of(instance).listening():
             state = self._supervisor.state(instance.process)
             if state is not ProcessState.RUNNING or self._clock() > deadline:
                 return False
-            time.sleep(PAUSE)
+            time.sleep(startup.PAUSE)
         return True
 
     def start(self, instance: InstanceLayout, takeover: Takeover | None = None) -> Outcome:
@@ -203,7 +197,7 @@ class Activation:
             if takeover is not None:
                 self._inherit(instance, takeover)
             self._supervisor.start(spec)
-            now = await_worker(instance, self._supervisor, self._clock)
+            now = startup.await_worker(instance, self._supervisor, self._clock)
         except OperationFailed as error:
             words = self._located(instance, self._supervisor.output(name, mark).strip())
             self._supervisor.stop(name)
@@ -227,7 +221,7 @@ class Activation:
         """
         wanted = parser.join_texts(loaded_state.open_committed(instance))
         added = queries.find_new_addresses(wanted, takeover.configuration)
-        require_ports(Namespace(self._layout.namespace), added, self._clock)
+        startup.require_ports(Namespace(self._layout.namespace), added, self._clock)
         state = takeover.states(wanted)
         files.replace_unsynced(instance.state, state.encode(errors="surrogateescape"))
 
@@ -245,7 +239,7 @@ class Activation:
             OperationFailed: the master does not answer; the last good files are back.
         """
         try:
-            now = await_master(master_of(instance), self._clock)
+            now = startup.await_master(master_of(instance), self._clock)
         except OperationFailed as error:
             self._restore(instance)
             raise OperationFailed("Error reloading haproxy", _advice(instance, error)) from error
@@ -309,7 +303,7 @@ class Activation:
         deadline = self._clock() + _COMMANDS
 
         def ask(command: str, payload: str) -> str:
-            timeout = min(ANSWER, max(0.001, deadline - self._clock()))
+            timeout = min(startup.ANSWER, max(0.001, deadline - self._clock()))
             return socket.command(f"@!{now.current} {command}", payload, timeout=timeout)
 
         return ask
@@ -329,7 +323,9 @@ class Activation:
         try:
             self._require_ports(situation)
             self._save_state(instance, situation)
-            with keeping_final_counters(instance, before.current, timeout=ANSWER) as keep_counters:
+            with keeping_final_counters(
+                instance, before.current, timeout=startup.ANSWER
+            ) as keep_counters:
                 hung = socket.is_silent(f"@!{before.current}")
                 listened = self._listening() if hung else frozenset()
                 heard = True
@@ -340,7 +336,9 @@ class Activation:
                     reply, heard = "", False
                 if reply.startswith("Success=0"):
                     raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
-                now = await_worker(instance, self._supervisor, self._clock, before, is_asked=heard)
+                now = startup.await_worker(
+                    instance, self._supervisor, self._clock, before, is_asked=heard
+                )
                 keep_counters()
                 if hung:
                     self._relieve(instance, before, listened)
@@ -397,7 +395,7 @@ class Activation:
                 parser.join_texts(situation.wanted), parser.join_texts(situation.loaded.texts)
             )
             try:
-                require_ports(Namespace(self._layout.namespace), new, self._clock)
+                startup.require_ports(Namespace(self._layout.namespace), new, self._clock)
             except OperationFailed as error:
                 raise _ReloadRefused(error.message, error.details) from error
 
@@ -430,7 +428,7 @@ class Activation:
         loaded, whole = situation.loaded, parser.join_texts(situation.wanted)
         # The agent takes as long to read the configuration as haproxy to answer.
         with ThreadPoolExecutor(1) as asking:
-            shown = asking.submit(master_of(instance).command, command, timeout=ANSWER)
+            shown = asking.submit(master_of(instance).command, command, timeout=startup.ANSWER)
             wanted = parser.parse_config(whole, server_state_file.KEYWORDS)
             before: server_state_file.Backends = {}
             touched: frozenset[str] = frozenset()

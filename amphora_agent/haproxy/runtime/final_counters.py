@@ -61,7 +61,9 @@ def keeping_final_counters(
         _keep_last_word(path, master_of(instance).command(f"@!{pid} {question}", timeout=timeout))
         session = InteractiveSession(instance.stats_socket, timeout=timeout)
     except (OSError, OperationFailed) as error:
-        logger.warning("instance=%s last counters of its worker are not kept: %s", instance.id, error)
+        logger.warning(
+            "instance=%s last counters of its worker are not kept: %s", instance.id, error
+        )
         yield lambda: None
         return
     with session:

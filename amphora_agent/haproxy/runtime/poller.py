@@ -15,12 +15,7 @@ from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.replies import Workers, read_information
-from amphora_agent.haproxy.runtime.final_counters import (
-    FRONTENDS,
-    forget_final_counters,
-    read_final_counters,
-    worker_name,
-)
+from amphora_agent.haproxy.runtime import final_counters
 from amphora_agent.haproxy.runtime.loaded_state import index_listeners, index_pools
 from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening, Question
 from amphora_agent.model.status import (
@@ -161,7 +156,7 @@ class Poller:
         """Add what workers that are gone have left in files."""
         finished = {}
         for instance_id, reading in readings.items():
-            words = read_final_counters(self._layout.instance(ObjectId(instance_id)))
+            words = final_counters.read_final_counters(self._layout.instance(ObjectId(instance_id)))
             replaced = {worker.worker: worker for worker in words}
             for worker in reading.leaving:
                 if worker.listeners or worker.worker not in replaced:
@@ -176,7 +171,9 @@ class Poller:
         for instance_id, reading in readings.items():
             if reading.complete:
                 instance = self._layout.instance(ObjectId(instance_id))
-                forget_final_counters(instance, {worker.worker for worker in reading.leaving})
+                final_counters.forget_final_counters(
+                    instance, {worker.worker for worker in reading.leaving}
+                )
 
     def read_pools(self, instance: InstanceLayout, *, timeout: float) -> Mapping[str, PoolReading]:
         """Return the pools of one instance, as they are now.
@@ -266,18 +263,12 @@ class Poller:
     def _begin(self, one: _Round) -> None:
         """Ask the worker and the master at the same time."""
         instance = one.known.instance
-        self._put(
-            one,
-            _Asked(instance.id, _WORKER),
-            lambda: Question(instance.stats_socket, "show info", "show stat", half_close=False),
-            files.signature(instance.stats_socket),
-        )
-        self._put(
-            one,
-            _Asked(instance.id, _MASTER),
-            lambda: Question(instance.master_socket, "show proc", half_close=True),
-            files.signature(instance.master_socket),
-        )
+        for process, path, commands in (
+            (_WORKER, instance.stats_socket, ("show info", "show stat")),
+            (_MASTER, instance.master_socket, ("show proc",)),
+        ):
+            ask = partial(Question, path, *commands, half_close=process == _MASTER)
+            self._put(one, _Asked(instance.id, process), ask, files.signature(path))
 
     def _put(self, one: _Round, asked: _Asked, ask: Callable[[], Question], whom: object) -> None:
         """Ask a question, unless an earlier one to the same process (`whom`) is open."""
@@ -310,7 +301,7 @@ class Poller:
             pid = read_information(information).get("Pid", "")
             if not pid.isdecimal():
                 raise OperationFailed("Cannot read the figures of haproxy", repr(reply[:80]))
-            name = worker_name(int(pid))
+            name = final_counters.worker_name(int(pid))
             if name is None:
                 raise NotListening("haproxy is not running", f"its worker {pid} has ended")
             one.current = replies.read_worker(f"# {table}", name)
@@ -322,11 +313,11 @@ class Poller:
             one.leaving[asked.process] = replies.read_worker(reply, str(whom))
 
     def _ask_leaving(self, one: _Round, pid: int) -> None:
-        instance, name = one.known.instance, worker_name(pid)
+        instance, name = one.known.instance, final_counters.worker_name(pid)
         if name is None:  # it has left just now: its last word counts
             return
         one.leaving[pid] = WorkerReading(name, {}, {})
-        command = f"@!{pid} show stat {FRONTENDS}"
+        command = f"@!{pid} show stat {final_counters.FRONTENDS}"
         ask = partial(Question, instance.master_socket, command, half_close=True)
         self._put(one, _Asked(instance.id, pid), ask, name)
 
