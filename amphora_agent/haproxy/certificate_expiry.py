@@ -1,4 +1,4 @@
-"""When the certificates, CAs and revocation lists of load balancers expire.
+"""Watch when the certificates, CAs and revocation lists of load balancers expire.
 
 Only files that the committed configuration of a load balancer names count: a controller leaves the
 one before behind when it renews a certificate. Files are read when they change, in a thread that
@@ -45,7 +45,7 @@ class _Cache(Generic[_T]):
         self._asked: dict[Path, tuple[object, _T]] = {}
 
     def get(self, path: Path) -> _T | None:
-        """None for a file that is not there."""
+        """Return what a file has; None for one that is not there."""
         signature = files.signature(path)
         known = self._known.get(path)
         if known is None or known[0] != signature:
@@ -85,7 +85,7 @@ class ExpiryWatch:
         self._changed.set()
 
     def soonest(self) -> list[FileExpiry]:
-        """The files that expire first, as they were found last."""
+        """Return the files that expire first, as they were found last."""
         every = [each for found in self._found.values() for each in found]
         return sorted(every, key=lambda each: each.expires)[:_MOST_TOLD]
 
@@ -135,7 +135,7 @@ class ExpiryWatch:
                 yield FileExpiry(instance.id, path.name, what, expires)
 
     def _in_use(self, instance: InstanceLayout) -> dict[Path, str]:
-        """The files that a load balancer uses, and what for."""
+        """Return the files that a load balancer uses, and what for."""
         if isinstance(instance, RenderedLayout):
             return {path: _find_purpose(path.name) for path in instance.certificates.glob("*.pem")}
         found: dict[Path, str] = {}
@@ -152,14 +152,14 @@ class ExpiryWatch:
 
 
 def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
-    """The files below the directory of certificates that a configuration names."""
+    """Return the files below the directory of certificates that a configuration names."""
     found = queries.find_files_below({"": files.text(configuration)}, str(certificates))
     return {Path(path): roles for path, roles in found.items()}
 
 
 def _expires(path: Path) -> float | None:
-    """When the first certificate or revocation list of a file expires; None when there is none,
-    or it cannot be read."""
+    """Return when the first certificate or revocation list of a file expires; None when there is
+    none, or it cannot be read."""
     with contextlib.suppress(pem.Unreadable):
         dates = [
             until.timestamp()
@@ -172,7 +172,7 @@ def _expires(path: Path) -> float | None:
 
 
 def _find_purpose(name: str) -> str:
-    """What a file of a rendered load balancer is for, by its name."""
+    """Return what a file of a rendered load balancer is for, by its name."""
     purpose = name.removesuffix(".pem").rpartition(".")[2].rpartition("-")[2]
     roles = {"ca": Role.AUTHORITIES, "crl": Role.REVOCATIONS}
     return roles.get(purpose, Role.CERTIFICATE).value

@@ -88,7 +88,7 @@ class CertificateFiles:
             logger.info("instance=%s file=%s written anew for haproxy", instance_id, name)
 
     def md5(self, instance_id: ObjectId, name: CertificateName) -> str:
-        """The hex MD5 of a file as it was sent, by which the controller knows it.
+        """Return the hex MD5 of a file as it was sent, by which the controller knows it.
 
         Raises:
             NotFound
@@ -114,8 +114,8 @@ class CertificateFiles:
                 self._store.forget(instance)
 
     def renewed(self, instance: InstanceLayout) -> dict[str, bytes]:
-        """The committed files, by their names in the manifest, that an earlier agent has kept in
-        another form: as they would be kept now. One that cannot be is reported, and left out."""
+        """Return committed files that an earlier agent has kept in another form, by their names in
+        the manifest, as they would be kept now. One that cannot be is reported, and left out."""
         found = {}
         for name in reading.committed_or_loaded(instance):
             if not name.startswith(CERTIFICATES):
@@ -136,16 +136,16 @@ class CertificateFiles:
         return found
 
     def _content(self, instance: InstanceLayout, data: bytes) -> Content:
-        """Raises Unfit."""
+        """Parse a file. Raises UnusableFile."""
         check_entry = partial(certificate_content.check_entry, bounds=self._bounds(instance))
         return openssl.require_usable(certificate_content.parse_file(data, check_entry))
 
     def _require_fit(self, instance: InstanceLayout, path: Path, content: Content) -> bool:
-        """See that content fits what the committed configuration names the file for. True when
-        only haproxy knows whether it does.
+        """Check that content fits what the committed configuration names the file for. Return True
+        when only haproxy knows whether it does.
 
         Raises:
-            Unfit
+            UnusableFile
         """
         try:
             committed = reading.read(instance, CONFIGURATION)
@@ -176,7 +176,7 @@ def _fits(role: Role, content: Content) -> bool:
 
 
 def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterator[Role]:
-    """As what the crt-lists that these texts name have a file."""
+    """Yield the roles that a file has in the crt-lists that these texts name."""
     for listed in queries.find_crt_lists(texts):
         for entry in _entries(instance, listed):
             if entry.path == path:
@@ -193,17 +193,17 @@ def _entries(instance: InstanceLayout, path: str) -> Iterable[certificate_conten
 
 
 def _committed(instance: InstanceLayout, path: str) -> bytes:
-    """The committed bytes of a certificate file. Raises FileNotFoundError."""
+    """Return the committed bytes of a certificate file. Raises FileNotFoundError."""
     if Path(path).parent != instance.certificates:
         raise FileNotFoundError(path)
     return reading.read(instance, f"{CERTIFICATES}{Path(path).name}")
 
 
 def _require_listed(instance: InstanceLayout, content: Content) -> None:
-    """See that the files of a crt-list are there: haproxy would not start without one.
+    """Check that the files of a crt-list are there: haproxy would not start without one.
 
     Raises:
-        Unfit
+        UnusableFile
     """
     for entry in content.entries:
         for path in (entry.path, *entry.files):

@@ -117,7 +117,7 @@ class HungWorkers:
 
 
 def hard_stop_after(instance: InstanceLayout) -> float:
-    """Seconds that an instance gives its replaced workers."""
+    """Return how many seconds an instance gives its replaced workers."""
     last = render.HARD_STOP_AFTER
     with contextlib.suppress(FileNotFoundError):
         text = parser.join_texts(loaded_state.read_loaded(instance))
@@ -127,7 +127,7 @@ def hard_stop_after(instance: InstanceLayout) -> float:
 
 
 def seconds(time_: str) -> float:
-    """A time in haproxy's words; what makes no sense is the agent's own."""
+    """Return the seconds of a time as haproxy writes it; the agent's own for what it is not."""
     found = _TIME.fullmatch(time_)
     return int(found[1]) * _UNITS[found[2]] if found else seconds(render.HARD_STOP_AFTER)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from amphora_agent.errors import NotFound, OperationFailed
@@ -67,7 +67,7 @@ class Inventory:
         self._store = RevisionStore(LiveFiles(alarms))
 
     def running(self) -> int:
-        """How many instances run."""
+        """Return how many instances run."""
         return sum(master_of(instance).listening() for instance in reading.instances(self._layout))
 
     def is_rendered(self, instance_id: ObjectId) -> bool:
@@ -75,7 +75,7 @@ class Inventory:
         return isinstance(self._layout.instance(instance_id), RenderedLayout)
 
     def configuration(self, instance_id: ObjectId) -> bytes:
-        """The configuration as it was sent.
+        """Return the configuration as it was sent.
 
         Raises:
             NotFound
@@ -89,8 +89,8 @@ class Inventory:
     # Listeners
 
     def listeners(self) -> list[ListenerRow]:
-        """Every listener of every instance; ACTIVE, OFFLINE (stopped) or ERROR (died, or does not
-        answer)."""
+        """Return every listener of every instance: ACTIVE, OFFLINE (stopped) or ERROR (died, or
+        does not answer)."""
         rows, silences = [], self._silences()
         for instance in reading.instances(self._layout):
             status = self._status(instance)
@@ -101,7 +101,7 @@ class Inventory:
         return rows
 
     def listener(self, listener_id: ObjectId) -> OneListener:
-        """The listener whose instance this is, with what haproxy says of its pools.
+        """Return the listener whose instance this is, with what haproxy says of its pools.
 
         Raises:
             NotFound
@@ -119,26 +119,20 @@ class Inventory:
     # Instances
 
     def overview(self) -> list[InstanceStatus]:
-        """Every instance, sorted by id."""
+        """Return every instance, sorted by id."""
         alarms, silences = self._alarms.current(), self._silences()
         return [
-            InstanceStatus(
-                id=instance.id,
-                **self._state(instance, silences.get(instance.id)),
-                generation=self._store.newest(instance),
-                pending=not loaded_state.is_remembered(instance),
-                alarms=tuple(alarm for alarm in alarms if alarm.subject == instance.id),
-            )
+            InstanceStatus(**self._describe(instance, alarms, silences))
             for instance in reading.instances(self._layout)
         ]
 
     def other_alarms(self) -> tuple[Alarm, ...]:
-        """The alarms of what is no instance: of the agent, its files, UDP and SCTP listeners."""
+        """Return alarms of others than instances: the agent, its files, UDP and SCTP listeners."""
         known = {instance.id for instance in reading.instances(self._layout)}
         return tuple(alarm for alarm in self._alarms.current() if alarm.subject not in known)
 
     def details(self, instance_id: ObjectId) -> InstanceDetails:
-        """An instance with its processes.
+        """Return an instance with its processes.
 
         Raises:
             NotFound
@@ -146,18 +140,14 @@ class Inventory:
         instance = self._existing(instance_id)
         current, leaving = _lives(instance)
         return InstanceDetails(
-            id=instance.id,
-            **self._state(instance, self._silences().get(instance.id)),
-            generation=self._store.newest(instance),
-            pending=not loaded_state.is_remembered(instance),
-            alarms=self._alarms.current(instance.id),
+            **self._describe(instance, self._alarms.current(), self._silences()),
             generations=tuple(self._store.numbers(instance)),
             current=current,
             leaving=leaving,
         )
 
     def changes(self, instance_id: ObjectId, most: int = MOST_ENTRIES) -> list[Entry]:
-        """What happened to an instance and its processes, the newest first; also to one that has
+        """Return what happened to an instance and its processes, newest first; also to one that has
         never been accepted, or is no more.
 
         Raises:
@@ -174,12 +164,21 @@ class Inventory:
         require(instance)
         return instance
 
-    def _state(self, instance: InstanceLayout, silence: Silence | None) -> dict[str, Any]:
-        """The fields that tell how an instance is."""
+    def _describe(
+        self, instance: InstanceLayout, alarms: Iterable[Alarm], silences: Mapping[str, Silence]
+    ) -> dict[str, Any]:
+        """Return the fields that say how an instance is."""
         status = self._status(instance)
-        if silence is None or status != "ACTIVE":
-            return {"state": status}
-        return {"state": "NOT_ANSWERING", "reason": silence.reason, "since": silence.since}
+        silence = silences.get(instance.id) if status == "ACTIVE" else None
+        reason = {"reason": silence.reason, "since": silence.since} if silence else {}
+        return {
+            "id": instance.id,
+            "state": "NOT_ANSWERING" if silence else status,
+            **reason,
+            "generation": self._store.newest(instance),
+            "pending": not loaded_state.is_remembered(instance),
+            "alarms": tuple(alarm for alarm in alarms if alarm.subject == instance.id),
+        }
 
     def _status(self, instance: InstanceLayout) -> str:
         if master_of(instance).listening():
@@ -201,7 +200,7 @@ def waits_to_replace(layout: Layout, instance: InstanceLayout) -> bool:
 
 
 def require(instance: InstanceLayout) -> None:
-    """See that there is such an instance.
+    """Check that there is such an instance.
 
     Raises:
         NotFound
@@ -215,7 +214,7 @@ def unknown(instance_id: ObjectId) -> NotFound:
 
 
 def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]:
-    """The worker that serves, and those that leave."""
+    """Return the worker that serves, and those that leave."""
     try:
         reply = master_of(instance).command("show proc", timeout=_ANSWER)
         known, now = replies.read_lives(reply), replies.read_workers(reply)

@@ -1,5 +1,5 @@
-"""Making an instance run what is committed, by the least disturbing means, and going back when it
-does not come up.
+"""Make an instance run what is committed, by the least disturbing means; go back when it does not
+come up.
 
 What differs is found by comparing what is committed with what the worker has loaded. Commands to
 the worker are judged by reading back; whatever is in doubt ends in a reload. The committed files
@@ -57,7 +57,7 @@ _COMMANDS = 10.0
 
 
 class Outcome(NamedTuple):
-    """What was planned, and why it was a reload that did it after all, when it was."""
+    """The plan, and why a reload was necessary after all; None if it was not."""
 
     plan: Plan
     fell_back: str | None = None
@@ -69,8 +69,8 @@ class Outcome(NamedTuple):
 
 
 class _Situation(NamedTuple):
-    """What is known of a haproxy that runs, and what it is to load. `loaded` is None when nothing
-    is known."""
+    """What a running haproxy has loaded, and what it is to load. `loaded` is None when that is
+    unknown."""
 
     workers: Workers
     program: str
@@ -152,7 +152,7 @@ class Activation:
         manifest: Manifest,
         read: Collection[ConfigDirectory] = (),
     ) -> Plan:
-        """What `activate` would do, were these texts, of a manifest, committed. Nothing
+        """Return what `activate` would do if these texts, of a manifest, were committed. Nothing
         changes.
 
         Raises:
@@ -164,7 +164,7 @@ class Activation:
         return self._plan(situation, loaded_state.find_file_changes(instance, manifest))
 
     def foresee_start(self, wanted: Texts) -> Plan:
-        """What `activate` would do if nothing ran."""
+        """Return what `activate` would do if nothing ran."""
         return make_plan(None, wanted, (), self._haproxy.capabilities())
 
     def runs(self, instance: InstanceLayout) -> bool:
@@ -233,7 +233,7 @@ class Activation:
         wanted: Texts | None = None,
         read: Collection[ConfigDirectory] = (),
     ) -> _Situation:
-        """What there is now; what is wanted is committed, or `wanted`.
+        """Return what runs and what is to run: `wanted`, or what is committed.
 
         Raises:
             OperationFailed: the master does not answer; the last good files are back.
@@ -298,7 +298,7 @@ class Activation:
         self._remember(instance, replace(record, left_over=tuple(sorted(left_over))))
 
     def _asker(self, instance: InstanceLayout, now: Workers) -> transaction.Ask:
-        """Asks the current worker, within a deadline for all questions."""
+        """Return a function that asks the current worker; all questions have one deadline."""
         socket = master_of(instance)
         deadline = self._clock() + _COMMANDS
 
@@ -389,7 +389,7 @@ class Activation:
         )
 
     def _require_ports(self, situation: _Situation) -> None:
-        """See that haproxy can listen wherever it does not listen yet."""
+        """Check that haproxy can listen wherever it does not listen yet."""
         if situation.loaded is not None:
             new = queries.find_new_addresses(
                 parser.join_texts(situation.wanted), parser.join_texts(situation.loaded.texts)
@@ -400,7 +400,7 @@ class Activation:
                 raise _ReloadRefused(error.message, error.details) from error
 
     def _save_state(self, instance: InstanceLayout, situation: _Situation) -> None:
-        """What must come through a reload: the members' states.
+        """Save what must come through a reload: the members' states.
 
         A worker that cannot tell them any more is all the more in need of a reload.
         """
@@ -463,7 +463,7 @@ class Activation:
             self._alarms.clear_alarm(AlarmKind.WENT_BACK, instance.id)
 
     def _located(self, instance: InstanceLayout, words: str) -> str:
-        """haproxy's words, about the files that were rendered."""
+        """Return haproxy's messages with places in the files that were rendered."""
         return loaded_state.translate_messages(
             instance.configuration.parent, loaded_state.open_committed(instance), words
         )
@@ -476,7 +476,7 @@ class Activation:
 
 
 def _advice(instance: InstanceLayout, error: OperationFailed) -> str:
-    """What is wrong with a master that does not answer, and what to do."""
+    """Return what is wrong with a master that does not answer, and what to do."""
     name = instance.process
     return (
         f"its master does not answer: {error}. The last good configuration is in place. If it goes "

@@ -38,7 +38,7 @@ class Haproxy:
         self._known: tuple[object, Capabilities] | None = None
 
     def find_fault(self) -> str | None:
-        """Why the program cannot be run, if so."""
+        """Return why the program cannot be run; None if it can."""
         try:
             if not self.program.is_file():
                 return "it is no file" if self.program.exists() else "there is no such file"
@@ -52,7 +52,7 @@ class Haproxy:
             raise Unavailable("Cannot run haproxy", f"{self.program}: {fault}")
 
     def capabilities(self) -> "Capabilities":
-        """Those of the installed version; asked once for each program file.
+        """Return what the installed version can do; it is asked once for each program file.
 
         Raises:
             Unavailable: there is no program that could be run.
@@ -71,7 +71,7 @@ class Haproxy:
             return self._known[1]
 
     def installed(self) -> object:
-        """A value that changes when another program is installed."""
+        """Return a value that changes when another program is installed."""
         return files.signature(self.program)
 
     def check(self, configuration: bytes, name: Path, addition: Path, peer: str) -> Completed:
@@ -133,7 +133,7 @@ class Haproxy:
         return run(argv, timeout=_CHECK_PATIENCE, input=configuration)
 
     def command(self, instance: InstanceLayout, peer: str, *, notify: bool) -> tuple[str, ...]:
-        """The command line that runs an instance in master-worker mode, in the foreground.
+        """Return the command line that runs an instance in master-worker mode, in the foreground.
 
         `notify`: tell systemd about the start and each reload.
         """
@@ -151,7 +151,7 @@ class Haproxy:
 
 
 def _place(texts: Mapping[str, str], directory: Path, number: str | None) -> str:
-    """Where the line of this number in all texts, one after another, is in a file of its own."""
+    """Return the file and line of a line that is counted through all texts, one after another."""
     left = int(number or 0)
     for file, text in texts.items():
         lines = text.count("\n")
@@ -162,5 +162,5 @@ def _place(texts: Mapping[str, str], directory: Path, number: str | None) -> str
 
 
 def _named(path: Path) -> str:
-    """A file, or a directory, as haproxy is told to load it."""
+    """Return a file, or a directory, as haproxy is told to load it."""
     return f"{path}/" if path.is_dir() else str(path)

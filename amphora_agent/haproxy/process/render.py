@@ -77,18 +77,18 @@ def _keywords_in(configuration: str) -> frozenset[str]:
 
 
 def check_addition() -> str:
-    """What a configuration is checked with, so that a check does not need the memory of a start:
-    haproxy takes the last value that it reads."""
+    """Return the file with which a check does not need the memory of a start: haproxy takes the
+    last value that it reads."""
     return templates.render(_FOLDER, "check.cfg.j2")
 
 
 def ping_wrapper() -> str:
-    """The program that checks the members of pools with a PING monitor."""
+    """Return the program that checks the members of pools with a PING monitor."""
     return templates.render(_FOLDER, "ping-wrapper.sh.j2")
 
 
 def peer_name(amphora_id: str) -> str:
-    """The name of this amphora among its peers, as the controller's text has it (WIRE §3)."""
+    """Return the name of this amphora among its peers, as the controller writes it (WIRE §3)."""
     digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
     name = b64encode(digest, b"_-").decode().rstrip("=")
     return f"x{name[1:]}" if name.startswith("-") else name

@@ -64,8 +64,8 @@ def _await_all(left: list[ListenAddress], clock: Callable[[], float]) -> None:
 
 
 def _try(address: ListenAddress) -> int:
-    """0, or the number of the error that haproxy would meet; what is not about the address (our
-    own rights, our own limits) says nothing about haproxy."""
+    """Return the number of the error that haproxy would meet; 0 for none. An error that is not
+    about the address (our own rights, our own limits) says nothing about haproxy."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:

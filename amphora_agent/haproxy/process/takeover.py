@@ -42,12 +42,13 @@ class Takeover:
 
     @property
     def configuration(self) -> str:
-        """What the haproxies that end have loaded."""
+        """Return what the haproxies that end have loaded."""
         return "\n".join(each.configuration for each in self._told)
 
     def states(self, wanted: str) -> str:
-        """The state file for a haproxy that begins with a configuration: what members were to the
-        haproxies that end, they are to it. It may be read only where the controller wants it."""
+        """Return the state file for a haproxy that begins with a configuration: members have the
+        states that they had in the haproxies that end. It may be read only where the controller
+        wants it."""
         if not server_state_file.may_be_read(wanted):
             return server_state_file.NOTHING
         return server_state_file.inherit(self._told, wanted)
@@ -61,7 +62,7 @@ class Takeovers:
         self._supervisor = supervisor
 
     def predecessor(self, new: InstanceLayout) -> InstanceLayout | None:
-        """The instance of the other kind with the same id, if its process is there."""
+        """Return the instance of the other kind with the same id, if its process is there."""
         other = self._layout.other_kind(new)
         if other.process == new.process and self._layout.instance(new.id).kind == new.kind:
             return None  # the name is that of the new one's own process
@@ -148,7 +149,7 @@ class Takeovers:
 
 
 def _before(socket: Path) -> Path:
-    """Another name of a statistics socket, while somebody else may take its own."""
+    """Return another name of a statistics socket, while somebody else may take its own."""
     return socket.with_name(f"{socket.name}.before")
 
 

@@ -46,8 +46,8 @@ def worker_name(pid: int) -> str | None:
 def keeping_final_counters(
     instance: InstanceLayout, pid: int | None, *, timeout: float
 ) -> Iterator[Callable[[], None]]:
-    """Around the replacement of a worker: its counters are written down before, and again by the
-    function given, which is to be called when its successor serves.
+    """Write the counters of a worker down before it is replaced. The function given writes them
+    again, and is to be called when its successor serves. Nothing is written for no worker.
 
     What it counts in between would be lost if it left before it is read the next time; so it is
     held by a connection until it has stopped listening, and has said how many came.
@@ -89,8 +89,8 @@ def _keep_last_word(path: Path, reply: str) -> None:
 
 
 def _settled(ask: Callable[[], str]) -> str:
-    """The statistics of a worker that accepts no more, when the handshakes that go on are over:
-    only then do their connections count. Those that have failed long ago look alike, but stay."""
+    """Return the statistics of a worker that accepts no more, when open handshakes are over: only
+    then do their connections count. Those that have failed long ago look alike, but stay."""
     reply, same = ask(), 0
     for _ in range(_LOOKS):
         left = replies.count_unfinished(reply)

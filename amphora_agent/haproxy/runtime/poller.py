@@ -105,8 +105,8 @@ class Poller:
         self._leaving: dict[str, dict[str, float]] = {}
 
     def read(self, *, timeout: float) -> dict[str, InstanceReading]:
-        """A reading of each instance, by id. `timeout` in seconds is for each of them; one that
-        does not answer costs its own current values, nothing else."""
+        """Return a reading of each instance, by id. `timeout` in seconds is for each of them; one
+        that does not answer costs its own current values, nothing else."""
         self.look()
         return self.add_last_words(self.ask(timeout=timeout))
 
@@ -381,7 +381,7 @@ class Poller:
         )
 
     def _silence(self, one: _Round, process: int, name: str) -> Silence | None:
-        """Since when a process is there and has not answered."""
+        """Return since when a process is there and has not answered; None if it has."""
         asked = _Asked(one.known.instance.id, process)
         if asked not in self._open and not isinstance(one.failures.get(process), NoAnswer):
             self._silent.pop(asked, None)
@@ -402,8 +402,8 @@ class Poller:
 def _drop_removed_members(
     reading: WorkerReading, configured: Mapping[str, tuple[str, ...]]
 ) -> WorkerReading:
-    """The reading without members that have been removed and that haproxy still has, in
-    maintenance; a pool that has no others is as healthy as haproxy calls an empty one."""
+    """Leave out members that have been removed and that haproxy still has, in maintenance. A pool
+    that has no others is as healthy as haproxy calls an empty one."""
     doubtful = [
         name for name, pool in reading.pools.items() if _MAINTENANCE in pool.members.values()
     ]

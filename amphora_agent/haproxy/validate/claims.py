@@ -9,6 +9,7 @@ can be sent: the controller would take the amphora for dead and replace it, agai
 
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from amphora_agent.errors import Conflict, InvalidRequest
@@ -115,15 +116,10 @@ class ListenerCount:
             yield
             return
         with self._lock:
-            committed = self._count_others(owner, own)
-            others = sum(
-                max(count, self._under_way.get(other, 0)) for other, count in committed.items()
-            )
-            others += sum(
-                count
-                for other, count in self._under_way.items()
-                if other not in committed and other != owner
-            )
+            under_way = Counter(self._under_way)
+            del under_way[owner]
+            # Of what a load balancer has and is about to have, the greater number counts.
+            others = (self._count_others(owner, own) | under_way).total()
             count = at_most
             if others + count > self._most and exactly is not None:
                 count = exactly()
@@ -141,17 +137,16 @@ class ListenerCount:
             with self._lock:
                 self._under_way.pop(owner, None)
 
-    def _count_others(self, owner: str, own: Collection[str]) -> dict[str, int]:
+    def _count_others(self, owner: str, own: Collection[str]) -> Counter[str]:
         """Count the committed listeners of the others, by load balancer. The text of `owner`
         changes now and would be parsed each time: it is only counted when there are too many."""
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for instance in reading.instances(self._layout):
-            name = instance.owner.name
-            if name != owner:
-                counts[name] = counts.get(name, 0) + len(self._index.find_committed(instance))
-        for listener in self._layout.lvs_listeners():
-            if listener.id not in {owner, *own}:
-                counts[listener.id] = counts.get(listener.id, 0) + 1
+            if instance.owner.name != owner:
+                counts[instance.owner.name] += len(self._index.find_committed(instance))
+        counts.update(listener.id for listener in self._layout.lvs_listeners())
+        for listener_id in (owner, *own):
+            del counts[listener_id]
         return counts
 
     def _count_own(self, owner: str, own: Collection[str]) -> int:
