@@ -42,7 +42,7 @@ def run(name: str, command: Callable[[], int | None]) -> int:
     except Exception as error:  # the last resort of a command: its user gets one line
         if os.environ.get(_TRACEBACK):
             raise
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if isinstance(error, BrokenPipeError) and _has_lost_its_reader():
             status = 0
         else:
             say(f"{name}: {_describe(error)}")
@@ -53,7 +53,7 @@ def run(name: str, command: Callable[[], int | None]) -> int:
     return status
 
 
-def _nobody_reads() -> bool:
+def _has_lost_its_reader() -> bool:
     """Return whether the reader of the output has closed it (`| head`)."""
     if isinstance(sys.stdout, _Closed) or sys.stdout.closed:
         return False
@@ -75,7 +75,7 @@ def _flush(name: str, status: int) -> int:
         sys.stdout.flush()
         return status
     except OSError as error:
-        nobody_reads = _nobody_reads()
+        nobody_reads = _has_lost_its_reader()
         # The rest goes nowhere, also what Python writes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if nobody_reads:

@@ -49,7 +49,7 @@ class SlotFile:
         except FileNotFoundError:
             return None
         half = len(content) // 2
-        first, second = _slot(content[:half]), _slot(content[half:])
+        first, second = _parse_slot(content[:half]), _parse_slot(content[half:])
         newest = max((slot for slot in (first, second) if slot), default=None)
         if newest is None:
             raise OSError(f"{self.path}: damaged")
@@ -63,7 +63,7 @@ class SlotFile:
             OSError
         """
         head = _HEAD.format(number, len(payload)).encode()
-        content = head + b"%08x\n" % _checksum(head, payload) + payload
+        content = head + b"%08x\n" % _compute_checksum(head, payload) + payload
         with contextlib.suppress(FileNotFoundError), self.path.open("r+b", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size // 2
             if len(content) <= size:
@@ -79,16 +79,16 @@ class SlotFile:
         self._next_slot = 1
 
 
-def _checksum(head: bytes, payload: bytes) -> int:
+def _compute_checksum(head: bytes, payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(head))
 
 
-def _slot(content: bytes) -> Slot | None:
+def _parse_slot(content: bytes) -> Slot | None:
     """Return a slot; None when it is not whole."""
     try:
         number, length, checksum = (int(word, 16) for word in content[:_HEADER_SIZE].split())
     except ValueError:
         return None
     payload = content[_HEADER_SIZE : _HEADER_SIZE + length]
-    whole = len(payload) == length and _checksum(content[:_HEAD_SIZE], payload) == checksum
+    whole = len(payload) == length and _compute_checksum(content[:_HEAD_SIZE], payload) == checksum
     return Slot(number, payload) if whole else None

@@ -194,29 +194,29 @@ def _warn(interface: str, address: Address, reason: str) -> None:
 def build_frames(mac: Mac, address: Address) -> tuple[bytes, ...]:
     """Return the frames that announce `address` at `mac` once."""
     if isinstance(address, IPv4Address):
-        return gratuitous_arp(mac, address)
-    return (unsolicited_advertisement(mac, address),)
+        return build_gratuitous_arp(mac, address)
+    return (build_advertisement(mac, address),)
 
 
-def gratuitous_arp(mac: Mac, address: IPv4Address) -> tuple[bytes, bytes]:
+def build_gratuitous_arp(mac: Mac, address: IPv4Address) -> tuple[bytes, bytes]:
     """Return the announcement as an ARP request (RFC 5227, 2.3) and a reply (RFC 5944, 4.6).
 
     Both are broadcast and name the address as sender and as target. Some neighbours, and switches
     that guard against spoofing, heed only one of them.
     """
-    hardware = _bytes(mac)
+    hardware = _encode_mac(mac)
     # Nothing reads the target hardware address of a request.
     return (
-        _arp(_REQUEST, hardware, address, target=bytes(6)),
-        _arp(_REPLY, hardware, address, target=hardware),
+        _build_arp(_REQUEST, hardware, address, target=bytes(6)),
+        _build_arp(_REPLY, hardware, address, target=hardware),
     )
 
 
-def unsolicited_advertisement(mac: Mac, address: IPv6Address) -> bytes:
+def build_advertisement(mac: Mac, address: IPv6Address) -> bytes:
     """Return a neighbour advertisement to all nodes that overrides their entries (RFC 4861, 4.4,
     7.2.6). It does not call the amphora a router: nobody shall route through it.
     """
-    hardware = _bytes(mac)
+    hardware = _encode_mac(mac)
     body = struct.pack(
         "!I16sBB6s", _OVERRIDE, address.packed, _TARGET_LINK_LAYER_ADDRESS, 1, hardware
     )
@@ -224,28 +224,28 @@ def unsolicited_advertisement(mac: Mac, address: IPv6Address) -> bytes:
     # The pseudo-header of RFC 8200, 8.1.
     pseudo = struct.pack("!16s16sII", address.packed, _ALL_NODES.packed, length, _ICMPV6)
     unsummed = struct.pack("!BBH", _NEIGHBOUR_ADVERTISEMENT, 0, 0)
-    checksum = _checksum(pseudo + unsummed + body)
+    checksum = _compute_checksum(pseudo + unsummed + body)
     icmp = struct.pack("!BBH", _NEIGHBOUR_ADVERTISEMENT, 0, checksum) + body
     version = 6 << 28
     header = struct.pack(
         "!IHBB16s16s", version, length, _ICMPV6, _HOP_LIMIT, address.packed, _ALL_NODES.packed
     )
-    return _ethernet(_ALL_NODES_MAC, hardware, _IPV6) + header + icmp
+    return _build_ethernet_header(_ALL_NODES_MAC, hardware, _IPV6) + header + icmp
 
 
-def _arp(operation: int, hardware: bytes, address: IPv4Address, *, target: bytes) -> bytes:
+def _build_arp(operation: int, hardware: bytes, address: IPv4Address, *, target: bytes) -> bytes:
     """RFC 826."""
     ip = address.packed
-    return _ethernet(_BROADCAST, hardware, _ARP) + struct.pack(
+    return _build_ethernet_header(_BROADCAST, hardware, _ARP) + struct.pack(
         "!HHBBH6s4s6s4s", _ETHERNET, _IPV4, 6, 4, operation, hardware, ip, target, ip
     )
 
 
-def _ethernet(destination: bytes, source: bytes, kind: int) -> bytes:
+def _build_ethernet_header(destination: bytes, source: bytes, kind: int) -> bytes:
     return struct.pack("!6s6sH", destination, source, kind)
 
 
-def _checksum(data: bytes) -> int:
+def _compute_checksum(data: bytes) -> int:
     """Return the Internet checksum (RFC 1071) of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -253,5 +253,5 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _bytes(mac: Mac) -> bytes:
+def _encode_mac(mac: Mac) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))

@@ -25,7 +25,7 @@ from amphora_agent.model.plugging import InterfaceRule, NetworkPlug, PluggedVip
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.namespace_reconciler import NamespaceReconciler
 from amphora_agent.network.plan.diff import Move, NetOp
-from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
+from amphora_agent.network.plan.firewall_rules import Port, Ruleset, build_ruleset
 from amphora_agent.network.plan.interface import (
     VIP_INTERFACE,
     InterfaceSpec,
@@ -190,7 +190,7 @@ class Ports:
         records = {record.mac: record for record in (*self.records.all(), *changed)}
         if not records:
             return None
-        return ruleset(
+        return build_ruleset(
             Port(record.name, (record.rules or ()) if record.guarded else None)
             for record in records.values()
         )

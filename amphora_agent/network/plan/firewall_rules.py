@@ -70,15 +70,15 @@ class Ruleset:
     objects: tuple[str, ...]
 
 
-def ruleset(ports: Iterable[Port]) -> Ruleset:
+def build_ruleset(ports: Iterable[Port]) -> Ruleset:
     """Return the firewall of ports, whose names are distinct."""
-    rules = _rules(sorted(ports, key=lambda port: port.name))
+    rules = _build_rules(sorted(ports, key=lambda port: port.name))
     objects = [_TABLE]
     for chain, expressions in rules.items():
         if expressions:
-            objects.append({"chain": _of_table(name=chain, hook=chain, **_HOOKS[chain])})
-            objects += [{"rule": _of_table(chain=chain, expr=rule)} for rule in expressions]
-    return _canonical(objects)
+            objects.append({"chain": _place_in_table(name=chain, hook=chain, **_HOOKS[chain])})
+            objects += [{"rule": _place_in_table(chain=chain, expr=rule)} for rule in expressions]
+    return _make_ruleset(objects)
 
 
 def parse_listing(nft_json: str) -> Ruleset | None:
@@ -87,9 +87,9 @@ def parse_listing(nft_json: str) -> Ruleset | None:
     Raises:
         ValueError: it is not JSON.
     """
-    printed = [_without_handles(item) for item in json.loads(nft_json)["nftables"]]
+    printed = [_drop_handles(item) for item in json.loads(nft_json)["nftables"]]
     ours = [item for item in printed if _is_of_table(item)]
-    return _canonical(ours) if ours else None
+    return _make_ruleset(ours) if ours else None
 
 
 def build_transaction(ruleset: Ruleset) -> bytes:
@@ -106,41 +106,38 @@ def build_transaction(ruleset: Ruleset) -> bytes:
 # The rules
 
 
-def _rules(ports: list[Port]) -> dict[str, list[list[Json]]]:
+def _build_rules(ports: list[Port]) -> dict[str, list[list[Json]]]:
     """Return rules by chain. A chain without rules is not made."""
     every = [port.name for port in ports]
     opened = [port.name for port in ports if port.rules is None]
-    tcp = _is(_meta("l4proto"), [_TCP])
-    notrack: Json = {"notrack": None}
-    masqueraded = _is(_meta("l4proto"), [_UDP, _SCTP])
+    untracked = [_match_any(_meta("l4proto"), [_TCP]), {"notrack": None}]
+    masqueraded = [_match_any(_meta("l4proto"), [_UDP, _SCTP]), {"masquerade": None}]
     return {
-        "prerouting": [[_is(_meta("iifname"), opened), tcp, notrack]] if opened else [],
-        "output": [[_is(_meta("oifname"), opened), tcp, notrack]] if opened else [],
-        "postrouting": (
-            [[_is(_meta("oifname"), every), masqueraded, {"masquerade": None}]] if every else []
-        ),
-        "input": list(_input(ports, opened)) if len(opened) < len(every) else [],
+        "prerouting": [[_match_any(_meta("iifname"), opened), *untracked]] if opened else [],
+        "output": [[_match_any(_meta("oifname"), opened), *untracked]] if opened else [],
+        "postrouting": [[_match_any(_meta("oifname"), every), *masqueraded]] if every else [],
+        "input": list(_build_input(ports, opened)) if len(opened) < len(every) else [],
         "forward": [[_match_answers(), _ACCEPT]],
     }
 
 
-def _input(ports: list[Port], opened: list[str]) -> Iterator[list[Json]]:
-    yield [_is(_meta("iifname"), ["lo", *opened]), _ACCEPT]
+def _build_input(ports: list[Port], opened: list[str]) -> Iterator[list[Json]]:
+    yield [_match_any(_meta("iifname"), ["lo", *opened]), _ACCEPT]
     yield [_match_answers(), _ACCEPT]
-    yield [_is(_field("icmp", "type"), _ICMP), _ACCEPT]
-    yield [_is(_field("icmpv6", "type"), _ICMPV6), _ACCEPT]
+    yield [_match_any(_field("icmp", "type"), _ICMP), _ACCEPT]
+    yield [_match_any(_field("icmpv6", "type"), _ICMPV6), _ACCEPT]
     # Answers of DHCP servers; DHCPv6 is spoken between link-local addresses.
     yield [
-        _is(_meta("nfproto"), [_IPV4]),
-        _is(_field("udp", "sport"), [67]),
-        _is(_field("udp", "dport"), [68]),
+        _match_any(_meta("nfproto"), [_IPV4]),
+        _match_any(_field("udp", "sport"), [67]),
+        _match_any(_field("udp", "dport"), [68]),
         _ACCEPT,
     ]
-    link_local = _matches(_field("ip6", "saddr"), _network(IPv6Network("fe80::/10")))
-    yield [link_local, _is(_field("udp", "dport"), [546]), _ACCEPT]
+    link_local = _match(_field("ip6", "saddr"), _spell_network(IPv6Network("fe80::/10")))
+    yield [link_local, _match_any(_field("udp", "dport"), [546]), _ACCEPT]
     for port in ports:
         for match in _match_rules(port.rules or ()):
-            yield [_is(_meta("iifname"), [port.name]), match, _ACCEPT]
+            yield [_match_any(_meta("iifname"), [port.name]), match, _ACCEPT]
 
 
 def _match_rules(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
@@ -153,10 +150,10 @@ def _match_rules(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
         what = _meta("l4proto") if protocol is Protocol.VRRP else _field(protocol.lower(), "dport")
         from_anywhere = [number for number, cidrs in sources.items() if None in cidrs]
         if from_anywhere:
-            yield _is(what, from_anywhere)
+            yield _match_any(what, from_anywhere)
         for version, header in ((4, "ip"), (6, "ip6")):
             from_networks = [
-                {"concat": [_network(network), number]}
+                {"concat": [_spell_network(network), number]}
                 for number, cidrs in sources.items()
                 if None not in cidrs
                 for network in _merge_networks(cidrs)
@@ -164,7 +161,7 @@ def _match_rules(rules: Iterable[InterfaceRule]) -> Iterator[Json]:
             ]
             if from_networks:
                 source = _field(header, "saddr")
-                yield _matches({"concat": [source, what]}, {"set": from_networks})
+                yield _match({"concat": [source, what]}, {"set": from_networks})
 
 
 def _merge_networks(cidrs: set[Network | None]) -> Iterator[Network]:
@@ -176,7 +173,7 @@ def _merge_networks(cidrs: set[Network | None]) -> Iterator[Network]:
 # Pieces of nftables' JSON
 
 
-def _of_table(**members: object) -> Json:
+def _place_in_table(**members: object) -> Json:
     return {"family": FAMILY, "table": TABLE, **members}
 
 
@@ -188,21 +185,21 @@ def _field(protocol: str, field: str) -> Json:
     return {"payload": {"protocol": protocol, "field": field}}
 
 
-def _is(what: Json, values: list[Any]) -> Json:
+def _match_any(what: Json, values: list[Any]) -> Json:
     """Match one of `values`."""
-    return _matches(what, {"set": values} if len(values) > 1 else values[0])
+    return _match(what, {"set": values} if len(values) > 1 else values[0])
 
 
-def _matches(what: Json, value: object, op: str = "==") -> Json:
+def _match(what: Json, value: object, op: str = "==") -> Json:
     return {"match": {"op": op, "left": what, "right": value}}
 
 
 def _match_answers() -> Json:
     """Match packets of connections that were let in or out before."""
-    return _matches({"ct": {"key": "state"}}, [_ESTABLISHED, _RELATED], op="in")
+    return _match({"ct": {"key": "state"}}, [_ESTABLISHED, _RELATED], op="in")
 
 
-def _network(network: Network) -> object:
+def _spell_network(network: Network) -> object:
     address = str(network.network_address)
     if network.prefixlen == network.max_prefixlen:
         return address
@@ -212,8 +209,8 @@ def _network(network: Network) -> object:
 # One spelling
 
 
-def _canonical(objects: list[Json]) -> Ruleset:
-    return Ruleset(tuple(_text(_respell(item)) for item in sorted(objects, key=_sort_key)))
+def _make_ruleset(objects: list[Json]) -> Ruleset:
+    return Ruleset(tuple(_spell(_respell(item)) for item in sorted(objects, key=_sort_key)))
 
 
 def _sort_key(described: Json) -> tuple[int, str]:
@@ -222,14 +219,14 @@ def _sort_key(described: Json) -> tuple[int, str]:
         return 0, ""
     if "rule" in described:
         return 2, described["rule"]["chain"]
-    return 1, _text(described)
+    return 1, _spell(described)
 
 
 def _respell(value: Any) -> Any:
     if isinstance(value, dict):
         respelled = {key: _respell(member) for key, member in value.items()}
         if "set" in respelled and isinstance(respelled["set"], list):
-            respelled["set"] = sorted(respelled["set"], key=_text)  # nft has an order of its own
+            respelled["set"] = sorted(respelled["set"], key=_spell)  # nft has an order of its own
         return respelled
     if isinstance(value, list):
         return [_respell(member) for member in value]
@@ -246,17 +243,16 @@ def _respell_address(text: str) -> str:
         return text
 
 
-def _text(value: object) -> str:
+def _spell(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _without_handles(printed: Json) -> Json:
+def _drop_handles(printed: Json) -> Json:
     [(kind, members)] = printed.items()
     return {kind: {key: value for key, value in members.items() if key != "handle"}}
 
 
 def _is_of_table(printed: Json) -> bool:
     [(kind, members)] = printed.items()
-    if members.get("family") != FAMILY:
-        return False
-    return bool(members.get("name" if kind == "table" else "table") == TABLE)
+    table = members.get("name" if kind == "table" else "table")
+    return (members.get("family"), table) == (FAMILY, TABLE)

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from amphora_agent.errors import OperationFailed
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.namespace_reconciler import Nftables
-from amphora_agent.network.plan.firewall_rules import Port, Ruleset, ruleset
+from amphora_agent.network.plan.firewall_rules import Port, Ruleset, build_ruleset
 from lab.network import Lab
 from lab.network import Namespace as LabNamespace
 from tests.interface_rules import ports_lists, rule
@@ -92,7 +92,7 @@ class Ground:
         self.nftables = Nftables(Namespace(self.amphora.path))
 
     def apply(self, *ports: Port) -> Ruleset:
-        made = ruleset(ports)
+        made = build_ruleset(ports)
         self.nftables.replace(made)
         return made
 
@@ -591,13 +591,13 @@ def test_tables_of_others_stay_as_they_are(ground: Ground) -> None:
 
 
 def _refused_by_nft() -> Ruleset:
-    return ruleset([Port("a-name-that-no-interface-can-have")])
+    return build_ruleset([Port("a-name-that-no-interface-can-have")])
 
 
 def _refused_by_the_kernel() -> Ruleset:
     """One network in another: the last thing that the kernel finds, after all else is made."""
     sources = [rule("TCP", 80, "10.0.0.0/8"), rule("TCP", 80, "12.1.0.0/16")]
-    made = ruleset([Port("eth1", tuple(sources))])
+    made = build_ruleset([Port("eth1", tuple(sources))])
     return Ruleset(tuple(each.replace("12.1.0.0", "10.1.0.0") for each in made.objects))
 
 
@@ -624,5 +624,5 @@ def test_a_machine_without_nft_says_so(
         with pytest.raises(OperationFailed, match=r"Cannot run nft: .*No such file"):
             ground.nftables.read()
         with pytest.raises(OperationFailed, match=r"Cannot run nft: .*No such file"):
-            ground.nftables.replace(ruleset([]))
+            ground.nftables.replace(build_ruleset([]))
     assert ground.nftables.read() == made

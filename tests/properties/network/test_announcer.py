@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amphora_agent.model.addressing import parse_mac
-from amphora_agent.network.announcer import unsolicited_advertisement
+from amphora_agent.network.announcer import build_advertisement
 
 
 @given(st.binary(min_size=5, max_size=5), st.ip_addresses(v=6))
 def test_the_checksum_of_an_advertisement_holds(rest: bytes, address: IPv6Address) -> None:
     mac = parse_mac((b"\xfa" + rest).hex(":"))
-    frame = unsolicited_advertisement(mac, address)
+    frame = build_advertisement(mac, address)
     message = frame[54:]
     pseudo = frame[22:54] + len(message).to_bytes(4, "big") + b"\x00\x00\x00\x3a"
     summed = pseudo + message

@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv6Address
 
 from amphora_agent.model.addressing import parse_mac
 from amphora_agent.network.announcer import (
+    build_advertisement,
     build_frames,
-    gratuitous_arp,
-    unsolicited_advertisement,
+    build_gratuitous_arp,
 )
 
 MAC = parse_mac("fa:16:3e:aa:00:01")
@@ -19,7 +19,7 @@ VIP6 = IPv6Address("fd01::5")
 
 
 def test_a_gratuitous_arp_request_names_the_address_as_sender_and_target() -> None:
-    request, _ = gratuitous_arp(MAC, VIP4)
+    request, _ = build_gratuitous_arp(MAC, VIP4)
     assert (
         request
         == (
@@ -31,7 +31,7 @@ def test_a_gratuitous_arp_request_names_the_address_as_sender_and_target() -> No
 
 
 def test_a_gratuitous_arp_reply_names_the_hardware_twice_too() -> None:
-    _, reply = gratuitous_arp(MAC, VIP4)
+    _, reply = build_gratuitous_arp(MAC, VIP4)
     assert (
         reply
         == (
@@ -43,7 +43,7 @@ def test_a_gratuitous_arp_reply_names_the_hardware_twice_too() -> None:
 
 
 def test_an_unsolicited_advertisement_goes_from_the_address_to_all_nodes() -> None:
-    frame = unsolicited_advertisement(MAC, VIP6)
+    frame = build_advertisement(MAC, VIP6)
     assert struct.unpack_from("!6s6sH", frame) == (b"\x33\x33\x00\x00\x00\x01", HARDWARE, 0x86DD)
     first, length, following, hops, source, target = struct.unpack_from("!IHBB16s16s", frame, 14)
     assert first == 0x60000000  # version 6, no traffic class, no flow
@@ -55,7 +55,7 @@ def test_an_unsolicited_advertisement_goes_from_the_address_to_all_nodes() -> No
 
 def test_an_unsolicited_advertisement_overrides_and_is_no_answer_and_of_no_router() -> None:
     kind, code, _, flags, target, option, units, hardware = struct.unpack(
-        "!BBHI16sBB6s", unsolicited_advertisement(MAC, VIP6)[54:]
+        "!BBHI16sBB6s", build_advertisement(MAC, VIP6)[54:]
     )
     assert (kind, code) == (136, 0)
     router, solicited, override = flags >> 31, flags >> 30 & 1, flags >> 29 & 1
@@ -66,5 +66,5 @@ def test_an_unsolicited_advertisement_overrides_and_is_no_answer_and_of_no_route
 
 
 def test_each_family_has_its_frames() -> None:
-    assert build_frames(MAC, VIP4) == gratuitous_arp(MAC, VIP4)
-    assert build_frames(MAC, VIP6) == (unsolicited_advertisement(MAC, VIP6),)
+    assert build_frames(MAC, VIP4) == build_gratuitous_arp(MAC, VIP4)
+    assert build_frames(MAC, VIP6) == (build_advertisement(MAC, VIP6),)

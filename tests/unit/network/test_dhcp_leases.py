@@ -1,4 +1,4 @@
-"""What is remembered of a DHCP client's events, and for how long."""
+"""Leases on disk follow the events of a DHCP client, and expire."""
 
 from __future__ import annotations
 

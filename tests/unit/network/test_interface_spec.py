@@ -1,4 +1,4 @@
-"""What an interface must have, from what the controller has said (WIRE §5)."""
+"""Build the spec of an interface from plugs, leases and the topology (WIRE §5)."""
 
 from __future__ import annotations
 

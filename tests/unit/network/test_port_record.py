@@ -1,4 +1,4 @@
-"""PortRecords survive, and what cannot be read is reported and left aside."""
+"""Records of ports survive; one that cannot be read is reported and left aside."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from amphora_agent.model.plugging import InterfaceRule
 from amphora_agent.network.plan.firewall_rules import (
     Port,
     Ruleset,
+    build_ruleset,
     build_transaction,
     parse_listing,
-    ruleset,
 )
 from tests.interface_rules import rule
 
@@ -35,8 +35,8 @@ def rules_of(made: Ruleset, chain: str) -> list[list[Any]]:
 
 def let_in(*rules: InterfaceRule) -> list[Any]:
     """The matches, but for the interface's, that the rules of a port make."""
-    base = len(rules_of(ruleset([Port("eth1", ())]), "input"))
-    made = rules_of(ruleset([Port("eth1", rules)]), "input")[base:]
+    base = len(rules_of(build_ruleset([Port("eth1", ())]), "input"))
+    made = rules_of(build_ruleset([Port("eth1", rules)]), "input")[base:]
     for interface, _, verdict in made:
         assert interface == match({"meta": {"key": "iifname"}}, "eth1")
         assert verdict == ACCEPT
@@ -59,7 +59,7 @@ def prefix(address: str, length: int) -> dict[str, Any]:
 
 
 def test_a_namespace_without_ports_forwards_nothing_and_keeps_nothing_out() -> None:
-    made = ruleset([])
+    made = build_ruleset([])
     assert set(chains(made)) == {"forward"}
     assert chains(made)["forward"]["policy"] == "drop"
     [[_, verdict]] = rules_of(made, "forward")
@@ -67,7 +67,7 @@ def test_a_namespace_without_ports_forwards_nothing_and_keeps_nothing_out() -> N
 
 
 def test_open_interfaces_are_masqueraded_and_not_tracked() -> None:
-    made = ruleset([Port("eth1"), Port("eth2")])
+    made = build_ruleset([Port("eth1"), Port("eth2")])
     assert set(chains(made)) == {"forward", "output", "postrouting", "prerouting"}
     both = {"set": ["eth1", "eth2"]}
     tcp = match({"meta": {"key": "l4proto"}}, 6)
@@ -84,17 +84,17 @@ def test_open_interfaces_are_masqueraded_and_not_tracked() -> None:
 
 
 def test_a_guarded_interface_is_masqueraded_too_and_tracked() -> None:
-    made = ruleset([Port("eth1", ()), Port("eth2")])
+    made = build_ruleset([Port("eth1", ()), Port("eth2")])
     [[where, _, _]] = rules_of(made, "prerouting")
     assert where == match({"meta": {"key": "iifname"}}, "eth2")
     [[where, _, _]] = rules_of(made, "postrouting")
     assert where == match({"meta": {"key": "oifname"}}, {"set": ["eth1", "eth2"]})
     assert chains(made)["input"]["policy"] == "drop"
-    assert "output" not in chains(ruleset([Port("eth1", ())]))
+    assert "output" not in chains(build_ruleset([Port("eth1", ())]))
 
 
 def test_all_comes_in_by_an_open_interface_beside_a_guarded_one() -> None:
-    made = ruleset([Port("eth1", ()), Port("eth2"), Port("eth3")])
+    made = build_ruleset([Port("eth1", ()), Port("eth2"), Port("eth3")])
     assert rules_of(made, "input")[0] == [
         match({"meta": {"key": "iifname"}}, {"set": ["eth2", "eth3", "lo"]}),
         ACCEPT,
@@ -102,7 +102,7 @@ def test_all_comes_in_by_an_open_interface_beside_a_guarded_one() -> None:
 
 
 def test_rules_of_a_port_are_for_this_port_only() -> None:
-    made = ruleset([Port("eth1", (rule("TCP", 80),)), Port("eth2", (rule("TCP", 443),))])
+    made = build_ruleset([Port("eth1", (rule("TCP", 80),)), Port("eth2", (rule("TCP", 443),))])
     tcp_port = field("tcp", "dport")
     assert rules_of(made, "input")[-2:] == [
         [match({"meta": {"key": "iifname"}}, name), match(tcp_port, number), ACCEPT]
@@ -158,9 +158,9 @@ def test_vrrp_has_no_ports() -> None:
 )
 def test_sources_within_others_say_nothing(said: list[str | None], meant: list[str | None]) -> None:
     for protocol in ("TCP", "VRRP"):
-        assert ruleset([Port("eth1", tuple(rule(protocol, 80, cidr) for cidr in said))]) == ruleset(
-            [Port("eth1", tuple(rule(protocol, 80, cidr) for cidr in meant))]
-        )
+        assert build_ruleset(
+            [Port("eth1", tuple(rule(protocol, 80, cidr) for cidr in said))]
+        ) == build_ruleset([Port("eth1", tuple(rule(protocol, 80, cidr) for cidr in meant))])
 
 
 def test_the_number_of_rules_does_not_grow_with_what_is_let_in() -> None:
@@ -199,7 +199,7 @@ def as_printed(made: Ruleset) -> list[dict[str, Any]]:
 
 
 def test_other_tables_are_not_looked_at() -> None:
-    made = ruleset([Port("eth1", (rule("TCP"),))])
+    made = build_ruleset([Port("eth1", (rule("TCP"),))])
     foreign: list[dict[str, Any]] = [
         {"table": {"family": "inet", "name": "theirs"}},
         {"table": {"family": "ip", "name": "amphora_table"}},
@@ -231,19 +231,19 @@ def test_returns_no_ruleset_without_a_table() -> None:
     ],
 )
 def test_sees_what_others_put_into_the_table(addition: dict[str, Any]) -> None:
-    made = ruleset([Port("eth1")])
+    made = build_ruleset([Port("eth1")])
     assert parse_listing(printed(*as_printed(made), addition)) != made
 
 
 def test_a_dormant_table_is_not_ours() -> None:
-    made = ruleset([Port("eth1")])
+    made = build_ruleset([Port("eth1")])
     found = as_printed(made)
     found[0]["table"]["flags"] = ["dormant"]
     assert parse_listing(printed(*found)) != made
 
 
 def test_the_order_of_rules_in_a_chain_makes_a_difference() -> None:
-    made = ruleset([Port("eth1", (rule("TCP"), rule("UDP")))])
+    made = build_ruleset([Port("eth1", (rule("TCP"), rule("UDP")))])
     found = as_printed(made)
     *_, one, other = [
         number
@@ -255,7 +255,7 @@ def test_the_order_of_rules_in_a_chain_makes_a_difference() -> None:
 
 
 def test_addresses_are_the_same_in_any_spelling() -> None:
-    made = ruleset([Port("eth1", (rule("TCP", 80, "::ffff:10.0.0.0/104"),))])
+    made = build_ruleset([Port("eth1", (rule("TCP", 80, "::ffff:10.0.0.0/104"),))])
     text = printed(*as_printed(made))
     respelled = text.replace(str(ip_address("::ffff:10.0.0.0")), "0::FFFF:10.0.0.0")
     assert respelled != text
@@ -268,7 +268,7 @@ def test_refuses_a_listing_that_is_not_json() -> None:
 
 
 def test_a_transaction_replaces_our_table_and_touches_no_other() -> None:
-    made = ruleset([Port("eth1", (rule("TCP"),)), Port("eth2")])
+    made = build_ruleset([Port("eth1", (rule("TCP"),)), Port("eth2")])
     commands = json.loads(build_transaction(made))["nftables"]
     table = {"table": {"family": "inet", "name": "amphora_table"}}
     assert commands[:3] == [{"add": table}, {"delete": table}, {"add": table}]

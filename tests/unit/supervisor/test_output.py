@@ -1,4 +1,4 @@
-"""What processes say, weighed: which lines an operator must see, and each of them once."""
+"""Lines of processes get a level; serious ones are logged once."""
 
 import json
 import logging

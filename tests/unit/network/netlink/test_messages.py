@@ -1,4 +1,4 @@
-"""What is said to the kernel, read back as what the kernel says: values stay what they are."""
+"""Netlink messages: what is sent reads back as the same value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a DHCP server's answer is taken, and what is refused."""
+"""A DHCP server's answer becomes a lease, or is refused."""
 
 from __future__ import annotations
 

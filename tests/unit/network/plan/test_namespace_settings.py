@@ -1,8 +1,8 @@
-"""What all interfaces share: the difference between wanted and actual."""
+"""The difference between the wanted and the actual firewall and settings of a namespace."""
 
 from __future__ import annotations
 
-from amphora_agent.network.plan.firewall_rules import Port, ruleset
+from amphora_agent.network.plan.firewall_rules import Port, build_ruleset
 from amphora_agent.network.plan.namespace_settings import (
     NamespaceOp,
     NamespaceState,
@@ -10,7 +10,7 @@ from amphora_agent.network.plan.namespace_settings import (
     find_missing,
 )
 
-WANTED, OTHER = ruleset([Port("eth1")]), ruleset([])
+WANTED, OTHER = build_ruleset([Port("eth1")]), build_ruleset([])
 GOOD = {
     "net/ipv4/ip_forward": "1",
     "net/ipv6/conf/all/forwarding": "1",
