@@ -143,7 +143,7 @@ def _is_stray(name: str) -> bool:
 # Replacing
 
 
-class Staged:
+class Staged(contextlib.AbstractContextManager["Staged"]):
     """Bytes that are safe on disk beside their destination, and not yet in its place.
 
     Use as a context manager: leaving it without `commit` discards the temporary file.
@@ -158,9 +158,6 @@ class Staged:
         """Put the bytes in place, and return only when a power cut cannot undo it."""
         os.replace(self.path, self.destination)
         sync_names(self.destination.parent)
-
-    def __enter__(self) -> "Staged":
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         discard(self.path)

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -85,7 +86,7 @@ class Request(msgspec.Struct, frozen=True):
         return message
 
 
-class NetlinkSocket:
+class NetlinkSocket(AbstractContextManager["NetlinkSocket"]):
     """One socket, for one thread. `protocol` is one of netlink's.
 
     Its methods raise OSError: the kernel does not answer, or refuses, with its `errno` and, if it
@@ -104,9 +105,6 @@ class NetlinkSocket:
         except BaseException:  # also KeyboardInterrupt: the socket must not stay open
             self._socket.close()
             raise
-
-    def __enter__(self) -> "NetlinkSocket":
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -165,7 +163,7 @@ class NetlinkSocket:
                 yield datagram, offset, flags
 
 
-class NetlinkEvents:
+class NetlinkEvents(AbstractContextManager["NetlinkEvents"]):
     """Waits for changes since it was opened; does not say which.
 
     `groups` are multicast groups of rtnetlink, as bits.
@@ -185,9 +183,6 @@ class NetlinkEvents:
         except OSError as error:
             if error.errno != errno.ENOBUFS:  # some events were lost
                 raise
-
-    def __enter__(self) -> "NetlinkEvents":
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._socket.close()

@@ -122,7 +122,7 @@ class Ports:
         if deadline is None:
             deadline = time.monotonic() + self.patience.port
         try:
-            with self._lock_port(mac):
+            with self._lock(mac):
                 if plug is None:
                     record = self.records.require(mac)
                 else:
@@ -140,7 +140,7 @@ class Ports:
             NotFound: nothing is plugged on the port, or there is no such port.
             OperationFailed: the kernel refuses.
         """
-        with self._lock_port(mac):
+        with self._lock(mac):
             record = self.records.require(mac)
             if self._dhcp:
                 self._dhcp.stop(record.name)
@@ -153,7 +153,7 @@ class Ports:
             NotFound: nothing is plugged on the port.
             OperationFailed: they cannot be applied; the earlier ones stay.
         """
-        with self._lock_port(mac), self._lock("firewall"):
+        with self._lock(mac), self._lock("firewall"):
             record = msgspec.structs.replace(self.records.require(mac), rules=rules)
             self._namespace_reconciler.apply(self._build_ruleset(record))
             self.records.put(record)
@@ -308,13 +308,10 @@ class Ports:
         names = (f"eth{number}" for number in itertools.count(2))
         return next(name for name in names if name not in taken)
 
-    def _lock_port(self, mac: Mac) -> AbstractContextManager[None]:
-        """Hold off other changes of the port."""
-        return self._lock(mac.replace(":", "-"))
-
     def _lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold off others: of a port (its MAC address), of "names", or of "firewall"."""
         files.make_directory(self._locks)
-        return files.locked(self._locks / f"{name}.lock")
+        return files.locked(self._locks / f"{name.replace(':', '-')}.lock")
 
 
 def _list_interfaces(spec: InterfaceSpec) -> tuple[Interface, ...]:

@@ -29,7 +29,7 @@ from amphora_agent.namespace import Namespace
 from amphora_agent.supervisor import output as supervisor_output
 from amphora_agent.supervisor.contract import Mark, ProcessSpec, ProcessState
 from amphora_agent.supervisor.process_records import ProcessRecord, ProcessRecords
-from amphora_agent.supervisor.processes import find_session_leader, start_time
+from amphora_agent.supervisor.processes import find_session_leader, open_process, start_time
 
 logger = logging.getLogger(__name__)
 
@@ -297,17 +297,12 @@ class EmbeddedSupervisor:
         record = watched.record
         if record.pid is None:
             return False
-        try:
-            pidfd = os.pidfd_open(record.pid)
-        except OSError:
-            return False
-        # Compared after the pidfd is held: from here on the pid cannot change its meaning.
-        if record.start_time != start_time(record.pid) or _await_end(pidfd, 0):
-            os.close(pidfd)
-            return False
-        watched.pidfd = pidfd
+        with contextlib.suppress(OSError):
+            watched.pidfd = open_process(record.pid, record.start_time)
+        if watched.has_died:
+            self._release(watched)
         watched.started_at = self._clock()
-        return True
+        return watched.pidfd is not None
 
     def _adopt_by_command(self, watched: _Watched) -> bool:
         """Adopt a process whose record has no pid: an agent was killed, or the disk refused, before

@@ -135,17 +135,30 @@ def login_user() -> int:
 
 def kill(pid: int, started: str) -> bool:
     """Kill a process if its `start_time` is `started`; return whether it was."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
+    pidfd = open_process(pid, started)
+    if pidfd is None:
         return False
     try:
-        # Compared after the handle is held: from here on the pid cannot change its meaning.
-        if start_time(pid) != started:
-            return False
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:
         return False
     finally:
-        os.close(handle)
+        os.close(pidfd)
     return True
+
+
+def open_process(pid: int, started: str | None) -> int | None:
+    """Return a pidfd of a process if its `start_time` is `started`; None if there is none.
+
+    Raises:
+        OSError: the kernel gives no pidfd.
+    """
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    # Compared after the pidfd is held: from here on the pid cannot change its meaning.
+    if start_time(pid) == started:
+        return pidfd
+    os.close(pidfd)
+    return None

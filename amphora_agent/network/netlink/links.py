@@ -7,7 +7,7 @@ A `Netlink` belongs to the namespace in which it is opened, the agent's own or t
 import errno
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,11 @@ _DONE_ALREADY = {
 }
 
 
-class Netlink:
+class Netlink(AbstractContextManager["Netlink"]):
     """The kernel's view of the namespace in which it is opened, and changes there."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket()
-
-    def __enter__(self) -> "Netlink":
-        return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._socket.close()
