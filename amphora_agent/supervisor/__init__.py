@@ -1,1 +1,1 @@
-"""Who keeps a process alive, and the only place that starts, signals or stops one."""
+"""Keep processes alive. Only this package starts, signals or stops one."""

@@ -1,4 +1,4 @@
-"""When certificates and revocation lists expire, and when that must be reported."""
+"""Find when certificates and revocation lists expire, and when that must be reported."""
 
 import enum
 import logging

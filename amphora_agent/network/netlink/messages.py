@@ -86,8 +86,8 @@ def parse_routes(index: int, message: Any) -> Iterator[Route]:
     table = message.get_attr("RTA_TABLE") or message["table"]
     if message["type"] != _RTN_UNICAST or table == _LOCAL_TABLE:
         return
-    destination = message.get_attr("RTA_DST")
     default = DEFAULT_DESTINATION[4 if message["family"] == FAMILY[4] else 6]
+    destination = message.get_attr("RTA_DST") or default.network_address
     source = message.get_attr("RTA_PREFSRC")
     # Routes that differ only by their gateway come in one message.
     hops = message.get_attr("RTA_MULTIPATH") or (message,)
@@ -96,9 +96,7 @@ def parse_routes(index: int, message: Any) -> Iterator[Route]:
         if outgoing == index:
             gateway = hop.get_attr("RTA_GATEWAY")
             yield Route(
-                destination=ip_network((destination, message["dst_len"]))
-                if destination
-                else default,
+                destination=ip_network((destination, message["dst_len"])),
                 metric=message.get_attr("RTA_PRIORITY") or 0,
                 table=table,
                 gateway=ip_address(gateway) if gateway else None,

@@ -39,7 +39,7 @@ class HeldAddress(msgspec.Struct, frozen=True):
 
 
 class InterfaceState(msgspec.Struct, frozen=True):
-    """What an interface has. One outside the namespace (`inside`) loses everything at its move.
+    """The state of an interface. One outside the namespace (`inside`) loses everything at its move.
 
     `sysctls`: those that the kernel offers.
     """

@@ -107,7 +107,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InterfaceSpec(msgspec.Struct, frozen=True):
-    """What an interface must have. `mtu` None leaves it as it is.
+    """The addresses, routes, rules and settings that an interface must have. `mtu` None leaves it.
 
     `dhcp`: the interface needs a DHCP client, whose lease is one more source of the spec.
     `optional`: routes that a tenant chose. One that the kernel refuses is logged and left out: it

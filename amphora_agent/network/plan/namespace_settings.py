@@ -33,7 +33,7 @@ class Comparison(enum.Enum):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What a setting shall be, and why.
+    """The value that a setting of the kernel shall have, and why.
 
     needed: load balancers do not work without it. If the kernel lacks or refuses another one, that
         is an alarm, and everything else goes on.
