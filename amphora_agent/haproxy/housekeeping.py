@@ -82,12 +82,10 @@ class HungWorkers:
         layout: Layout,
         found: Callable[[], Mapping[str, tuple[HungWorker, ...]]],
         journal: Journal,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._layout = layout
         self._found = found
         self._journal = journal
-        self._clock = clock
 
     def watch(self) -> None:
         """End them until the process ends."""
@@ -103,7 +101,7 @@ class HungWorkers:
         for instance_id, workers in self._found().items():
             instance = self._layout.instance(ObjectId(instance_id))
             for worker in workers:
-                if self._clock() - worker.since > hard_stop_after(instance):
+                if time.time() - worker.since > hard_stop_after(instance):
                     self._end(instance, worker)
 
     def _end(self, instance: InstanceLayout, worker: HungWorker) -> None:

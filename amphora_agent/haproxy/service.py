@@ -9,7 +9,6 @@ import contextlib
 import logging
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -80,7 +79,6 @@ class Instances:
         most_listeners: int = sys.maxsize,
         has_controllers: Callable[[], bool] = lambda: True,
         later: Callable[[str, Callable[[], None]], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
         changed: Callable[[], None] | None = None,
     ) -> None:
         """`later` does the work that nobody waits for; without it, it is done at once. `changed` is
@@ -97,7 +95,7 @@ class Instances:
         self.store = RevisionStore(LiveFiles(alarms))
         self.application = Application(self.store)
         self.takeovers = Takeovers(layout, supervisor)
-        self.activation = Activation(layout, haproxy, supervisor, self.store, alarms, clock)
+        self.activation = Activation(layout, haproxy, supervisor, self.store, alarms)
         # systemd is the one who starts haproxy, or a thread of this process.
         self.headroom = ResourceLimits("1" if supervisor.notified else "self")
         self.acceptance = Validator(haproxy, self.headroom, self._bounds)

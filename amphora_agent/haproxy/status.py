@@ -1,7 +1,6 @@
 """List instances and their states. Reads wait for nobody, and change nothing."""
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -53,7 +52,6 @@ class Inventory:
         supervisor: Supervisor,
         alarms: Alarms,
         journal: Journal,
-        clock: Callable[[], float] = time.monotonic,
         *,
         silences: Callable[[], Mapping[str, Silence]] = dict,
     ) -> None:
@@ -62,7 +60,7 @@ class Inventory:
         self._supervisor = supervisor
         self._alarms = alarms
         self._index = index_listeners()
-        self._poller = Poller(layout, clock)
+        self._poller = Poller(layout)
         self._journal = journal
         self._store = RevisionStore(LiveFiles(alarms))
 

@@ -9,7 +9,7 @@ are ahead of the process all the while: should it die, it comes back with what i
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -93,14 +93,12 @@ class Activation:
         supervisor: Supervisor,
         store: RevisionStore,
         alarms: Alarms,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._layout = layout
         self._haproxy = haproxy
         self._supervisor = supervisor
         self._store = store
         self._alarms = alarms
-        self._clock = clock
 
     def activate(
         self,
@@ -170,10 +168,10 @@ class Activation:
     def runs(self, instance: InstanceLayout) -> bool:
         """Whether it runs. One that comes up just now, by itself after a crash, is awaited: it may
         have read the configuration before the one that is committed."""
-        deadline = self._clock() + startup.ANSWER
+        deadline = time.monotonic() + startup.ANSWER
         while not master_of(instance).listening():
             state = self._supervisor.state(instance.process)
-            if state is not ProcessState.RUNNING or self._clock() > deadline:
+            if state is not ProcessState.RUNNING or time.monotonic() > deadline:
                 return False
             time.sleep(startup.PAUSE)
         return True
@@ -197,7 +195,7 @@ class Activation:
             if takeover is not None:
                 self._inherit(instance, takeover)
             self._supervisor.start(spec)
-            now = startup.await_worker(instance, self._supervisor, self._clock)
+            now = startup.await_worker(instance, self._supervisor)
         except OperationFailed as error:
             words = self._located(instance, self._supervisor.output(name, mark).strip())
             self._supervisor.stop(name)
@@ -221,7 +219,7 @@ class Activation:
         """
         wanted = parser.join_texts(loaded_state.open_committed(instance))
         added = queries.find_new_addresses(wanted, takeover.configuration)
-        startup.require_ports(Namespace(self._layout.namespace), added, self._clock)
+        startup.require_ports(Namespace(self._layout.namespace), added)
         state = takeover.states(wanted)
         files.replace_unsynced(instance.state, state.encode(errors="surrogateescape"))
 
@@ -239,7 +237,7 @@ class Activation:
             OperationFailed: the master does not answer; the last good files are back.
         """
         try:
-            now = startup.await_master(master_of(instance), self._clock)
+            now = startup.await_master(master_of(instance))
         except OperationFailed as error:
             self._restore(instance)
             raise OperationFailed("Error reloading haproxy", _advice(instance, error)) from error
@@ -300,10 +298,10 @@ class Activation:
     def _asker(self, instance: InstanceLayout, now: Workers) -> transaction.Ask:
         """Return a function that asks the current worker; all questions have one deadline."""
         socket = master_of(instance)
-        deadline = self._clock() + _COMMANDS
+        deadline = time.monotonic() + _COMMANDS
 
         def ask(command: str, payload: str) -> str:
-            timeout = min(startup.ANSWER, max(0.001, deadline - self._clock()))
+            timeout = min(startup.ANSWER, max(0.001, deadline - time.monotonic()))
             return socket.command(f"@!{now.current} {command}", payload, timeout=timeout)
 
         return ask
@@ -336,9 +334,7 @@ class Activation:
                     reply, heard = "", False
                 if reply.startswith("Success=0"):
                     raise _ReloadRefused("haproxy refused", reply.partition("--\n")[2].strip())
-                now = startup.await_worker(
-                    instance, self._supervisor, self._clock, before, is_asked=heard
-                )
+                now = startup.await_worker(instance, self._supervisor, before, is_asked=heard)
                 keep_counters()
                 if hung:
                     self._relieve(instance, before, listened)
@@ -395,7 +391,7 @@ class Activation:
                 parser.join_texts(situation.wanted), parser.join_texts(situation.loaded.texts)
             )
             try:
-                startup.require_ports(Namespace(self._layout.namespace), new, self._clock)
+                startup.require_ports(Namespace(self._layout.namespace), new)
             except OperationFailed as error:
                 raise _ReloadRefused(error.message, error.details) from error
 

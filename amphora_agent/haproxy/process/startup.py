@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy import replies
@@ -31,11 +31,7 @@ PAUSE = 0.002
 _PORT_PATIENCE, _PORT_PAUSE = 2.0, 0.05
 
 
-def require_ports(
-    namespace: Namespace,
-    wanted: Iterable[ListenAddress],
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
+def require_ports(namespace: Namespace, wanted: Iterable[ListenAddress]) -> None:
     """Return once every address can be bound in the namespace.
 
     Nothing listens there in the meantime, so nobody's connections come our way.
@@ -45,13 +41,13 @@ def require_ports(
     """
     left = sorted(wanted)
     if left:
-        namespace.run(lambda: _await_all(left, clock))
+        namespace.run(lambda: _await_all(left))
 
 
-def _await_all(left: list[ListenAddress], clock: Callable[[], float]) -> None:
-    deadline = clock() + _PORT_PATIENCE
+def _await_all(left: list[ListenAddress]) -> None:
+    deadline = time.monotonic() + _PORT_PATIENCE
     while busy := [(address, number) for address in left if (number := _try(address))]:
-        if clock() > deadline:
+        if time.monotonic() > deadline:
             raise OperationFailed(
                 "Cannot listen",
                 "\n".join(
@@ -79,19 +75,19 @@ def _try(address: ListenAddress) -> int:
     return 0
 
 
-def await_master(master: MasterSocket, clock: Callable[[], float]) -> Workers:
+def await_master(master: MasterSocket) -> Workers:
     """Return what the master says of its workers. One of 2.6 that comes up just now, by itself
     after a crash, hangs up first to execute itself anew.
 
     Raises:
         OperationFailed: it does not answer.
     """
-    deadline = clock() + ANSWER
+    deadline = time.monotonic() + ANSWER
     while True:
         try:
             return replies.read_workers(master.command("show proc", timeout=ANSWER))
         except (NotListening, NoAnswer):
-            if clock() > deadline:
+            if time.monotonic() > deadline:
                 raise
         time.sleep(PAUSE)
 
@@ -99,7 +95,6 @@ def await_master(master: MasterSocket, clock: Callable[[], float]) -> Workers:
 def await_worker(
     instance: InstanceLayout,
     supervisor: Supervisor,
-    clock: Callable[[], float],
     after: Workers | None = None,
     *,
     is_asked: bool = True,
@@ -111,16 +106,16 @@ def await_worker(
         OperationFailed: haproxy said that it failed, ended, or took too long.
     """
     master = master_of(instance)
-    ask_deadline = clock() + ANSWER
-    deadline = clock() + _PATIENCE
+    ask_deadline = time.monotonic() + ANSWER
+    deadline = time.monotonic() + _PATIENCE
     next_look = 0.0
-    while clock() < deadline:
+    while time.monotonic() < deadline:
         try:
             now = replies.read_workers(master.command("show proc", timeout=ANSWER))
             if after is not None and now.failed and now.reloads > after.reloads:
                 raise OperationFailed("haproxy could not load the configuration")
             is_asked = is_asked or after is None or now.reloads > after.reloads
-            if not is_asked and clock() > ask_deadline:
+            if not is_asked and time.monotonic() > ask_deadline:
                 raise OperationFailed("haproxy was not reached")
             if now.current is not None and (after is None or now.current != after.current):
                 # A worker answers from the loop that accepts connections.
@@ -128,8 +123,8 @@ def await_worker(
                 return now
         except (NotListening, NoAnswer):
             # Not yet, or a master of 2.6 that executes itself anew. Or it is dead.
-            if clock() >= next_look:
-                next_look = clock() + 0.1
+            if time.monotonic() >= next_look:
+                next_look = time.monotonic() + 0.1
                 if supervisor.state(instance.process) is not ProcessState.RUNNING:
                     raise OperationFailed("haproxy ended") from None
         time.sleep(PAUSE)

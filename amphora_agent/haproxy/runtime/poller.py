@@ -17,7 +17,7 @@ from amphora_agent.haproxy import replies
 from amphora_agent.haproxy.replies import Workers, read_information
 from amphora_agent.haproxy.runtime import final_counters
 from amphora_agent.haproxy.runtime.loaded_state import index_listeners, index_pools
-from amphora_agent.haproxy.runtime.socket import MasterSocket, NoAnswer, NotListening, Question
+from amphora_agent.haproxy.runtime.socket import NoAnswer, NotListening, Question, master_of
 from amphora_agent.model.status import (
     Figures,
     HungWorker,
@@ -181,7 +181,7 @@ class Poller:
         Raises:
             OperationFailed: it does not say.
         """
-        master = MasterSocket(instance.master_socket, self._clock)
+        master = master_of(instance)
         now = replies.read_workers(master.command("show proc", timeout=timeout))
         if now.current is None:
             raise NotListening("haproxy is not running", "its master has no worker")
@@ -255,7 +255,7 @@ class Poller:
         return answers
 
     def _ask_master(self, instance: InstanceLayout, command: str, deadline: float) -> str:
-        socket = MasterSocket(instance.master_socket, self._clock)
+        socket = master_of(instance)
         return socket.command(command, timeout=max(0.001, deadline - self._clock()))
 
     # Questions

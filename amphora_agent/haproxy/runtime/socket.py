@@ -9,7 +9,6 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from amphora_agent.errors import OperationFailed
@@ -144,9 +143,8 @@ _open_questions = _OpenQuestions()
 class MasterSocket:
     """The master socket at `path`."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self._clock = clock
 
     def listening(self) -> bool:
         """Whether a process listens, also one that hangs. Nothing is sent to it.
@@ -178,19 +176,19 @@ class MasterSocket:
             NotListening, NoAnswer
             ValueError: this is not one command, or it is too large for haproxy.
         """
-        deadline = self._clock() + timeout
+        deadline = time.monotonic() + timeout
         asked = (str(self.path), text.partition(" ")[0] if text.startswith("@") else "")
         if _open_questions.is_open(asked):
             raise NoAnswer("haproxy does not answer", f"an earlier question is open: {text!r}")
         question = Question(self.path, text, payload=payload, half_close=True)
-        while question.busy and self._clock() < deadline:
+        while question.busy and time.monotonic() < deadline:
             time.sleep(_BUSY_PAUSE)
             question.close()
             question = Question(self.path, text, payload=payload, half_close=True)
         poll = select.poll()
         poll.register(question, select.POLLIN)
         while not question.advance():
-            left = deadline - self._clock()
+            left = deadline - time.monotonic()
             if left <= 0:
                 _open_questions.keep(asked, question)
                 words = f"{text!r}: nothing within {timeout:.1f} s"
