@@ -86,8 +86,8 @@ class ExpiryWatch:
 
     def soonest(self) -> list[FileExpiry]:
         """Return the files that expire first, as they were found last."""
-        every = [each for found in self._found.values() for each in found]
-        return sorted(every, key=lambda each: each.expires)[:_MOST_TOLD]
+        expiries = [expiry for file_expiries in self._found.values() for expiry in file_expiries]
+        return sorted(expiries, key=lambda expiry: expiry.expires)[:_MOST_TOLD]
 
     def look(self) -> None:
         """Read what has changed, and set or clear the alarms."""
@@ -114,19 +114,19 @@ class ExpiryWatch:
 
     def _report(self, instance_id: str, expiries: Iterable[FileExpiry]) -> None:
         now = self._now()
-        near = [(each, find_stage(each.expires, now)) for each in expiries]
-        near = sorted((each for each in near if each[1]), key=lambda each: each[0].expires)
+        near = [(expiry, find_stage(expiry.expires, now)) for expiry in expiries]
+        near = sorted((entry for entry in near if entry[1]), key=lambda entry: entry[0].expires)
         if not near:
             self._alarms.clear_alarm(AlarmKind.EXPIRY, instance_id)
             return
-        words = [
-            f"{each.what} {each.file} {reached.words}, at {format_time(each.expires)}"
-            for each, reached in near[:_MOST_NAMED]
+        sentences = [
+            f"{expiry.what} {expiry.file} {reached.words}, at {format_time(expiry.expires)}"
+            for expiry, reached in near[:_MOST_NAMED]
         ]
         if len(near) > _MOST_NAMED:
-            words.append(f"and {len(near) - _MOST_NAMED} more")
+            sentences.append(f"and {len(near) - _MOST_NAMED} more")
         level = max(reached for _, reached in near).level
-        self._alarms.set_alarm(AlarmKind.EXPIRY, instance_id, "; ".join(words), level)
+        self._alarms.set_alarm(AlarmKind.EXPIRY, instance_id, "; ".join(sentences), level)
 
     def _expiries(self, instance: InstanceLayout) -> Iterator[FileExpiry]:
         for path, what in sorted(self._in_use(instance).items()):
@@ -138,23 +138,23 @@ class ExpiryWatch:
         """Return the files that a load balancer uses, and what for."""
         if isinstance(instance, RenderedLayout):
             return {path: _find_purpose(path.name) for path in instance.certificates.glob("*.pem")}
-        found: dict[Path, str] = {}
+        purposes: dict[Path, str] = {}
         for path, roles in (self._texts.get(instance.configuration) or {}).items():
             if path.parent != instance.certificates:
                 continue
             if Role.CRT_LIST in roles:
                 for entry in self._lists.get(path) or ():
-                    found[Path(entry.path)] = Role.CERTIFICATE.value
-                    found |= {Path(file): "CA or CRL file" for file in entry.files}
+                    purposes[Path(entry.path)] = Role.CERTIFICATE.value
+                    purposes |= {Path(file): "CA or CRL file" for file in entry.files}
             else:
-                found[path] = " and ".join(sorted(role.value for role in roles))
-        return found
+                purposes[path] = " and ".join(sorted(role.value for role in roles))
+        return purposes
 
 
 def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
     """Return the files below the directory of certificates that a configuration names."""
-    found = queries.find_files_below({"": files.text(configuration)}, str(certificates))
-    return {Path(path): roles for path, roles in found.items()}
+    roles_by_path = queries.find_files_below({"": files.text(configuration)}, str(certificates))
+    return {Path(path): roles for path, roles in roles_by_path.items()}
 
 
 def _expires(path: Path) -> float | None:

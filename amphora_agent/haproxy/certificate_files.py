@@ -116,7 +116,7 @@ class CertificateFiles:
     def renewed(self, instance: InstanceLayout) -> dict[str, bytes]:
         """Return committed files that an earlier agent has kept in another form, by their names in
         the manifest, as they would be kept now. One that cannot be is reported, and left out."""
-        found = {}
+        kept_files = {}
         for name in reading.committed_or_loaded(instance):
             if not name.startswith(CERTIFICATES):
                 continue
@@ -132,8 +132,8 @@ class CertificateFiles:
                 continue
             if kept != data:
                 logger.info("instance=%s file=%s written anew for haproxy", instance.id, name)
-                found[name] = kept
-        return found
+                kept_files[name] = kept
+        return kept_files
 
     def _content(self, instance: InstanceLayout, data: bytes) -> Content:
         """Parse a file. Raises UnusableFile."""

@@ -51,19 +51,19 @@ class Presence:
         subject = str(self._haproxy.program)
         kind = AlarmKind.PROGRAM_MISSING
         known = any(alarm.kind == kind for alarm in self._alarms.current(subject))
-        wrong = self._haproxy.find_fault()
-        if wrong is not None:
+        fault = self._haproxy.find_fault()
+        if fault is not None:
             self._alarms.set_alarm(
                 kind,
                 subject,
-                f"cannot run haproxy: {wrong}; no load balancer can be changed or started:"
+                f"cannot run haproxy: {fault}; no load balancer can be changed or started:"
                 " install haproxy, or correct haproxy_cmd",
             )
         else:
             self._alarms.clear_alarm(kind, subject)
-        if known != (wrong is not None):
+        if known != (fault is not None):
             self._journal.report(
-                Part.AGENT, subject, Operation.PROGRAM, [wrong or "it can be run again"]
+                Part.AGENT, subject, Operation.PROGRAM, [fault or "it can be run again"]
             )
 
 
@@ -109,9 +109,11 @@ class HungWorkers:
         if started is None or worker_name(worker.pid) != worker.name:
             return
         if kill(worker.pid, started):
-            words = f"worker {worker.pid} hung after a reload, outlived {_KEYWORD}, and was killed"
-            logger.error("instance=%s %s", instance.id, words)
-            self._journal.report(Part.PROCESS, instance.process, Operation.HUNG_WORKER, [words])
+            message = (
+                f"worker {worker.pid} hung after a reload, outlived {_KEYWORD}, and was killed"
+            )
+            logger.error("instance=%s %s", instance.id, message)
+            self._journal.report(Part.PROCESS, instance.process, Operation.HUNG_WORKER, [message])
 
 
 def hard_stop_after(instance: InstanceLayout) -> float:

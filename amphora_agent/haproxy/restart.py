@@ -70,12 +70,12 @@ class Restarts:
 def report_going_back(alarms: Alarms, instance: InstanceLayout, words: str) -> None:
     """Raise the alarm that a start went back to the last good files. The next files that come up
     end it."""
-    said = words.strip().replace("\n", " | ")[:_MOST_WORDS]
+    excerpt = words.strip().replace("\n", " | ")[:_MOST_WORDS]
     alarms.set_alarm(
         AlarmKind.WENT_BACK,
         instance.id,
         "cannot start with the committed files: the last good files run instead; upload files that"
-        f" load. haproxy says: {said}",
+        f" load. haproxy says: {excerpt}",
     )
 
 

@@ -152,10 +152,10 @@ class Inventory:
             NotFound
         """
         instance = self._layout.instance(instance_id)
-        found = self._journal.entries(instance_id, most, instance.old_journals)
-        if not found and not instance.directory.is_dir():
+        entries = self._journal.entries(instance_id, most, instance.old_journals)
+        if not entries and not instance.directory.is_dir():
             raise unknown(instance_id)
-        return found
+        return entries
 
     def _existing(self, instance_id: ObjectId) -> InstanceLayout:
         instance = self._layout.instance(instance_id)

@@ -150,10 +150,12 @@ def _list_order(
 
 def _find_outside(text: str, start: int, end: int, keys: Collection[_Key]) -> set[_Key]:
     """Return which sections are also in the common head or tail."""
-    found: set[_Key] = set()
+    outside: set[_Key] = set()
     for part in ((0, start), (end, len(text))):
         if len(keys) > _FEW:
-            found.update((header.kind, header.name) for header in parser.find_headers(text, *part))
+            outside.update(
+                (header.kind, header.name) for header in parser.find_headers(text, *part)
+            )
             continue
         for kind, name in keys:
             # There is one part before the first section.
@@ -161,8 +163,8 @@ def _find_outside(text: str, start: int, end: int, keys: Collection[_Key]) -> se
                 (header.kind, header.name) == (kind, name)
                 for header in _find_headers_with(name or kind, text, *part)
             ):
-                found.add((kind, name))
-    return found.intersection(keys)
+                outside.add((kind, name))
+    return outside.intersection(keys)
 
 
 def _find_headers_with(word: str, text: str, start: int, end: int) -> Iterator[Header]:

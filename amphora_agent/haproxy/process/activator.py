@@ -197,13 +197,13 @@ class Activation:
             self._supervisor.start(spec)
             now = startup.await_worker(instance, self._supervisor)
         except OperationFailed as error:
-            words = self._located(instance, self._supervisor.output(name, mark).strip())
+            output = self._located(instance, self._supervisor.output(name, mark).strip())
             self._supervisor.stop(name)
             instance.master_socket.unlink(missing_ok=True)
             if self._restore(instance) and was_wanted:
                 self._supervisor.start(spec)
-                report_going_back(self._alarms, instance, words or str(error))
-            raise OperationFailed("Error starting haproxy", words or str(error)) from error
+                report_going_back(self._alarms, instance, output or str(error))
+            raise OperationFailed("Error starting haproxy", output or str(error)) from error
         finally:
             if takeover is not None:  # read by now
                 self._remove_state(instance)
@@ -339,11 +339,11 @@ class Activation:
                 if hung:
                     self._relieve(instance, before, listened)
         except OperationFailed as error:
-            words = self._located(instance, self._supervisor.output(name, mark).strip())
+            output = self._located(instance, self._supervisor.output(name, mark).strip())
             self._restore(instance)
             if isinstance(error, _ReloadRefused):
-                words = self._located(instance, error.details)
-            raise OperationFailed("Error reloading haproxy", words or str(error)) from error
+                output = self._located(instance, error.details)
+            raise OperationFailed("Error reloading haproxy", output or str(error)) from error
         finally:
             # Read by now. A later life, when haproxy has died, must not begin with it, and a check
             # would read it too.
@@ -363,13 +363,15 @@ class Activation:
         """Have a worker that hangs and is replaced take no connections from its successor: it has
         not passed its sockets on. Where the kernel cannot do that it is killed at once."""
         assert before.current is not None
-        pid, words = before.current, "it listens no more, and is killed after hard-stop-after"
+        pid, consequence = before.current, "it listens no more, and is killed after hard-stop-after"
 
         def close() -> bool:
             now = listening.list_sockets()
             new = now - listened
-            old = [each for each in now & listened if any(map(each.has_address_of, new))]
-            return all([listening.close(each) for each in old])
+            inherited = [
+                socket for socket in now & listened if any(map(socket.has_address_of, new))
+            ]
+            return all([listening.close(socket) for socket in inherited])
 
         started = start_time(pid)
         try:
@@ -379,9 +381,12 @@ class Activation:
             closed = False
         if not closed and started is not None:
             kill(pid, started)
-            words = "it was killed"
+            consequence = "it was killed"
         logger.warning(
-            "instance=%s worker %d did not answer and was replaced: %s", instance.id, pid, words
+            "instance=%s worker %d did not answer and was replaced: %s",
+            instance.id,
+            pid,
+            consequence,
         )
 
     def _require_ports(self, situation: _Situation) -> None:
@@ -458,10 +463,10 @@ class Activation:
         if is_new:
             self._alarms.clear_alarm(AlarmKind.WENT_BACK, instance.id)
 
-    def _located(self, instance: InstanceLayout, words: str) -> str:
+    def _located(self, instance: InstanceLayout, output: str) -> str:
         """Return haproxy's messages with places in the files that were rendered."""
         return loaded_state.translate_messages(
-            instance.configuration.parent, loaded_state.open_committed(instance), words
+            instance.configuration.parent, loaded_state.open_committed(instance), output
         )
 
     def _restore(self, instance: InstanceLayout) -> bool:

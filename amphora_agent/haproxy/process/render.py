@@ -65,10 +65,10 @@ def _said(configuration: str) -> frozenset[str]:
     first = next((b for b in parser.split_file("", configuration) if b.kind == "global"), None)
     if first is None:
         return frozenset()
-    said = _keywords_in(first.text)
-    if any(diff.has_word(configuration, keyword) for keyword in KEYWORDS - said):
-        said = _keywords_in(configuration)
-    return said
+    keywords = _keywords_in(first.text)
+    if any(diff.has_word(configuration, keyword) for keyword in KEYWORDS - keywords):
+        keywords = _keywords_in(configuration)
+    return keywords
 
 
 def _keywords_in(configuration: str) -> frozenset[str]:

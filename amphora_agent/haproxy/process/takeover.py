@@ -43,7 +43,7 @@ class Takeover:
     @property
     def configuration(self) -> str:
         """Return what the haproxies that end have loaded."""
-        return "\n".join(each.configuration for each in self._told)
+        return "\n".join(predecessor.configuration for predecessor in self._told)
 
     def states(self, wanted: str) -> str:
         """Return the state file for a haproxy that begins with a configuration: members have the
@@ -77,39 +77,41 @@ class Takeovers:
     @contextlib.contextmanager
     def taking_over(self, lb_id: ObjectId, old: Sequence[InstanceLayout]) -> Iterator[Takeover]:
         """Around the start of what takes the place of `old`; these go on if that fails."""
-        told: list[Told] = []
+        predecessors: list[Told] = []
         with contextlib.ExitStack() as held:
-            keep: list[Callable[[], None]] = []
-            for each in old:
+            keepers: list[Callable[[], None]] = []
+            for instance in old:
                 with contextlib.suppress(OperationFailed):  # it serves nobody, or cannot tell
-                    master = master_of(each)
+                    master = master_of(instance)
                     pid = replies.read_workers(master.command("show proc", timeout=_ANSWER)).current
                     state = master.command(f"@!{pid} show servers state", timeout=_ANSWER)
-                    told.append(Told(state, parser.join_texts(loaded_state.read_loaded(each))))
-                    keeping = keeping_final_counters(each, pid, timeout=_ANSWER)
-                    keep.append(held.enter_context(keeping))
+                    predecessors.append(
+                        Told(state, parser.join_texts(loaded_state.read_loaded(instance)))
+                    )
+                    keeping = keeping_final_counters(instance, pid, timeout=_ANSWER)
+                    keepers.append(held.enter_context(keeping))
             socket = self._layout.uploaded(lb_id).stats_socket
             before = _before(socket)
             before.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.link(socket, before)
             try:
-                yield Takeover(told, lambda: self._end(old, socket, keep))
+                yield Takeover(predecessors, lambda: self._end(old, socket, keepers))
             except BaseException:  # also an end by force: the old ones go on
                 _give_back(socket)
                 raise
             before.unlink(missing_ok=True)
 
     def _end(
-        self, old: Sequence[InstanceLayout], socket: Path, keep: Sequence[Callable[[], None]]
+        self, old: Sequence[InstanceLayout], socket: Path, keepers: Sequence[Callable[[], None]]
     ) -> None:
-        for each in old:
-            self._supervisor.retire(each.process)
-            each.master_socket.unlink(missing_ok=True)
-            if each.stats_socket != socket or _is_same(socket, _before(socket)):
-                each.stats_socket.unlink(missing_ok=True)
-        for tell in keep:
-            tell()
+        for instance in old:
+            self._supervisor.retire(instance.process)
+            instance.master_socket.unlink(missing_ok=True)
+            if instance.stats_socket != socket or _is_same(socket, _before(socket)):
+                instance.stats_socket.unlink(missing_ok=True)
+        for keep in keepers:
+            keep()
 
     # After a kill
 
@@ -124,7 +126,7 @@ class Takeovers:
         try:
             text_came_up = reading.loaded_digest(uploaded) is not None
             text_came_up = text_came_up and loaded_state.is_remembered(uploaded)
-            all_came_up = all(loaded_state.is_remembered(each) for each in processes)
+            all_came_up = all(loaded_state.is_remembered(process) for process in processes)
         except ContentLost:  # what cannot be read is as if it had not come up
             text_came_up, all_came_up = False, True
         if all_came_up or not text_came_up:
@@ -134,12 +136,12 @@ class Takeovers:
             winner = instance
         else:
             logger.warning("instance=%s goes on with the uploaded text", instance.id)
-            for each in processes:
-                self._supervisor.forget(each.process)
-                each.master_socket.unlink(missing_ok=True)
-                Revisions.of(instance).drop(f"{LOADED}{each.id}")
-                if each.id != instance.id:
-                    files.remove_tree(each.directory)
+            for process in processes:
+                self._supervisor.forget(process.process)
+                process.master_socket.unlink(missing_ok=True)
+                Revisions.of(instance).drop(f"{LOADED}{process.id}")
+                if process.id != instance.id:
+                    files.remove_tree(process.directory)
             files.remove(instance.current)
             winner = uploaded
         socket = instance.stats_socket
@@ -171,7 +173,7 @@ def _answers(instance: InstanceLayout) -> bool:
     try:
         now = replies.read_workers(master_of(instance).command("show proc", timeout=_ANSWER))
         reply = MasterSocket(instance.stats_socket).command("show info", timeout=_ANSWER)
-        said = read_information(reply)
+        information = read_information(reply)
     except OperationFailed:
         return False
-    return said.get("Pid") == str(now.current)
+    return information.get("Pid") == str(now.current)

@@ -395,8 +395,8 @@ class ConfigIndex(Generic[T]):
 
     def find_committed(self, instance: InstanceLayout) -> T:
         """Return what the committed files have. If there are none, parse an empty configuration."""
-        found = self._look(instance, digest_committed, read_committed)
-        return self._find(parser.parse_config("")) if found is None else found
+        indexed = self._look(instance, digest_committed, read_committed)
+        return self._find(parser.parse_config("")) if indexed is None else indexed
 
     def find_loaded(self, instance: InstanceLayout) -> T | None:
         """Return what the files have with which haproxy last came up; None when it never did."""
@@ -432,11 +432,11 @@ class ConfigIndex(Generic[T]):
 
 def _live_text(instance: InstanceLayout) -> str:
     """Return what the live files of an instance say, whoever wrote it."""
-    found = []
+    texts = []
     for path in instance.texts_below(instance.directory):
         with contextlib.suppress(FileNotFoundError):
-            found.append(files.text(path))
-    return "\n".join(found).encode(errors="surrogateescape").decode(errors="replace")
+            texts.append(files.text(path))
+    return "\n".join(texts).encode(errors="surrogateescape").decode(errors="replace")
 
 
 def index_listeners() -> ConfigIndex[tuple[queries.ListenerType, ...]]:

@@ -132,15 +132,15 @@ class Poller:
         deadline = self._clock() + timeout
         rounds = {known.instance.id: _Round(known) for known in self._known}
         self._forget_others(rounds)
-        for one in rounds.values():
-            self._begin(one)
+        for round_ in rounds.values():
+            self._begin(round_)
         unfinished = dict(rounds)
         while True:
             now = self._clock()
-            for instance_id, one in [*unfinished.items()]:
-                if not one.waits or now >= deadline:
+            for instance_id, round_ in [*unfinished.items()]:
+                if not round_.waits or now >= deadline:
                     del unfinished[instance_id]
-                    reading = self._finish(one)
+                    reading = self._finish(round_)
                     if reading is not None:
                         finished[instance_id] = reading
                         publish(instance_id, reading)
@@ -156,8 +156,10 @@ class Poller:
         """Add what workers that are gone have left in files."""
         finished = {}
         for instance_id, reading in readings.items():
-            words = final_counters.read_final_counters(self._layout.instance(ObjectId(instance_id)))
-            replaced = {worker.worker: worker for worker in words}
+            counters = final_counters.read_final_counters(
+                self._layout.instance(ObjectId(instance_id))
+            )
+            replaced = {worker.worker: worker for worker in counters}
             for worker in reading.leaving:
                 if worker.listeners or worker.worker not in replaced:
                     replaced[worker.worker] = worker
@@ -260,17 +262,19 @@ class Poller:
 
     # Questions
 
-    def _begin(self, one: _Round) -> None:
+    def _begin(self, round_: _Round) -> None:
         """Ask the worker and the master at the same time."""
-        instance = one.known.instance
+        instance = round_.known.instance
         for process, path, commands in (
             (_WORKER, instance.stats_socket, ("show info", "show stat")),
             (_MASTER, instance.master_socket, ("show proc",)),
         ):
             ask = partial(Question, path, *commands, half_close=process == _MASTER)
-            self._put(one, _Asked(instance.id, process), ask, files.signature(path))
+            self._put(round_, _Asked(instance.id, process), ask, files.signature(path))
 
-    def _put(self, one: _Round, asked: _Asked, ask: Callable[[], Question], whom: object) -> None:
+    def _put(
+        self, round_: _Round, asked: _Asked, ask: Callable[[], Question], whom: object
+    ) -> None:
         """Ask a question, unless an earlier one to the same process (`whom`) is open."""
         if asked in self._open:
             question, asked_before = self._open[asked]
@@ -280,22 +284,22 @@ class Poller:
         question = ask()
         self._open[asked] = question, whom
         self._selector.register(question, selectors.EVENT_READ, asked)
-        one.waits.add(asked)
-        self._advance(asked, one)
+        round_.waits.add(asked)
+        self._advance(asked, round_)
 
-    def _advance(self, asked: _Asked, one: _Round) -> None:
+    def _advance(self, asked: _Asked, round_: _Round) -> None:
         """Take up an answer that has come."""
         question, whom = self._open[asked]
         if not question.advance():
             return
         self._close(asked)
-        one.waits.discard(asked)
+        round_.waits.discard(asked)
         try:
-            self._take(asked, whom, question.reply(), one)
+            self._take(asked, whom, question.reply(), round_)
         except OperationFailed as error:
-            one.failures[asked.process] = error
+            round_.failures[asked.process] = error
 
-    def _take(self, asked: _Asked, whom: object, reply: str, one: _Round) -> None:
+    def _take(self, asked: _Asked, whom: object, reply: str, round_: _Round) -> None:
         if asked.process == _WORKER:
             information, _, table = reply.partition("\n# ")
             pid = read_information(information).get("Pid", "")
@@ -304,22 +308,22 @@ class Poller:
             name = final_counters.worker_name(int(pid))
             if name is None:
                 raise NotListening("haproxy is not running", f"its worker {pid} has ended")
-            one.current = replies.read_worker(f"# {table}", name)
+            round_.current = replies.read_worker(f"# {table}", name)
         elif asked.process == _MASTER:
-            one.workers = replies.read_workers(reply)
-            for leaving in one.workers.leaving:
-                self._ask_leaving(one, leaving)
+            round_.workers = replies.read_workers(reply)
+            for leaving in round_.workers.leaving:
+                self._ask_leaving(round_, leaving)
         else:
-            one.leaving[asked.process] = replies.read_worker(reply, str(whom))
+            round_.leaving[asked.process] = replies.read_worker(reply, str(whom))
 
-    def _ask_leaving(self, one: _Round, pid: int) -> None:
-        instance, name = one.known.instance, final_counters.worker_name(pid)
+    def _ask_leaving(self, round_: _Round, pid: int) -> None:
+        instance, name = round_.known.instance, final_counters.worker_name(pid)
         if name is None:  # it has left just now: its last word counts
             return
-        one.leaving[pid] = WorkerReading(name, {}, {})
+        round_.leaving[pid] = WorkerReading(name, {}, {})
         command = f"@!{pid} show stat {final_counters.FRONTENDS}"
         ask = partial(Question, instance.master_socket, command, half_close=True)
-        self._put(one, _Asked(instance.id, pid), ask, name)
+        self._put(round_, _Asked(instance.id, pid), ask, name)
 
     def _close(self, asked: _Asked) -> None:
         question, _ = self._open.pop(asked)
@@ -338,11 +342,11 @@ class Poller:
 
     # Readings
 
-    def _finish(self, one: _Round) -> InstanceReading | None:
+    def _finish(self, round_: _Round) -> InstanceReading | None:
         """Make the reading of an instance of what has been answered by now."""
-        known, instance_id = one.known, one.known.instance.id
-        self._complain(instance_id, one.failures.get(_WORKER))
-        current = one.current
+        known, instance_id = round_.known, round_.known.instance.id
+        self._complain(instance_id, round_.failures.get(_WORKER))
+        current = round_.current
         if current is not None:
             current = _drop_removed_members(current, known.pools)
             self._last[instance_id] = self._clock(), current
@@ -351,7 +355,7 @@ class Poller:
             return None
         leaving = tuple(
             worker
-            for worker in one.leaving.values()
+            for worker in round_.leaving.values()
             if current is None or worker.worker != current.worker
         )
         return InstanceReading(
@@ -361,42 +365,44 @@ class Poller:
             last,
             known.pools,
             at,
-            complete=one.workers is not None,
-            silence=self._silence(one, _WORKER, "the worker"),
-            master_silence=self._silence(one, _MASTER, "the master"),
-            hung=self._hung(one),
+            complete=round_.workers is not None,
+            silence=self._silence(round_, _WORKER, "the worker"),
+            master_silence=self._silence(round_, _MASTER, "the master"),
+            hung=self._hung(round_),
         )
 
-    def _hung(self, one: _Round) -> tuple[HungWorker, ...]:
+    def _hung(self, round_: _Round) -> tuple[HungWorker, ...]:
         """Return the leaving workers that have left a question open."""
-        instance_id = one.known.instance.id
+        instance_id = round_.known.instance.id
         before, now = self._leaving.get(instance_id, {}), self._wall_clock()
-        since = {worker.worker: before.get(worker.worker, now) for worker in one.leaving.values()}
-        if one.workers is not None:
+        since = {
+            worker.worker: before.get(worker.worker, now) for worker in round_.leaving.values()
+        }
+        if round_.workers is not None:
             self._leaving[instance_id] = since
         return tuple(
             HungWorker(pid, worker.worker, since[worker.worker])
-            for pid, worker in one.leaving.items()
+            for pid, worker in round_.leaving.items()
             if _Asked(instance_id, pid) in self._open
         )
 
-    def _silence(self, one: _Round, process: int, name: str) -> Silence | None:
+    def _silence(self, round_: _Round, process: int, name: str) -> Silence | None:
         """Return since when a process is there and has not answered; None if it has."""
-        asked = _Asked(one.known.instance.id, process)
-        if asked not in self._open and not isinstance(one.failures.get(process), NoAnswer):
+        asked = _Asked(round_.known.instance.id, process)
+        if asked not in self._open and not isinstance(round_.failures.get(process), NoAnswer):
             self._silent.pop(asked, None)
             return None
         since = self._silent.setdefault(asked, self._wall_clock())
-        words = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
-        return Silence(since, f"{name} has not answered since {words}")
+        moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
+        return Silence(since, f"{name} has not answered since {moment}")
 
     def _complain(self, instance_id: str, failure: OperationFailed | None) -> None:
         """Log why there is no reading, once for each reason."""
-        words = "" if failure is None else str(failure)
-        if words != self._complaints.get(instance_id, ""):
-            self._complaints[instance_id] = words
-            if words:
-                logger.warning("%s: %s", instance_id, words)
+        reason = "" if failure is None else str(failure)
+        if reason != self._complaints.get(instance_id, ""):
+            self._complaints[instance_id] = reason
+            if reason:
+                logger.warning("%s: %s", instance_id, reason)
 
 
 def _drop_removed_members(
