@@ -70,9 +70,9 @@ class ExpiryWatch:
         self._layout = layout
         self._alarms = alarms
         self._now = now
-        self._texts = _Cache(partial(_named, layout.certificates))
+        self._texts = _Cache(partial(_find_named, layout.certificates))
         self._lists = _Cache(lambda path: certificate_content.read_entries(path.read_bytes()))
-        self._dates = _Cache(_expires)
+        self._dates = _Cache(_read_expiry)
         self._found: Mapping[str, tuple[FileExpiry, ...]] = {}
         self._changed = threading.Event()
 
@@ -91,7 +91,7 @@ class ExpiryWatch:
 
     def look(self) -> None:
         """Read what has changed, and set or clear the alarms."""
-        found = {str(each.id): tuple(self._expiries(each)) for each in instances(self._layout)}
+        found = {str(each.id): tuple(self._find_expiries(each)) for each in instances(self._layout)}
         for cache in (self._texts, self._lists, self._dates):
             cache.forget_others()
         self._found = found
@@ -128,13 +128,13 @@ class ExpiryWatch:
         level = max(reached for _, reached in near).level
         self._alarms.set_alarm(AlarmKind.EXPIRY, instance_id, "; ".join(sentences), level)
 
-    def _expiries(self, instance: InstanceLayout) -> Iterator[FileExpiry]:
-        for path, what in sorted(self._in_use(instance).items()):
+    def _find_expiries(self, instance: InstanceLayout) -> Iterator[FileExpiry]:
+        for path, what in sorted(self._find_in_use(instance).items()):
             expires = self._dates.get(path)
             if expires is not None:
                 yield FileExpiry(instance.id, path.name, what, expires)
 
-    def _in_use(self, instance: InstanceLayout) -> dict[Path, str]:
+    def _find_in_use(self, instance: InstanceLayout) -> dict[Path, str]:
         """Return the files that a load balancer uses, and what for."""
         if isinstance(instance, RenderedLayout):
             return {path: _find_purpose(path.name) for path in instance.certificates.glob("*.pem")}
@@ -151,13 +151,13 @@ class ExpiryWatch:
         return purposes
 
 
-def _named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
+def _find_named(certificates: Path, configuration: Path) -> Mapping[Path, frozenset[Role]]:
     """Return the files below the directory of certificates that a configuration names."""
     roles_by_path = queries.find_files_below({"": files.text(configuration)}, str(certificates))
     return {Path(path): roles for path, roles in roles_by_path.items()}
 
 
-def _expires(path: Path) -> float | None:
+def _read_expiry(path: Path) -> float | None:
     """Return when the first certificate or revocation list of a file expires; None when there is
     none, or it cannot be read."""
     with contextlib.suppress(pem.Unreadable):

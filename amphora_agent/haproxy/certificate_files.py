@@ -69,7 +69,7 @@ class CertificateFiles:
         with self._changing(instance, by, Operation.CERTIFICATE_PUT) as record:
             record.words = [name]
             try:
-                content = self._content(instance, data)
+                content = self._parse(instance, data)
                 trial = self._require_fit(instance, path, content)
             except UnusableFile as reason:
                 raise InvalidRequest("Invalid request", f"{name}: {reason}") from None
@@ -124,7 +124,7 @@ class CertificateFiles:
                 data = reading.read(instance, name)
                 if certificate_content.is_kept_form(data):
                     continue
-                kept = certificate_content.render_kept_file(self._content(instance, data), data)
+                kept = certificate_content.render_kept_file(self._parse(instance, data), data)
             except (ContentLost, UnusableFile) as reason:
                 logger.warning(
                     "instance=%s file=%s is left as it is: %s", instance.id, name, reason
@@ -135,7 +135,7 @@ class CertificateFiles:
                 kept_files[name] = kept
         return kept_files
 
-    def _content(self, instance: InstanceLayout, data: bytes) -> Content:
+    def _parse(self, instance: InstanceLayout, data: bytes) -> Content:
         """Parse a file. Raises UnusableFile."""
         check_entry = partial(certificate_content.check_entry, bounds=self._bounds(instance))
         return openssl.require_usable(certificate_content.parse_file(data, check_entry))
@@ -178,21 +178,23 @@ def _fits(role: Role, content: Content) -> bool:
 def _roles_in_lists(instance: InstanceLayout, texts: Texts, path: str) -> Iterator[Role]:
     """Yield the roles that a file has in the crt-lists that these texts name."""
     for listed in queries.find_crt_lists(texts):
-        for entry in _entries(instance, listed):
+        for entry in _read_entries(instance, listed):
             if entry.path == path:
                 yield Role.CERTIFICATE
             if path in entry.files:
                 yield Role.OTHER
 
 
-def _entries(instance: InstanceLayout, path: str) -> Iterable[certificate_content.CrtListEntry]:
+def _read_entries(
+    instance: InstanceLayout, path: str
+) -> Iterable[certificate_content.CrtListEntry]:
     try:
-        return certificate_content.read_entries(_committed(instance, path))
+        return certificate_content.read_entries(_read_committed(instance, path))
     except (OSError, ContentLost):
         return ()
 
 
-def _committed(instance: InstanceLayout, path: str) -> bytes:
+def _read_committed(instance: InstanceLayout, path: str) -> bytes:
     """Return the committed bytes of a certificate file. Raises FileNotFoundError."""
     if Path(path).parent != instance.certificates:
         raise FileNotFoundError(path)
@@ -208,7 +210,7 @@ def _require_listed(instance: InstanceLayout, content: Content) -> None:
     for entry in content.entries:
         for path in (entry.path, *entry.files):
             try:
-                data = _committed(instance, path)
+                data = _read_committed(instance, path)
             except (FileNotFoundError, ContentLost):
                 raise UnusableFile(f"{path} is not there; send it first") from None
             if path == entry.path and not certificate_content.holds_key(data):

@@ -101,7 +101,7 @@ class HungWorkers:
         for instance_id, workers in self._found().items():
             instance = self._layout.instance(ObjectId(instance_id))
             for worker in workers:
-                if time.time() - worker.since > hard_stop_after(instance):
+                if time.time() - worker.since > read_hard_stop_after(instance):
                     self._end(instance, worker)
 
     def _end(self, instance: InstanceLayout, worker: HungWorker) -> None:
@@ -116,20 +116,20 @@ class HungWorkers:
             self._journal.report(Part.PROCESS, instance.process, Operation.HUNG_WORKER, [message])
 
 
-def hard_stop_after(instance: InstanceLayout) -> float:
+def read_hard_stop_after(instance: InstanceLayout) -> float:
     """Return how many seconds an instance gives its replaced workers."""
     last = render.HARD_STOP_AFTER
     with contextlib.suppress(FileNotFoundError):
         text = parser.join_texts(loaded_state.read_loaded(instance))
         for line in parser.parse_config(text, {_KEYWORD}).lines("global", _KEYWORD):
             last = line.words[1]
-    return seconds(last)
+    return parse_seconds(last)
 
 
-def seconds(time_: str) -> float:
+def parse_seconds(time_: str) -> float:
     """Return the seconds of a time as haproxy writes it; the agent's own for what it is not."""
     found = _TIME.fullmatch(time_)
-    return int(found[1]) * _UNITS[found[2]] if found else seconds(render.HARD_STOP_AFTER)
+    return int(found[1]) * _UNITS[found[2]] if found else parse_seconds(render.HARD_STOP_AFTER)
 
 
 #: Seconds without another change.

@@ -136,7 +136,7 @@ class Inventory:
             NotFound
         """
         instance = self._existing(instance_id)
-        current, leaving = _lives(instance)
+        current, leaving = _read_lives(instance)
         return InstanceDetails(
             **self._describe(instance, self._alarms.current(), self._silences()),
             generations=tuple(self._store.numbers(instance)),
@@ -211,7 +211,7 @@ def unknown(instance_id: ObjectId) -> NotFound:
     return NotFound("Loadbalancer Not Found", f"No loadbalancer with UUID: {instance_id}")
 
 
-def _lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]:
+def _read_lives(instance: InstanceLayout) -> tuple[Worker | None, tuple[Worker, ...]]:
     """Return the worker that serves, and those that leave."""
     try:
         reply = master_of(instance).command("show proc", timeout=_ANSWER)

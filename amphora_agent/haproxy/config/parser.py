@@ -80,7 +80,17 @@ class Directive(NamedTuple):
     @property
     def expands(self) -> bool:
         """Whether haproxy puts an environment variable into it."""
-        return _expands(self.written)
+        line = self.written
+        return (
+            '"' in line
+            and "$" in line
+            and any(
+                dollar[1]
+                for word in _find_words(line)
+                for piece in _PIECE.finditer(word[0])
+                for dollar in _DOLLAR.finditer(piece["double"] or "")
+            )
+        )
 
 
 class Section(NamedTuple):
@@ -303,14 +313,3 @@ def _join_bytes(value: str) -> str:
         return value.encode(errors="surrogateescape").decode(errors="surrogateescape")
     except UnicodeEncodeError:
         return value  # has surrogates that stand for no byte
-
-
-def _expands(line: str) -> bool:
-    if '"' not in line or "$" not in line:
-        return False
-    return any(
-        found[1]
-        for word in _find_words(line)
-        for piece in _PIECE.finditer(word[0])
-        for found in _DOLLAR.finditer(piece["double"] or "")
-    )

@@ -117,10 +117,10 @@ class Activation:
         self._store.live.check(instance)
         if not self.runs(instance):
             return self.start(instance, takeover)
-        situation = self._situation(instance, read=read)
+        situation = self._find_situation(instance, read=read)
         try:
             changes = loaded_state.find_file_changes(instance)
-            seen = self._still_true(instance, foreseen) if not changes else None
+            seen = self._find_prepared(instance, foreseen) if not changes else None
             decided = self._plan(situation, changes, seen)
         except ContentLost as error:  # live files are right: a new worker loads them
             situation = situation._replace(loaded=None)
@@ -137,7 +137,7 @@ class Activation:
                 except ChangeRefused as refusal:
                     logger.warning("instance=%s falls back to a reload: %s", instance.id, refusal)
                     # What has been touched is on record by now.
-                    self._reload(instance, self._situation(instance, read=read))
+                    self._reload(instance, self._find_situation(instance, read=read))
                     return Outcome(decided, str(refusal))
             case _:
                 self._reload(instance, situation)
@@ -158,7 +158,7 @@ class Activation:
         """
         if not self.runs(instance):
             return self.foresee_start(wanted)
-        situation = self._situation(instance, wanted, read)
+        situation = self._find_situation(instance, wanted, read)
         return self._plan(situation, loaded_state.find_file_changes(instance, manifest))
 
     def foresee_start(self, wanted: Texts) -> Plan:
@@ -189,7 +189,7 @@ class Activation:
         mark = self._supervisor.mark(name)
         files.remove(instance.state)  # of an earlier life: its members have lived on since
         files.make_directory(self._layout.run)
-        spec = self._spec(instance)
+        spec = self._make_spec(instance)
         program = self._haproxy.capabilities().version
         try:
             if takeover is not None:
@@ -197,7 +197,7 @@ class Activation:
             self._supervisor.start(spec)
             now = startup.await_worker(instance, self._supervisor)
         except OperationFailed as error:
-            output = self._located(instance, self._supervisor.output(name, mark).strip())
+            output = self._locate(instance, self._supervisor.output(name, mark).strip())
             self._supervisor.stop(name)
             instance.master_socket.unlink(missing_ok=True)
             if self._restore(instance) and was_wanted:
@@ -207,7 +207,7 @@ class Activation:
         finally:
             if takeover is not None:  # read by now
                 self._remove_state(instance)
-        self._remember(instance, _record(now, program))
+        self._remember(instance, _make_record(now, program))
         return Outcome(self.foresee_start(loaded_state.open_committed(instance)))
 
     def _inherit(self, instance: InstanceLayout, takeover: Takeover) -> None:
@@ -225,7 +225,7 @@ class Activation:
 
     # What differs
 
-    def _situation(
+    def _find_situation(
         self,
         instance: InstanceLayout,
         wanted: Texts | None = None,
@@ -240,7 +240,7 @@ class Activation:
             now = startup.await_master(master_of(instance))
         except OperationFailed as error:
             self._restore(instance)
-            raise OperationFailed("Error reloading haproxy", _advice(instance, error)) from error
+            raise OperationFailed("Error reloading haproxy", _advise(instance, error)) from error
         program = self._haproxy.capabilities().version
         committed = loaded_state.open_committed(instance, read)
         loaded = None
@@ -248,7 +248,9 @@ class Activation:
             loaded = loaded_state.find_loaded_state(instance, now.current, program, committed, read)
         return _Situation(now, program, loaded, committed if wanted is None else wanted)
 
-    def _still_true(self, instance: InstanceLayout, foreseen: PreparedPlan | None) -> Plan | None:
+    def _find_prepared(
+        self, instance: InstanceLayout, foreseen: PreparedPlan | None
+    ) -> Plan | None:
         if foreseen is None or foreseen.program != self._haproxy.installed():
             return None
         now = loaded_state.digest_loaded(instance)
@@ -288,14 +290,14 @@ class Activation:
         assert situation.loaded is not None
         record = situation.loaded.record
         assert record is not None
-        ask = self._asker(instance, situation.workers)
+        ask = self._make_asker(instance, situation.workers)
         if certificates.exchanges_certificates(changes):
             record = replace(record, certificates_changed=True)
         loaded_state.record_begin(instance, record, transaction.list_servers(changes))
         left_over = transaction.carry_out(changes, ask, record.left_over)
         self._remember(instance, replace(record, left_over=tuple(sorted(left_over))))
 
-    def _asker(self, instance: InstanceLayout, now: Workers) -> transaction.Ask:
+    def _make_asker(self, instance: InstanceLayout, now: Workers) -> transaction.Ask:
         """Return a function that asks the current worker; all questions have one deadline."""
         socket = master_of(instance)
         deadline = time.monotonic() + _COMMANDS
@@ -325,7 +327,7 @@ class Activation:
                 instance, before.current, timeout=startup.ANSWER
             ) as keep_counters:
                 hung = socket.is_silent(f"@!{before.current}")
-                listened = self._listening() if hung else frozenset()
+                listened = self._list_listening() if hung else frozenset()
                 heard = True
                 try:
                     reply = socket.command("reload", timeout=_RELOAD_PATIENCE)
@@ -339,18 +341,18 @@ class Activation:
                 if hung:
                     self._relieve(instance, before, listened)
         except OperationFailed as error:
-            output = self._located(instance, self._supervisor.output(name, mark).strip())
+            output = self._locate(instance, self._supervisor.output(name, mark).strip())
             self._restore(instance)
             if isinstance(error, _ReloadRefused):
-                output = self._located(instance, error.details)
+                output = self._locate(instance, error.details)
             raise OperationFailed("Error reloading haproxy", output or str(error)) from error
         finally:
             # Read by now. A later life, when haproxy has died, must not begin with it, and a check
             # would read it too.
             self._remove_state(instance)
-        self._remember(instance, _record(now, situation.program))
+        self._remember(instance, _make_record(now, situation.program))
 
-    def _listening(self) -> frozenset[Listening]:
+    def _list_listening(self) -> frozenset[Listening]:
         try:
             return Namespace(self._layout.namespace).run(listening.list_sockets)
         except (OSError, OperationFailed) as error:
@@ -412,7 +414,7 @@ class Activation:
         try:
             state = server_state_file.NOTHING
             if server_state_file.may_be_read(parser.join_texts(situation.wanted)):
-                state = self._state(instance, situation)
+                state = self._read_state(instance, situation)
             files.write(instance.state, state.encode(errors="surrogateescape"))
         except (OSError, OperationFailed) as error:
             logger.warning("instance=%s nothing saved for the reload: %s", instance.id, error)
@@ -424,7 +426,7 @@ class Activation:
         except OSError as error:  # it goes when the change is tidied, at the latest before a start
             logger.warning("instance=%s an old state stays: %s", instance.id, error)
 
-    def _state(self, instance: InstanceLayout, situation: _Situation) -> str:
+    def _read_state(self, instance: InstanceLayout, situation: _Situation) -> str:
         command = f"@!{situation.workers.current} show servers state"
         loaded, whole = situation.loaded, parser.join_texts(situation.wanted)
         # The agent takes as long to read the configuration as haproxy to answer.
@@ -435,11 +437,13 @@ class Activation:
             touched: frozenset[str] = frozenset()
             # Another worker than the recorded one has never been changed at run time.
             if loaded is not None and loaded.record is not None:
-                before = server_state_file.differing(parser.join_texts(loaded.texts), whole)
+                before = server_state_file.find_differing_backends(
+                    parser.join_texts(loaded.texts), whole
+                )
                 touched = frozenset(loaded.record.pending or ())
         return server_state_file.carry_over(shown.result(), wanted, before, touched)
 
-    def _spec(self, instance: InstanceLayout) -> ProcessSpec:
+    def _make_spec(self, instance: InstanceLayout) -> ProcessSpec:
         manifest = reading.committed(instance) or {}
         peer = reading.read(instance, PEER).decode() if PEER in manifest else ""
         return ProcessSpec(
@@ -463,7 +467,7 @@ class Activation:
         if is_new:
             self._alarms.clear_alarm(AlarmKind.WENT_BACK, instance.id)
 
-    def _located(self, instance: InstanceLayout, output: str) -> str:
+    def _locate(self, instance: InstanceLayout, output: str) -> str:
         """Return haproxy's messages with places in the files that were rendered."""
         return loaded_state.translate_messages(
             instance.configuration.parent, loaded_state.open_committed(instance), output
@@ -476,7 +480,7 @@ class Activation:
         return restored
 
 
-def _advice(instance: InstanceLayout, error: OperationFailed) -> str:
+def _advise(instance: InstanceLayout, error: OperationFailed) -> str:
     """Return what is wrong with a master that does not answer, and what to do."""
     name = instance.process
     return (
@@ -486,7 +490,7 @@ def _advice(instance: InstanceLayout, error: OperationFailed) -> str:
     )
 
 
-def _record(now: Workers, program: str) -> WorkerRecord:
+def _make_record(now: Workers, program: str) -> WorkerRecord:
     assert now.current is not None
     return WorkerRecord(
         worker=loaded_state.identify_worker(now.current),

@@ -117,7 +117,7 @@ class Haproxy:
                     files.refer(made, str(path))
             # In one piece: to make thousands of files takes longer than to check them.
             checked = self._check(here("".join(texts.values())))
-            said = _IN_INPUT.sub(lambda found: _place(texts, name, found[1]), checked.output)
+            said = _IN_INPUT.sub(lambda found: _locate_line(texts, name, found[1]), checked.output)
             return Completed(checked.status, said.replace(str(room), str(name)))
 
     def _check(self, configuration: bytes, *options: str) -> Completed:
@@ -143,14 +143,14 @@ class Haproxy:
             *(("-Ws",) if notify else ("-W", "-db")),
             "-S",
             f"{instance.master_socket},mode,600",
-            *(word for path in instance.given for word in ("-f", _named(path))),
+            *(word for path in instance.given for word in ("-f", _show_path(path))),
             "-p",
             str(instance.pid_file),
             *(("-L", peer) if peer else ()),
         )
 
 
-def _place(texts: Mapping[str, str], directory: Path, number: str | None) -> str:
+def _locate_line(texts: Mapping[str, str], directory: Path, number: str | None) -> str:
     """Return the file and line of a line that is counted through all texts, one after another."""
     left = int(number or 0)
     for file, text in texts.items():
@@ -161,6 +161,6 @@ def _place(texts: Mapping[str, str], directory: Path, number: str | None) -> str
     return str(directory)
 
 
-def _named(path: Path) -> str:
+def _show_path(path: Path) -> str:
     """Return a file, or a directory, as haproxy is told to load it."""
     return f"{path}/" if path.is_dir() else str(path)

@@ -45,7 +45,7 @@ def addition(configuration: str, group: str, limits: Limits) -> str:
     return templates.render(
         _FOLDER,
         "agent.cfg.j2",
-        said=_said(configuration),
+        said=_find_keywords(configuration),
         separated=read_joined_statements(configuration),
         limits=limits,
         user=USER,
@@ -56,7 +56,7 @@ def addition(configuration: str, group: str, limits: Limits) -> str:
     )
 
 
-def _said(configuration: str) -> frozenset[str]:
+def _find_keywords(configuration: str) -> frozenset[str]:
     """Return those of `KEYWORDS` that the `global` sections have.
 
     Large configurations are uploaded for every change. Controllers write `global` first, and
@@ -65,13 +65,13 @@ def _said(configuration: str) -> frozenset[str]:
     first = next((b for b in parser.split_file("", configuration) if b.kind == "global"), None)
     if first is None:
         return frozenset()
-    keywords = _keywords_in(first.text)
+    keywords = _read_keywords(first.text)
     if any(diff.has_word(configuration, keyword) for keyword in KEYWORDS - keywords):
-        keywords = _keywords_in(configuration)
+        keywords = _read_keywords(configuration)
     return keywords
 
 
-def _keywords_in(configuration: str) -> frozenset[str]:
+def _read_keywords(configuration: str) -> frozenset[str]:
     parsed = parser.parse_config(configuration, KEYWORDS)
     return frozenset(line.words[0] for line in parsed.lines("global"))
 

@@ -91,7 +91,7 @@ class Takeovers:
                     keeping = keeping_final_counters(instance, pid, timeout=_ANSWER)
                     keepers.append(held.enter_context(keeping))
             socket = self._layout.uploaded(lb_id).stats_socket
-            before = _before(socket)
+            before = _name_backup(socket)
             before.unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
                 os.link(socket, before)
@@ -108,7 +108,7 @@ class Takeovers:
         for instance in old:
             self._supervisor.retire(instance.process)
             instance.master_socket.unlink(missing_ok=True)
-            if instance.stats_socket != socket or _is_same(socket, _before(socket)):
+            if instance.stats_socket != socket or _is_same(socket, _name_backup(socket)):
                 instance.stats_socket.unlink(missing_ok=True)
         for keep in keepers:
             keep()
@@ -147,16 +147,16 @@ class Takeovers:
         socket = instance.stats_socket
         if not _answers(winner):
             _give_back(socket)
-        _before(socket).unlink(missing_ok=True)
+        _name_backup(socket).unlink(missing_ok=True)
 
 
-def _before(socket: Path) -> Path:
+def _name_backup(socket: Path) -> Path:
     """Return another name of a statistics socket, while somebody else may take its own."""
     return socket.with_name(f"{socket.name}.before")
 
 
 def _give_back(socket: Path) -> None:
-    before = _before(socket)
+    before = _name_backup(socket)
     with contextlib.suppress(FileNotFoundError):
         os.replace(before, socket)
     before.unlink(missing_ok=True)  # two names of one socket: then replacing does nothing

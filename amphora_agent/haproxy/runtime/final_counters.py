@@ -74,7 +74,7 @@ def keeping_final_counters(
                     if read_information(session.ask("show info")).get("Stopping") == "1":
                         break
                     time.sleep(_RETRY_PAUSE)
-                _keep_last_word(path, _settled(partial(session.ask, question)))
+                _keep_last_word(path, _await_handshakes(partial(session.ask, question)))
             except OperationFailed as error:
                 logger.info("instance=%s its worker has left: %s", instance.id, error)
 
@@ -88,7 +88,7 @@ def _keep_last_word(path: Path, reply: str) -> None:
         logger.warning("%s: cannot be written, counters are lost: %s", path, error)
 
 
-def _settled(ask: Callable[[], str]) -> str:
+def _await_handshakes(ask: Callable[[], str]) -> str:
     """Return the statistics of a worker that accepts no more, when open handshakes are over: only
     then do their connections count. Those that have failed long ago look alike, but stay."""
     reply, same = ask(), 0

@@ -366,12 +366,12 @@ class Poller:
             known.pools,
             at,
             complete=round_.workers is not None,
-            silence=self._silence(round_, _WORKER, "the worker"),
-            master_silence=self._silence(round_, _MASTER, "the master"),
-            hung=self._hung(round_),
+            silence=self._find_silence(round_, _WORKER, "the worker"),
+            master_silence=self._find_silence(round_, _MASTER, "the master"),
+            hung=self._find_hung(round_),
         )
 
-    def _hung(self, round_: _Round) -> tuple[HungWorker, ...]:
+    def _find_hung(self, round_: _Round) -> tuple[HungWorker, ...]:
         """Return the leaving workers that have left a question open."""
         instance_id = round_.known.instance.id
         before, now = self._leaving.get(instance_id, {}), self._wall_clock()
@@ -386,7 +386,7 @@ class Poller:
             if _Asked(instance_id, pid) in self._open
         )
 
-    def _silence(self, round_: _Round, process: int, name: str) -> Silence | None:
+    def _find_silence(self, round_: _Round, process: int, name: str) -> Silence | None:
         """Return since when a process is there and has not answered; None if it has."""
         asked = _Asked(round_.known.instance.id, process)
         if asked not in self._open and not isinstance(round_.failures.get(process), NoAnswer):

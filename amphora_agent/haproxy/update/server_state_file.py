@@ -95,7 +95,7 @@ def may_be_read(wanted: str) -> bool:
     return "server-state-file" in wanted and "load-server-state-from-file" in wanted
 
 
-def differing(running: str, wanted: str) -> Backends:
+def find_differing_backends(running: str, wanted: str) -> Backends:
     """Return the backends in which two configurations differ, as the running one has them."""
     change = compare_configs({"": running}, {"": wanted})
     changed = (*change.added, *change.removed, *(before for before, _ in change.changed))
@@ -120,25 +120,31 @@ def carry_over(
     `touched` are the servers, as `<backend>/<server>`, of a change at run time that may be half
     done.
     """
-    rows, kept = _rows(state)
-    general = tuple(word for section in wanted.of_kind("defaults") for word in _defaults(section))
+    rows, kept = _read_rows(state)
+    general = tuple(
+        word for section in wanted.of_kind("defaults") for word in _read_defaults(section)
+    )
     ran = {backend for backend, _ in rows}
     ran.update(name for name, section in before.items() if section is not None)
     for backend in wanted.of_kind("backend"):
         differs = backend.name in before
-        was_there = _servers(before.get(backend.name), general)
-        for name, server in _servers(backend, general).items():
+        was_there = _read_servers(before.get(backend.name), general)
+        for name, server in _read_servers(backend, general).items():
             key = backend.name, name
             was = was_there.get(name) if differs else server
             row = rows[key].split(" ") if key in rows else None
             if row is None or was is None:
-                kept += [_new_row(key, server)] if backend.name in ran and _waits(server) else []
-            elif not _same_place(server.address, row):
+                kept += (
+                    [_write_new_row(key, server)]
+                    if backend.name in ran and _must_wait(server)
+                    else []
+                )
+            elif not _is_same_place(server.address, row):
                 continue
             elif "/".join(key) in touched or (was.disabled and not server.disabled):
-                kept += [] if server.disabled else [_enabled(key, server, row)]
+                kept += [] if server.disabled else [_enable_row(key, server, row)]
             else:
-                kept.append(rows[key] if was == server else " ".join(_with_weight(server, row)))
+                kept.append(rows[key] if was == server else " ".join(_set_weight(server, row)))
     return "\n".join(kept).rstrip("\n") + "\n"
 
 
@@ -151,37 +157,37 @@ def inherit(told: Iterable[Told], wanted: str) -> str:
     head: list[str] = []
     for each in told:
         for backend in parse_config(each.configuration, KEYWORDS).of_kind("backend"):
-            ran.setdefault(_pool(backend.name), backend)
-        own_rows, head = _rows(each.state)
+            ran.setdefault(_name_pool(backend.name), backend)
+        own_rows, head = _read_rows(each.state)
         for (name, member), row in own_rows.items():
-            rows.setdefault((_pool(name), member), row.split(" "))
+            rows.setdefault((_name_pool(name), member), row.split(" "))
     state = list(head)
     before: dict[str, Section | None] = {}
     for backend in config.of_kind("backend"):
-        before[backend.name] = ran.get(_pool(backend.name))
+        before[backend.name] = ran.get(_name_pool(backend.name))
         for (pool, _), columns in rows.items():
-            if pool == _pool(backend.name):
+            if pool == _name_pool(backend.name):
                 renamed = [*columns]
                 renamed[replies.BACKEND] = backend.name
                 state.append(" ".join(renamed))
     return carry_over("\n".join(state), config, before)
 
 
-def _pool(backend: str) -> str:
+def _name_pool(backend: str) -> str:
     return backend.partition(":")[0]
 
 
-def _rows(state: str) -> tuple[dict[_Key, str], list[str]]:
+def _read_rows(state: str) -> tuple[dict[_Key, str], list[str]]:
     """Return the servers' rows by backend and name, and the lines before them."""
     reply = replies.read_servers_state(state)
     return reply.rows, reply.head or [NOTHING.strip()]
 
 
-def _servers(backend: Section | None, general: tuple[str, ...]) -> dict[str, _Server]:
+def _read_servers(backend: Section | None, general: tuple[str, ...]) -> dict[str, _Server]:
     """Return the servers of a backend by name; `general` are the defaults of all backends."""
     if backend is None:
         return {}
-    defaults = (*general, *_defaults(backend))
+    defaults = (*general, *_read_defaults(backend))
     persistent = any(backend.first(keyword) is not None for keyword in ("cookie", "stick"))
     return {
         server.words[1]: _Server(server.words, defaults, persistent)
@@ -190,12 +196,12 @@ def _servers(backend: Section | None, general: tuple[str, ...]) -> dict[str, _Se
     }
 
 
-def _defaults(section: Section) -> Iterator[str]:
+def _read_defaults(section: Section) -> Iterator[str]:
     for directive in section.all("default-server"):
         yield from directive.words[1:]
 
 
-def _waits(server: _Server) -> bool:
+def _must_wait(server: _Server) -> bool:
     """Return whether it has to pass a check first, and haproxy would take its row.
 
     Where one failure takes a member out and several checks have to pass, no row lets the first one
@@ -203,12 +209,12 @@ def _waits(server: _Server) -> bool:
     """
     several = server.value("fall", "3") == "1" and server.rise != "1"
     wanted = server.checked and not server.disabled and not several
-    return wanted and _place(server.address) is not None
+    return wanted and _parse_place(server.address) is not None
 
 
-def _new_row(key: _Key, server: _Server) -> str:
+def _write_new_row(key: _Key, server: _Server) -> str:
     """Write the row of a server that is to get no request before its first check has passed."""
-    place = _place(server.address)
+    place = _parse_place(server.address)
     assert place is not None
     host, port = place
     state = _STOPPED if server.persistent and server.rise == "1" else _STOPPING
@@ -219,30 +225,30 @@ def _new_row(key: _Key, server: _Server) -> str:
     )
 
 
-def _enabled(key: _Key, server: _Server, row: list[str]) -> str:
+def _enable_row(key: _Key, server: _Server, row: list[str]) -> str:
     """Write the row of a server that is not in maintenance any more."""
     maintenance = _FORCED_MAINTENANCE | _CONFIGURED_MAINTENANCE
     admin = int(row[replies.ADMINISTRATIVE])
-    if admin & maintenance and _waits(server):
-        return _new_row(key, server)  # nobody has checked it lately
-    mended = _with_weight(server, row)
+    if admin & maintenance and _must_wait(server):
+        return _write_new_row(key, server)  # nobody has checked it lately
+    mended = _set_weight(server, row)
     mended[replies.ADMINISTRATIVE] = str(admin & ~maintenance)
     return " ".join(mended)
 
 
-def _with_weight(server: _Server, row: list[str]) -> list[str]:
+def _set_weight(server: _Server, row: list[str]) -> list[str]:
     mended = list(row)
     mended[replies.WEIGHT] = mended[replies.INITIAL_WEIGHT] = server.weight
     return mended
 
 
-def _same_place(address: str, row: list[str]) -> bool:
+def _is_same_place(address: str, row: list[str]) -> bool:
     """Return whether a configuration's `address:port` is the row's."""
     host, port = row[replies.ADDRESS], row[replies.PORT]
-    return address == f"{host}:{port}" or _place(address) == (host, port)
+    return address == f"{host}:{port}" or _parse_place(address) == (host, port)
 
 
-def _place(address: str) -> tuple[str, str] | None:
+def _parse_place(address: str) -> tuple[str, str] | None:
     """Host and port of a literal `address:port`, as haproxy shows them."""
     host, port = split_endpoint(address)
     try:

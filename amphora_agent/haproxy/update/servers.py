@@ -11,6 +11,7 @@ such backends the server is "down" instead, and as many checks must pass as afte
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from amphora_agent.haproxy.config import server_line
@@ -33,6 +34,8 @@ _UNORDERED = ("roundrobin", "leastconn", "random")
 #: Algorithms that use a hash. The map of servers is fixed unless the hash is consistent.
 _HASHING = ("source", "uri", "url_param", "hdr", "rdp-cookie", "hash")
 
+#: What haproxy reads of a server only when it starts.
+_FIXED = attrgetter("check", "cookie", "options")
 #: What a version before 2.8 must be told for a server to reuse connections.
 _POOLED = "pool-purge-delay 5s pool-max-conn -1"
 
@@ -217,11 +220,7 @@ def _change_server(
     if running == wanted:
         return
     words = f"member {show_name(name)}: {', '.join(_describe_differences(running, wanted))}"
-    if (running.check, running.cookie, running.options) != (
-        wanted.check,
-        wanted.cookie,
-        wanted.options,
-    ):
+    if _FIXED(running) != _FIXED(wanted):
         yield _Step(words, name, because="haproxy reads it only when it starts")
     elif running.backup != wanted.backup:
         because = _explain_no_replacement(backend, wanted, lines)

@@ -8,7 +8,7 @@ from amphora_agent.haproxy.config.parser import parse_config
 from amphora_agent.haproxy.update.server_state_file import (
     Told,
     carry_over,
-    differing,
+    find_differing_backends,
     inherit,
     may_be_read,
 )
@@ -46,7 +46,7 @@ def kept(state: list[str], wanted: str) -> list[str]:
 def rows(
     state: list[str], wanted: str, running: str | None = None, touched: Collection[str] = ()
 ) -> list[str]:
-    before = {} if running is None else differing(running, wanted)
+    before = {} if running is None else find_differing_backends(running, wanted)
     result = carry_over("\n".join([HEADER, *state]), parse_config(wanted), before, touched)
     assert result.startswith(HEADER)
     assert result.endswith("\n")
