@@ -8,7 +8,7 @@ time, so that not all of the text is in memory: that of 500 listeners with 10 me
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from enum import Enum, auto
+from enum import Enum
 from typing import NamedTuple
 
 from amphora_agent.metrics.translate.exposition import (
@@ -23,15 +23,15 @@ from amphora_agent.model.status import Figures, InstanceReading, Scope, WorkerRe
 
 
 class Form(Enum):
-    """How haproxy's value becomes Octavia's."""
+    """How haproxy's value becomes Octavia's. The value marks the source in the table."""
 
-    AS_IS = auto()
     #: Milliseconds become seconds.
-    SECONDS = auto()
+    SECONDS = "/1000"
     #: One sample for each state, 1 for that which is.
-    STATES = auto()
+    STATES = "?"
     #: One sample for each class of HTTP status; the column is the beginning of their names.
-    STATUS_CLASSES = auto()
+    STATUS_CLASSES = "*"
+    AS_IS = ""
 
 
 class Metric(NamedTuple):
@@ -42,7 +42,7 @@ class Metric(NamedTuple):
     kind: Kind
     source: str
     help_text: str
-    form: Form = Form.AS_IS
+    form: Form
 
 
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
@@ -65,253 +65,141 @@ STATES: dict[Scope, dict[str, frozenset[str]]] = {
 }
 
 
-def _gauge(name: str, source: str, help_text: str, form: Form = Form.AS_IS) -> Metric:
-    return _metric(name, "gauge", source, help_text, form)
+#: Below the scopes of metrics: name, source with the mark of its form, and help text. A name that
+#: ends with `_total` is a counter, another one a gauge.
+_TABLE = """\
+[loadbalancer]
+max_connections Maxconn Most connections allowed at one time.
+current_connections CurrConns Connections now.
+connections_total CumConns Connections so far.
+requests_total CumReq Requests so far.
+max_ssl_connections MaxSslConns Most TLS connections at one time.
+current_ssl_connections CurrSslConns TLS connections now.
+ssl_connections_total CumSslConns TLS connections so far.
+current_connection_rate ConnRate New connections, a second.
+limit_connection_rate ConnRateLimit Most new connections allowed in one second; 0 is any number.
+max_connection_rate MaxConnRate Most new connections in one second.
+current_session_rate SessRate New sessions, a second.
+limit_session_rate SessRateLimit Most new sessions allowed in one second; 0 is any number.
+max_session_rate MaxSessRate Most new sessions in one second.
+current_ssl_rate SslRate New TLS connections, a second.
+limit_ssl_rate SslRateLimit Most new TLS connections allowed in one second; 0 is any number.
+max_ssl_rate MaxSslRate Most new TLS connections in one second.
+current_frontend_ssl_key_rate SslFrontendKeyRate Keys computed for TLS with clients, a second.
+max_frontend_ssl_key_rate SslFrontendMaxKeyRate Most keys computed for TLS with clients in one \
+second.
+frontend_ssl_reuse SslFrontendSessionReuse_pct Share of TLS sessions with clients that were \
+resumed, percent.
+current_backend_ssl_key_rate SslBackendKeyRate Keys computed for TLS with members, a second.
+max_backend_ssl_key_rate SslBackendMaxKeyRate Most keys computed for TLS with members in one second.
+ssl_cache_lookups_total SslCacheLookups Lookups in the cache of TLS sessions.
+ssl_cache_misses_total SslCacheMisses Lookups that the cache of TLS sessions did not answer.
+http_comp_bytes_in_total CompressBpsIn Bytes given to compression.
+http_comp_bytes_out_total CompressBpsOut Bytes that compression gave.
+limit_http_comp CompressBpsRateLim Most bytes a second that compression may give; 0 is any number.
+listeners Listeners Sockets that accept connections.
+dropped_logs_total DroppedLogs Log messages that were lost.
+[memory_pool]
+allocated_bytes PoolAlloc_bytes Memory in the memory pools, bytes.
+used_bytes PoolUsed_bytes Memory of the pools in use, bytes.
+failures_total PoolFailed Times that a memory pool had no memory.
+[listener]
+status status? State of the listener: 1 for that it is in.
+limit_sessions slim Most sessions allowed at one time.
+limit_session_rate rate_lim Most new sessions allowed in one second; 0 is any number.
+connections_rate_max conn_rate_max Most new connections in one second.
+connections_total conn_tot Connections so far.
+request_errors_total ereq Requests that were not valid or broke off.
+denied_connections_total dcon Connections denied by rules.
+denied_sessions_total dses Sessions denied by rules.
+http_requests_rate_max req_rate_max Most HTTP requests in one second.
+http_responses_total hrsp_* HTTP responses to clients, by class of status.
+intercepted_requests_total intercepted HTTP requests that the load balancer answered itself.
+[listener pool member]
+current_sessions scur Sessions now.
+max_sessions smax Most sessions at one time.
+sessions_total stot Sessions so far.
+max_session_rate rate_max Most new sessions in one second.
+bytes_in_total bin Bytes received from clients.
+bytes_out_total bout Bytes sent to clients.
+responses_denied_total dresp Responses denied by rules.
+failed_header_rewriting_total wrew Headers that could not be rewritten.
+[listener pool]
+requests_denied_total dreq Requests denied by rules.
+http_requests_total req_tot HTTP requests so far.
+http_cache_lookups_total cache_lookups Lookups in the HTTP cache.
+http_cache_hits_total cache_hits Lookups that the HTTP cache answered.
+http_comp_bytes_in_total comp_in Bytes given to compression.
+http_comp_bytes_out_total comp_out Bytes that compression gave.
+http_comp_bytes_bypassed_total comp_byp Bytes that were to be compressed and were not: no \
+processor time, or too much data.
+http_comp_responses_total comp_rsp Responses that were compressed.
+[pool]
+status status? State of the pool: 1 for that it is in.
+limit_sessions slim Sessions at which members get their full share; none is refused for it.
+member_aborts_total srv_abrt Transfers that a member broke off.
+active_members act Members that are up, without backups.
+backup_members bck Backup members that are up.
+http_responses_total hrsp_* HTTP responses of the members, by class of status.
+[pool member]
+last_session_seconds lastsess Seconds since the last session was given to a member; -1 when there \
+was none.
+current_queue qcur Requests that wait for a member now.
+max_queue qmax Most requests that waited at one time.
+connection_attempts_total connect Attempts to connect.
+connection_reuses_total reuse Times that a connection was used again.
+queue_time_average_seconds qtime/1000 Mean time in the queue, of the last 1024 connections or \
+requests, in seconds.
+connect_time_average_seconds ctime/1000 Mean time to connect to the member, of the last 1024 \
+connections or requests, in seconds.
+response_time_average_seconds rtime/1000 Mean time for the member's answer to begin, of the last \
+1024 connections or requests, in seconds.
+total_time_average_seconds ttime/1000 Mean time from the request to the end of the answer, of the \
+last 1024 connections or requests, in seconds.
+max_queue_time_seconds qtime_max/1000 Longest time in the queue, in seconds.
+max_connect_time_seconds ctime_max/1000 Longest time to connect to the member, in seconds.
+max_response_time_seconds rtime_max/1000 Longest time for the member's answer to begin, in seconds.
+max_total_time_seconds ttime_max/1000 Longest time from the request to the end of the answer, in \
+seconds.
+connection_errors_total econ Connections that could not be made.
+response_errors_total eresp Responses that were not valid or broke off.
+retry_warnings_total wretr Times that a connection was tried again.
+redispatch_warnings_total wredis Times that another member was tried instead.
+client_aborts_total cli_abrt Transfers that the client broke off.
+check_up_down_total chkdown Changes from up to down.
+check_last_change_seconds lastchg Seconds since it last went up or down.
+downtime_seconds_total downtime Seconds that it was down.
+loadbalanced_total lbtot Times that a member was chosen.
+[member]
+status status? State of the member: 1 for that it is in.
+limit_sessions slim Most sessions allowed at one time; none is any number.
+queue_limit qlimit Most requests that may wait; none is any number.
+server_aborts_total srv_abrt Transfers that the member broke off.
+weight weight Weight in force.
+check_failures_total chkfail Health checks that failed while it was up.
+current_throttle throttle Share of its weight while it starts slowly, percent; none when it does \
+not.
+http_responses_total hrsp_* HTTP responses of the member, by class of status.
+idle_connections_current srv_icur Idle connections kept for reuse.
+idle_connections_limit src_ilim Most idle connections that are kept.
+"""
 
 
-def _counter(name: str, source: str, help_text: str, form: Form = Form.AS_IS) -> Metric:
-    return _metric(f"{name}_total", "counter", source, help_text, form)
+def _read_table() -> Iterator[Metric]:
+    scopes: list[Scope] = []
+    for line in _TABLE.splitlines():
+        if line.startswith("["):
+            scopes = [Scope(word) for word in line.strip("[]").split()]
+            continue
+        name, source, help_text = line.split(" ", 2)
+        form = next(form for form in Form if source.endswith(form.value))
+        kind: Kind = "counter" if name.endswith("_total") else "gauge"
+        for scope in scopes:
+            full_name = f"octavia_{scope.value}_{name}"
+            yield Metric(scope, full_name, kind, source.removesuffix(form.value), help_text, form)
 
 
-def _metric(name: str, kind: Kind, source: str, help_text: str, form: Form) -> Metric:
-    scope = next(scope for scope in Scope if name.startswith(f"{scope.value}_"))
-    return Metric(scope, f"octavia_{name}", kind, source, help_text, form)
-
-
-def _times(owner: str) -> tuple[Metric, ...]:
-    last = "of the last 1024 connections or requests"
-    whole, seconds = "from the request to the end of the answer", Form.SECONDS
-    means = (
-        ("queue_time", "qtime", "in the queue"),
-        ("connect_time", "ctime", "to connect to the member"),
-        ("response_time", "rtime", "for the member's answer to begin"),
-        ("total_time", "ttime", whole),
-    )
-    return (
-        *(
-            _gauge(
-                f"{owner}_{name}_average_seconds",
-                source,
-                f"Mean time {what}, {last}, in seconds.",
-                seconds,
-            )
-            for name, source, what in means
-        ),
-        *(
-            _gauge(
-                f"{owner}_max_{name}_seconds",
-                f"{source}_max",
-                f"Longest time {what}, in seconds.",
-                seconds,
-            )
-            for name, source, what in means
-        ),
-    )
-
-
-def _responses(owner: str, whose: str) -> Metric:
-    return _counter(
-        f"{owner}_http_responses",
-        "hrsp_",
-        f"HTTP responses {whose}, by class of status.",
-        Form.STATUS_CLASSES,
-    )
-
-
-def _cache_and_compression(owner: str) -> tuple[Metric, ...]:
-    return (
-        _counter(f"{owner}_http_cache_lookups", "cache_lookups", "Lookups in the HTTP cache."),
-        _counter(f"{owner}_http_cache_hits", "cache_hits", "Lookups that the HTTP cache answered."),
-        _counter(f"{owner}_http_comp_bytes_in", "comp_in", "Bytes given to compression."),
-        _counter(f"{owner}_http_comp_bytes_out", "comp_out", "Bytes that compression gave."),
-        _counter(
-            f"{owner}_http_comp_bytes_bypassed",
-            "comp_byp",
-            "Bytes that were to be compressed and were not: no processor time, or too much data.",
-        ),
-        _counter(f"{owner}_http_comp_responses", "comp_rsp", "Responses that were compressed."),
-    )
-
-
-def _use(owner: str, limit: str) -> tuple[Metric, ...]:
-    return (
-        _gauge(f"{owner}_current_sessions", "scur", "Sessions now."),
-        _gauge(f"{owner}_max_sessions", "smax", "Most sessions at one time."),
-        _gauge(f"{owner}_limit_sessions", "slim", limit),
-        _counter(f"{owner}_sessions", "stot", "Sessions so far."),
-        _gauge(f"{owner}_max_session_rate", "rate_max", "Most new sessions in one second."),
-        _counter(f"{owner}_bytes_in", "bin", "Bytes received from clients."),
-        _counter(f"{owner}_bytes_out", "bout", "Bytes sent to clients."),
-    )
-
-
-def _balanced(owner: str) -> tuple[Metric, ...]:
-    """Return what a pool has of all its members, and a member of itself."""
-    return (
-        _gauge(
-            f"{owner}_last_session_seconds",
-            "lastsess",
-            "Seconds since the last session was given to a member; -1 when there was none.",
-        ),
-        _gauge(f"{owner}_current_queue", "qcur", "Requests that wait for a member now."),
-        _gauge(f"{owner}_max_queue", "qmax", "Most requests that waited at one time."),
-        _counter(f"{owner}_connection_attempts", "connect", "Attempts to connect."),
-        _counter(f"{owner}_connection_reuses", "reuse", "Times that a connection was used again."),
-        *_times(owner),
-        _counter(f"{owner}_responses_denied", "dresp", "Responses denied by rules."),
-        _counter(f"{owner}_connection_errors", "econ", "Connections that could not be made."),
-        _counter(
-            f"{owner}_response_errors", "eresp", "Responses that were not valid or broke off."
-        ),
-        _counter(f"{owner}_retry_warnings", "wretr", "Times that a connection was tried again."),
-        _counter(
-            f"{owner}_redispatch_warnings", "wredis", "Times that another member was tried instead."
-        ),
-        _counter(
-            f"{owner}_failed_header_rewriting", "wrew", "Headers that could not be rewritten."
-        ),
-        _counter(f"{owner}_client_aborts", "cli_abrt", "Transfers that the client broke off."),
-        _counter(f"{owner}_check_up_down", "chkdown", "Changes from up to down."),
-        _gauge(
-            f"{owner}_check_last_change_seconds",
-            "lastchg",
-            "Seconds since it last went up or down.",
-        ),
-        _counter(f"{owner}_downtime_seconds", "downtime", "Seconds that it was down."),
-        _counter(f"{owner}_loadbalanced", "lbtot", "Times that a member was chosen."),
-    )
-
-
-METRICS: tuple[Metric, ...] = (
-    # show info
-    _gauge("loadbalancer_max_connections", "Maxconn", "Most connections allowed at one time."),
-    _gauge("loadbalancer_current_connections", "CurrConns", "Connections now."),
-    _counter("loadbalancer_connections", "CumConns", "Connections so far."),
-    _counter("loadbalancer_requests", "CumReq", "Requests so far."),
-    _gauge("loadbalancer_max_ssl_connections", "MaxSslConns", "Most TLS connections at one time."),
-    _gauge("loadbalancer_current_ssl_connections", "CurrSslConns", "TLS connections now."),
-    _counter("loadbalancer_ssl_connections", "CumSslConns", "TLS connections so far."),
-    _gauge("loadbalancer_current_connection_rate", "ConnRate", "New connections, a second."),
-    _gauge(
-        "loadbalancer_limit_connection_rate",
-        "ConnRateLimit",
-        "Most new connections allowed in one second; 0 is any number.",
-    ),
-    _gauge(
-        "loadbalancer_max_connection_rate", "MaxConnRate", "Most new connections in one second."
-    ),
-    _gauge("loadbalancer_current_session_rate", "SessRate", "New sessions, a second."),
-    _gauge(
-        "loadbalancer_limit_session_rate",
-        "SessRateLimit",
-        "Most new sessions allowed in one second; 0 is any number.",
-    ),
-    _gauge("loadbalancer_max_session_rate", "MaxSessRate", "Most new sessions in one second."),
-    _gauge("loadbalancer_current_ssl_rate", "SslRate", "New TLS connections, a second."),
-    _gauge(
-        "loadbalancer_limit_ssl_rate",
-        "SslRateLimit",
-        "Most new TLS connections allowed in one second; 0 is any number.",
-    ),
-    _gauge("loadbalancer_max_ssl_rate", "MaxSslRate", "Most new TLS connections in one second."),
-    _gauge(
-        "loadbalancer_current_frontend_ssl_key_rate",
-        "SslFrontendKeyRate",
-        "Keys computed for TLS with clients, a second.",
-    ),
-    _gauge(
-        "loadbalancer_max_frontend_ssl_key_rate",
-        "SslFrontendMaxKeyRate",
-        "Most keys computed for TLS with clients in one second.",
-    ),
-    _gauge(
-        "loadbalancer_frontend_ssl_reuse",
-        "SslFrontendSessionReuse_pct",
-        "Share of TLS sessions with clients that were resumed, percent.",
-    ),
-    _gauge(
-        "loadbalancer_current_backend_ssl_key_rate",
-        "SslBackendKeyRate",
-        "Keys computed for TLS with members, a second.",
-    ),
-    _gauge(
-        "loadbalancer_max_backend_ssl_key_rate",
-        "SslBackendMaxKeyRate",
-        "Most keys computed for TLS with members in one second.",
-    ),
-    _counter(
-        "loadbalancer_ssl_cache_lookups", "SslCacheLookups", "Lookups in the cache of TLS sessions."
-    ),
-    _counter(
-        "loadbalancer_ssl_cache_misses",
-        "SslCacheMisses",
-        "Lookups that the cache of TLS sessions did not answer.",
-    ),
-    _counter("loadbalancer_http_comp_bytes_in", "CompressBpsIn", "Bytes given to compression."),
-    _counter("loadbalancer_http_comp_bytes_out", "CompressBpsOut", "Bytes that compression gave."),
-    _gauge(
-        "loadbalancer_limit_http_comp",
-        "CompressBpsRateLim",
-        "Most bytes a second that compression may give; 0 is any number.",
-    ),
-    _gauge("loadbalancer_listeners", "Listeners", "Sockets that accept connections."),
-    _counter("loadbalancer_dropped_logs", "DroppedLogs", "Log messages that were lost."),
-    _gauge("memory_pool_allocated_bytes", "PoolAlloc_bytes", "Memory in the memory pools, bytes."),
-    _gauge("memory_pool_used_bytes", "PoolUsed_bytes", "Memory of the pools in use, bytes."),
-    _counter("memory_pool_failures", "PoolFailed", "Times that a memory pool had no memory."),
-    # show stat: frontends
-    _gauge("listener_status", "status", "State of the listener: 1 for that it is in.", Form.STATES),
-    *_use("listener", "Most sessions allowed at one time."),
-    _gauge(
-        "listener_limit_session_rate",
-        "rate_lim",
-        "Most new sessions allowed in one second; 0 is any number.",
-    ),
-    _gauge("listener_connections_rate_max", "conn_rate_max", "Most new connections in one second."),
-    _counter("listener_connections", "conn_tot", "Connections so far."),
-    _counter("listener_requests_denied", "dreq", "Requests denied by rules."),
-    _counter("listener_responses_denied", "dresp", "Responses denied by rules."),
-    _counter("listener_request_errors", "ereq", "Requests that were not valid or broke off."),
-    _counter("listener_denied_connections", "dcon", "Connections denied by rules."),
-    _counter("listener_denied_sessions", "dses", "Sessions denied by rules."),
-    _counter("listener_failed_header_rewriting", "wrew", "Headers that could not be rewritten."),
-    _gauge("listener_http_requests_rate_max", "req_rate_max", "Most HTTP requests in one second."),
-    _counter("listener_http_requests", "req_tot", "HTTP requests so far."),
-    _responses("listener", "to clients"),
-    _counter(
-        "listener_intercepted_requests",
-        "intercepted",
-        "HTTP requests that the load balancer answered itself.",
-    ),
-    *_cache_and_compression("listener"),
-    # show stat: backends
-    _gauge("pool_status", "status", "State of the pool: 1 for that it is in.", Form.STATES),
-    *_use("pool", "Sessions at which members get their full share; none is refused for it."),
-    *_balanced("pool"),
-    _counter("pool_requests_denied", "dreq", "Requests denied by rules."),
-    _counter("pool_member_aborts", "srv_abrt", "Transfers that a member broke off."),
-    _gauge("pool_active_members", "act", "Members that are up, without backups."),
-    _gauge("pool_backup_members", "bck", "Backup members that are up."),
-    _counter("pool_http_requests", "req_tot", "HTTP requests so far."),
-    _responses("pool", "of the members"),
-    *_cache_and_compression("pool"),
-    # show stat: servers
-    _gauge("member_status", "status", "State of the member: 1 for that it is in.", Form.STATES),
-    *_use("member", "Most sessions allowed at one time; none is any number."),
-    *_balanced("member"),
-    _gauge("member_queue_limit", "qlimit", "Most requests that may wait; none is any number."),
-    _counter("member_server_aborts", "srv_abrt", "Transfers that the member broke off."),
-    _gauge("member_weight", "weight", "Weight in force."),
-    _counter("member_check_failures", "chkfail", "Health checks that failed while it was up."),
-    _gauge(
-        "member_current_throttle",
-        "throttle",
-        "Share of its weight while it starts slowly, percent; none when it does not.",
-    ),
-    _responses("member", "of the member"),
-    _gauge("member_idle_connections_current", "srv_icur", "Idle connections kept for reuse."),
-    _gauge("member_idle_connections_limit", "src_ilim", "Most idle connections that are kept."),
-)
+METRICS = tuple(_read_table())
 
 #: The columns of `show stat` that are needed.
 COLUMNS = frozenset(
