@@ -1,8 +1,8 @@
 """Figures of the machine for `GET /1.0/details` (WIRE §4)."""
 
+import contextlib
 import os
 import re
-import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,6 @@ class Host:
         self._programs = programs
         self._lock = threading.Lock()
         self._versions: dict[str, tuple[object, str]] = {}
-
-    def hostname(self) -> str:
-        return socket.gethostname()
-
-    def keepalived_version(self) -> str:
-        """Return the version; empty when it is not installed."""
-        return self._find_version("keepalived")
-
-    def ipvsadm_version(self) -> str:
-        """Return the version; empty when it is not installed, or the kernel has no IPVS."""
-        return self._find_version("ipvsadm")
 
     def figures(self) -> dict[str, Any]:
         """Return `cpu_count`, `cpu` (jiffies), `memory` (kB), `disk` (bytes of /), `load` and
@@ -69,24 +58,24 @@ class Host:
         kilobytes["swap_used"] = psutil.swap_memory().used // 1024
         return kilobytes
 
-    def _find_version(self, name: str) -> str:
-        """Return what a program reports as its version. It is asked once for each program file, and
-        again when IPVS comes or goes."""
+    def find_version(self, name: str) -> str:
+        """Return what a program reports as its version; empty when it is not installed, or is
+        ipvsadm and the kernel has no IPVS. It is asked once for each program file, and again when
+        IPVS comes or goes."""
         program = self._programs / name
         file = files.signature(program)
         if file is None:
             return ""
         signature = file, _IPVS.exists()
         with self._lock:
-            known = self._versions.get(name)
-            if known is None or known[0] != signature:
-                try:
+            known_signature, version = self._versions.get(name, (None, ""))
+            if known_signature != signature:
+                version = ""
+                with contextlib.suppress(OperationFailed):
                     output = run((str(program), "--version"), timeout=10).output
-                except OperationFailed:
-                    output = ""
-                known = signature, _parse_version(output, name)
-                self._versions[name] = known
-            return known[1]
+                    version = _parse_version(output, name)
+                self._versions[name] = signature, version
+            return version
 
 
 def _parse_version(output: str, name: str) -> str:

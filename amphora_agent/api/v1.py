@@ -9,6 +9,7 @@ API 0.5 has one haproxy for each listener, under the listener's id (WIRE §2). A
 any id, so 0.5 has the routes of 1.0, with `listeners` where 1.0 says `loadbalancer`, and one more.
 """
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -43,11 +44,11 @@ information = Blueprint("information", __name__)
 
 def _describe() -> dict[str, Any]:
     return {
-        "hostname": services.host.hostname(),
+        "hostname": socket.gethostname(),
         "haproxy_version": services.instances.haproxy_version(),
         "api_version": find_version(),
-        "keepalived_version": services.host.keepalived_version(),
-        "ipvsadm_version": services.host.ipvsadm_version(),
+        "keepalived_version": services.host.find_version("keepalived"),
+        "ipvsadm_version": services.host.find_version("ipvsadm"),
     }
 
 

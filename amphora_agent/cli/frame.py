@@ -41,9 +41,10 @@ class _Explained(click.Command):
     def __init__(
         self, name: str | None, *, params: Sequence[click.Parameter] = (), **attributes: Any
     ) -> None:
-        super().__init__(
-            name, params=[*params, _help_option()], add_help_option=False, **attributes
+        help_option = make_printing_option(
+            "-h", "--help", make=click.Context.get_help, help="show this and exit"
         )
+        super().__init__(name, params=[*params, help_option], add_help_option=False, **attributes)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _complete_option_names(self, args))
@@ -194,14 +195,8 @@ def _require_command(ctx: click.Context) -> None:
         fail_unknown(ctx, ())
 
 
-def _help_option() -> click.Option:
-    return make_printing_option(
-        "-h", "--help", make=click.Context.get_help, help="show this and exit"
-    )
-
-
 def make_printing_option(
-    *names: str, make: Callable[[click.Context], str], help: str, hidden: bool = False
+    *names: str, make: Callable[[click.Context], str], help: str
 ) -> click.Option:
     """Return an option that prints something and ends the command."""
 
@@ -211,13 +206,7 @@ def make_printing_option(
             ctx.exit()
 
     return click.Option(
-        names,
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=show,
-        help=help,
-        hidden=hidden,
+        names, is_flag=True, is_eager=True, expose_value=False, callback=show, help=help
     )
 
 

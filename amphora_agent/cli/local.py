@@ -25,7 +25,6 @@ from amphora_agent.namespace import Namespace
 from amphora_agent.paths import Layout, RenderedLayout, namespace_file, object_id
 from amphora_agent.revisions import state_format
 from amphora_agent.settings.reader import Settings
-from amphora_agent.supervisor.contract import Supervisor
 from amphora_agent.wiring import (
     Options,
     make_declared,
@@ -54,7 +53,8 @@ def history(options: Options, instance_id: str | None, *, as_json: bool) -> None
     from amphora_agent.haproxy.status import Inventory
     from amphora_agent.model.events import table
 
-    _, layout, supervisor = _prepare(options, "read the record")
+    _, layout = _prepare(options, "read the record")
+    supervisor = make_supervisor(layout, options)
     alarms, journal = Alarms(layout.alarms), make_journal(layout)
     if instance_id is None:
         entries = journal.entries()
@@ -86,28 +86,28 @@ def _parse_generation(
 def rollback(options: Options, instance_id: str, generation: int | None) -> None:
     """Go back to generation N of a load balancer, or to the one before the present one, and print
     what was done. One that cannot go back is as it was."""
-    settings, layout, supervisor = _prepare(options, "roll back")
+    settings, layout = _prepare(options, "roll back")
     state_format.require_known(layout.format)
     logs.set_up(settings, of_command=True)
+    supervisor = make_supervisor(layout, options)
     supervisor.adopt()
     journal, alarms = make_journal(layout), Alarms(layout.alarms)
     instances = make_instances(layout, supervisor, journal, alarms, lambda: settings)
     instance, operator = object_id(instance_id), find_operator()
     entry.catch_interrupts()  # one that is interrupted is undone
     if isinstance(layout.instance(instance), RenderedLayout):
-        layer4 = make_lvs(layout, supervisor, Alarms(layout.alarms))
+        layer4 = make_lvs(layout, supervisor, alarms)
         declared = make_declared(layout, instances, layer4, options)
         print(declared.rollback(instance, generation, operator))
     else:
         print(instances.rollback(instance, generation, by=operator))
 
 
-def _prepare(options: Options, purpose: str) -> tuple[Settings, Layout, Supervisor]:
-    """Return what these commands work with. Raises AgentError."""
+def _prepare(options: Options, purpose: str) -> tuple[Settings, Layout]:
+    """Return the settings and paths that commands of root work with. Raises AgentError."""
     require_root(purpose)
     settings = SettingsFile(options.config_file).current()
-    layout = make_layout(settings, options)
-    return settings, layout, make_supervisor(layout, options)
+    return settings, make_layout(settings, options)
 
 
 @agent_command("namespace", example="amphora-agent network namespace")
@@ -195,10 +195,8 @@ class _Services:
     def __init__(self, options: Options, purpose: str, *, changes: bool = True) -> None:
         from amphora_agent.network.records import Leases
 
-        require_root(purpose)
-        settings = SettingsFile(options.config_file).current()
+        settings, self.layout = _prepare(options, purpose)
         logs.set_up(settings, of_command=True)
-        self.layout = make_layout(settings, options)
         if changes:
             state_format.require_known(self.layout.format)
         self.single = settings.single

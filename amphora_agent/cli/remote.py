@@ -54,29 +54,28 @@ class Remote:
 
         _require_url(self.url)
         _require_usable(self.authority, "--ca", lambda tls, path: tls.load_verify_locations(path))
-        _require_usable(self.certificate, "--cert", _load_certificate)
+        # Without a password OpenSSL would ask at the terminal.
+        _require_usable(
+            self.certificate, "--cert", lambda tls, path: tls.load_cert_chain(path, password="")
+        )
         return DeclarativeClient(self.url, self.amphora_id, self.certificate, self.authority)
 
 
-_OPTIONS = (
-    ("--url", "AMPHORA_URL", "URL", "where the API is, such as https://192.0.2.7:9443"),
-    ("--amphora-id", "AMPHORA_ID", "ID", "the id that the amphora's certificate must name"),
-    ("--cert", "AMPHORA_CERT", "PEM", "the controller's certificate with its key"),
-    ("--ca", "AMPHORA_CA", "PEM", "the authority that signed the amphora's certificate"),
-)
-
-
-def _remote_options() -> list[click.Parameter]:
-    return [
-        click.Option(
-            [name],
-            envvar=variable,
-            required=True,
-            metavar=metavar,
-            help=f"{words} (default: ${variable})",
-        )
-        for name, variable, metavar, words in _OPTIONS
-    ]
+_OPTIONS = [
+    click.Option(
+        [name],
+        envvar=variable,
+        required=True,
+        metavar=metavar,
+        help=f"{words} (default: ${variable})",
+    )
+    for name, variable, metavar, words in (
+        ("--url", "AMPHORA_URL", "URL", "where the API is, such as https://192.0.2.7:9443"),
+        ("--amphora-id", "AMPHORA_ID", "ID", "the id that the amphora's certificate must name"),
+        ("--cert", "AMPHORA_CERT", "PEM", "the controller's certificate with its key"),
+        ("--ca", "AMPHORA_CA", "PEM", "the authority that signed the amphora's certificate"),
+    )
+]
 
 
 def _remote_command(name: str, *, example: str) -> Callable[[Callable[..., None]], CliCommand]:
@@ -90,7 +89,7 @@ def _remote_command(name: str, *, example: str) -> Callable[[Callable[..., None]
             gc.disable()
             function(Remote(url, amphora_id, Path(cert), Path(ca)), **values)
 
-        return click.command(name, CliCommand, params=_remote_options(), example=example)(call)
+        return click.command(name, CliCommand, params=[*_OPTIONS], example=example)(call)
 
     return decorate
 
@@ -151,36 +150,39 @@ def read_balancer(source: str) -> "Json":
         AgentError: it, or a file that it names, cannot be used.
     """
     if source == "-" and sys.stdin is None:
-        raise AgentError("Cannot read the load balancer", "standard input is closed")
+        raise _refuse_file("standard input is closed")
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
         balancer = json.loads(text)
     except OSError as error:
-        raise AgentError("Cannot read the load balancer", f"{source}: {error.strerror}") from None
+        raise _refuse_file(f"{source}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise AgentError("Cannot read the load balancer", f"{source}: {error}") from None
+        raise _refuse_file(f"{source}: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise AgentError("Cannot read the load balancer", f"{source}: not JSON: {error}") from None
+        raise _refuse_file(f"{source}: not JSON: {error}") from None
     if not isinstance(balancer, dict) or not isinstance(balancer.get("loadbalancer_id"), str):
-        raise AgentError("Cannot read the load balancer", f"{source}: loadbalancer_id: is missing")
+        raise _refuse_file(f"{source}: loadbalancer_id: is missing")
     directory = Path() if source == "-" else Path(source).parent
     completed: Json = _fill_in_pems(balancer, directory, "", is_pem=False)
     return completed
 
 
+def _refuse_file(reason: str) -> AgentError:
+    return AgentError("Cannot read the load balancer", reason)
+
+
 def _fill_in_pems(value: Any, directory: Path, path: str, *, is_pem: bool) -> Any:
     """Return a value with PEMs in the place of the names of their files."""
     if isinstance(value, dict):
-        return {
-            name: _fill_in_pems(
-                each, directory, f"{path}.{name}".lstrip("."), is_pem=name in _PEM_FIELDS
-            )
-            for name, each in value.items()
-        }
+        filled_in = {}
+        for name, field in value.items():
+            place = f"{path}.{name}".lstrip(".")
+            filled_in[name] = _fill_in_pems(field, directory, place, is_pem=name in _PEM_FIELDS)
+        return filled_in
     if isinstance(value, list):
         return [
-            _fill_in_pems(each, directory, f"{path}[{index}]", is_pem=is_pem)
-            for index, each in enumerate(value)
+            _fill_in_pems(entry, directory, f"{path}[{index}]", is_pem=is_pem)
+            for index, entry in enumerate(value)
         ]
     if is_pem and isinstance(value, str) and value.startswith("@"):
         return _read_pem(directory / value[1:], path)
@@ -193,11 +195,9 @@ def _read_pem(file: Path, path: str) -> str:
         with file.open("rb") as opened:
             data = opened.read(_MOST_PEM + 1)
     except OSError as error:
-        raise AgentError(
-            "Cannot read the load balancer", f"{path}: {file}: {error.strerror}"
-        ) from None
+        raise _refuse_file(f"{path}: {file}: {error.strerror}") from None
     if len(data) > _MOST_PEM or b"-----BEGIN " not in data or not data.isascii():
-        raise AgentError("Cannot read the load balancer", f"{path}: {file} is not a PEM file")
+        raise _refuse_file(f"{path}: {file} is not a PEM file")
     return data.decode("ascii")
 
 
@@ -237,11 +237,6 @@ def _require_url(url: str) -> None:
         usable = False
     if not usable:
         raise AgentError("Cannot connect", f"--url {url!r} is not like https://192.0.2.7:9443")
-
-
-def _load_certificate(tls: ssl.SSLContext, path: Path) -> None:
-    # Without a password OpenSSL would ask at the terminal.
-    tls.load_cert_chain(path, password="")
 
 
 def _require_usable(path: Path, option: str, load: Callable[[ssl.SSLContext, Path], None]) -> None:
@@ -286,27 +281,25 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
     return reversed(seen)
 
 
-_CLOSED = "the connection was closed without an answer; check --cert, see the agent's log"
-
-
 def _list_reasons() -> Iterator[tuple[type[BaseException], str]]:
     """Yield types of errors and the reasons that they stand for, in the order to search them."""
     import http.client
 
     import requests
 
+    silent = "it took the request and said nothing in time; see its log"
+    late = "it cannot be reached in time; check --url and the network"
+    closed = "the connection was closed without an answer; check --cert, see the agent's log"
+    nonsense = "what came is no answer of an agent; check --url"
     yield ConnectionRefusedError, "nobody listens there; is the agent running, and --url right?"
     yield socket.gaierror, "its name does not resolve; check --url"
-    silent = "it took the request and said nothing in time; see its log"
     yield requests.exceptions.ReadTimeout, silent
-    late = "it cannot be reached in time; check --url and the network"
     yield requests.exceptions.Timeout, late
     yield TimeoutError, late
-    yield ssl.SSLEOFError, _CLOSED
+    yield ssl.SSLEOFError, closed
     yield ssl.SSLError, "it does not speak TLS as an agent does; check --url"
-    yield ConnectionResetError, _CLOSED
-    yield BrokenPipeError, _CLOSED
-    nonsense = "what came is no answer of an agent; check --url"
+    yield ConnectionResetError, closed
+    yield BrokenPipeError, closed
     yield http.client.HTTPException, nonsense
     yield ValueError, nonsense
 
@@ -341,14 +334,10 @@ def _format_result(result: "Json") -> Iterator[str]:
 
 def _list_parts(status: "Json") -> Iterator[tuple[str, str, str]]:
     """Yield the parts of a load balancer: name, status, and reason."""
-    yield _make_row("load balancer", status["loadbalancer_id"], status)
-    for listener in status["listeners"]:
-        yield _make_row("  listener", listener["listener_id"], listener)
+    parts = [("load balancer", status["loadbalancer_id"], status)]
+    parts += [("  listener", part["listener_id"], part) for part in status["listeners"]]
     for pool in status["pools"]:
-        yield _make_row("  pool", pool["pool_id"], pool)
-        for member in pool["members"]:
-            yield _make_row("    member", member["member_id"], member)
-
-
-def _make_row(kind: str, name: str, status: "Json") -> tuple[str, str, str]:
-    return f"{kind} {name}", status["operating_status"], status["reason"]
+        parts.append(("  pool", pool["pool_id"], pool))
+        parts += [("    member", part["member_id"], part) for part in pool["members"]]
+    for kind, name, part in parts:
+        yield f"{kind} {name}", part["operating_status"], part["reason"]

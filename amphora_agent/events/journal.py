@@ -21,13 +21,7 @@ from pathlib import Path
 import msgspec
 
 from amphora_agent import files
-from amphora_agent.errors import (
-    AgentError,
-    Conflict,
-    InvalidRequest,
-    NotFound,
-    PreconditionFailed,
-)
+from amphora_agent.errors import AgentError, Conflict, InvalidRequest, NotFound, PreconditionFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.model.events import (
     AGENT,
@@ -104,7 +98,7 @@ class Journal:
     def change(
         self, part: Part, subject: str, by: Caller, operation: Operation
     ) -> Iterator[ChangeRecord]:
-        """ChangeRecord a change when the block that makes it ends, with or without an error. A
+        """Record a change when the block that makes it ends, with or without an error. A
         change of an object that does not exist (NotFound) is not recorded."""
         record = ChangeRecord(subject)
         began = self._clock()
@@ -114,17 +108,8 @@ class Journal:
         except NotFound:
             record.kept = False
             raise
-        except InvalidRequest as error:
-            result, because = EntryResult.REFUSED, error.details or error.message
-            raise
-        except (Conflict, PreconditionFailed) as error:
-            result, because = EntryResult.REFUSED, str(error)
-            raise
-        except AgentError as error:
-            result, because = EntryResult.FAILED, str(error)
-            raise
         except BaseException as error:  # a defect, a full disk, an end by force: all are recorded
-            result, because = EntryResult.FAILED, f"{type(error).__name__}: {error}"
+            result, because = _judge_error(error)
             raise
         else:
             if record.fell_back is not None:
@@ -155,7 +140,7 @@ class Journal:
         words: Sequence[str] = (),
         differences: Sequence[Difference] = (),
     ) -> None:
-        """ChangeRecord an event that nobody has requested. Returns at once: a thread writes."""
+        """Record an event that nobody has requested. Returns at once: a thread writes."""
         record = ChangeRecord(subject)
         record.words, record.differences = list(words), list(differences)
         entry = self._make_entry(part, AGENT, operation, EntryResult.HAPPENED, "", record, 0.0)
@@ -168,14 +153,11 @@ class Journal:
                 self._reporter.start()
 
     def report_death(self, process: str, words: str) -> None:
-        """ChangeRecord the end of a process that should run."""
+        """Record the end of a process that should run."""
         self.report(Part.PROCESS, process, Operation.DEATH, [words])
 
     def entries(
-        self,
-        subject: str | None = None,
-        most: int = MOST_ENTRIES,
-        older: Iterable[Path] = (),
+        self, subject: str | None = None, most: int = MOST_ENTRIES, older: Iterable[Path] = ()
     ) -> list[Entry]:
         """Return the newest entries, at most `most`, the newest first: all, or those of one subject
         and its processes. `older` are files of an agent that kept a record for each instance.
@@ -246,9 +228,8 @@ class Journal:
             self._waiting.append(entry)
             if not self._write_waiting() and self._retrying is None:
                 retrying = threading.Thread(target=self._retry, name="record-retry", daemon=True)
-                with contextlib.suppress(
-                    RuntimeError
-                ):  # no thread can be started: the next entry retries
+                # If no thread can be started, the next entry retries.
+                with contextlib.suppress(RuntimeError):
                     retrying.start()
                     self._retrying = retrying
 
@@ -285,6 +266,19 @@ class Journal:
             return msgspec.json.encode(line) + b"\n"
 
         files.append(self._present, make_line, limit=_FILE_LIMIT, before=self._before)
+
+
+def _judge_error(error: BaseException) -> tuple[EntryResult, str]:
+    """Return what a change became that an error has ended, and the reason."""
+    match error:
+        case InvalidRequest():
+            return EntryResult.REFUSED, error.details or error.message
+        case Conflict() | PreconditionFailed():
+            return EntryResult.REFUSED, str(error)
+        case AgentError():
+            return EntryResult.FAILED, str(error)
+        case _:
+            return EntryResult.FAILED, f"{type(error).__name__}: {error}"
 
 
 def _find_last_id(end: bytes) -> int:

@@ -103,7 +103,7 @@ class CounterMemory:
         """Return the increases that may be sent now; from here on they are the caller's."""
         written, taken = self.written, dict[str, Counters]()
         while self._waiting and self._waiting[0][0] <= written:
-            taken = message.add_counters(taken, self._waiting.popleft()[1])
+            taken = message.sum_counters((taken, self._waiting.popleft()[1]))
         return taken
 
     def give_back(self, increase: Mapping[str, Counters]) -> None:
@@ -125,7 +125,7 @@ class CounterMemory:
         if len(self._waiting) >= _MOST_WAITING:
             # The write of this number covers the last one, too.
             with contextlib.suppress(IndexError):  # all have been taken meanwhile
-                grown = message.add_counters(self._waiting.pop()[1], grown)
+                grown = message.sum_counters((self._waiting.pop()[1], grown))
         if grown:
             self._waiting.append((self._number, grown))
 

@@ -263,7 +263,7 @@ def find_increases(
             after[worker.worker] = now
         if certain:
             ended = [counted for worker, counted in before.items() if worker not in after]
-            if kept := _sum_rows(ended, set(reading.listeners)):
+            if kept := sum_counters(ended, set(reading.listeners)):
                 after[GONE] = kept
         memory[instance_id] = after
     return increase, memory
@@ -274,21 +274,16 @@ def sum_reported(reported: Reported) -> dict[str, Counters]:
     return {
         listener_id: counted
         for workers in reported.values()
-        for listener_id, counted in _sum_rows(workers.values()).items()
+        for listener_id, counted in sum_counters(workers.values()).items()
     }
 
 
 def move_to_gone(reported: Reported) -> Reported:
     """Return the memory after a boot, which no worker has survived."""
     return {
-        instance_id: {GONE: _sum_rows(workers.values())}
+        instance_id: {GONE: sum_counters(workers.values())}
         for instance_id, workers in reported.items()
     }
-
-
-def add_counters(one: Mapping[str, Counters], other: Mapping[str, Counters]) -> dict[str, Counters]:
-    """Add the counters of listeners."""
-    return _sum_rows((one, other))
 
 
 def _split_restarted(
@@ -311,13 +306,14 @@ def _split_restarted(
                 for listener_id, counted in was.items()
                 if listener_id not in ended
             }
-            after[GONE] = _sum_rows([ended, after.get(GONE, {})])
+            after[GONE] = sum_counters([ended, after.get(GONE, {})])
     return after
 
 
-def _sum_rows(
+def sum_counters(
     rows: Iterable[Mapping[str, Counters]], wanted: Collection[str] | None = None
 ) -> dict[str, Counters]:
+    """Add the counters of each listener in `rows`: of all, or of those that are wanted."""
     sums: dict[str, Counters] = {}
     for row in rows:
         for listener_id, counted in row.items():

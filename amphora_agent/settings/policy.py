@@ -9,8 +9,10 @@ has this table for people.
 import enum
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import NamedTuple
+
+import msgspec
 
 from amphora_agent.model import status
 from amphora_agent.model.events import SECRET, Difference
@@ -25,31 +27,27 @@ class PushRule(enum.StrEnum):
     MUST_BE_PROVEN = "stays, or is proven"
 
 
-@dataclass(frozen=True)
-class AddressIsFree:
+class AddressIsFree(msgspec.Struct, frozen=True):
     """The API can listen here."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True)
-class CertificateServes:
+class CertificateServes(msgspec.Struct, frozen=True):
     """This file has a certificate with its key that the controller accepts from this amphora."""
 
     path: str
     amphora_id: str
 
 
-@dataclass(frozen=True)
-class AuthorityKnowsCaller:
+class AuthorityKnowsCaller(msgspec.Struct, frozen=True):
     """This file has the authority that has signed the caller's certificate."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class DirectoryIsUsable:
+class DirectoryIsUsable(msgspec.Struct, frozen=True):
     """The agent can use this directory below `parent`, and nobody else does. The agent's own
     directories, `known`, need not be empty."""
 
@@ -58,15 +56,13 @@ class DirectoryIsUsable:
     known: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ProgramIsHaproxy:
+class ProgramIsHaproxy(msgspec.Struct, frozen=True):
     """This program is haproxy, and only root can replace it."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class CallerSpeaks:
+class CallerSpeaks(msgspec.Struct, frozen=True):
     """The caller's connection has this version of TLS."""
 
     version: str

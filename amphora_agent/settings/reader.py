@@ -160,17 +160,15 @@ def parse_settings(text: str, source: str) -> Settings:
         SettingsError: not INI, values of the wrong kind (all are in the error), or no amphora_id.
     """
     assignments = _read_ini(text, source)
-    ignored = [name for name in assignments if _key(*name) is None]
-    _warn_of_ignored(ignored, source)
-    written = {known.field: value for name, value in assignments.items() if (known := _key(*name))}
+    _warn_of_ignored([name for name in assignments if name not in _KEYS], source)
+    written = {_KEYS[n].field: value for n, value in assignments.items() if n in _KEYS}
     values: dict[str, Any] = {}
     reasons = []
-    for section, key in assignments:
-        if known := _key(section, key):
-            try:
-                values[known.field] = known.read(written)
-            except ValueError as error:
-                reasons.append(f"[{known.section}] {key}: {error}")
+    for key in (_KEYS[name] for name in assignments if name in _KEYS):
+        try:
+            values[key.field] = key.read(written)
+        except ValueError as error:
+            reasons.append(f"[{key.section}] {key.field}: {error}")
     if not values.get("amphora_id") and not reasons:
         reasons.append("[amphora_agent] amphora_id: is missing")
     if reasons:
@@ -300,8 +298,8 @@ class _Key(NamedTuple):
     def _find(self, name: str) -> "_Key | None":
         section, dot, key = name.partition(".")
         if dot:
-            return _key(_normalize_section(section), key)
-        return _key(self.section, name) or _key("DEFAULT", name)
+            return _KEYS.get((_normalize_section(section), key))
+        return _KEYS.get((self.section, name)) or _KEYS.get(("DEFAULT", name))
 
 
 _KEYS = {
@@ -309,7 +307,3 @@ _KEYS = {
     for known in fields(Settings)
     for section in (known.metadata["section"], *_OTHER_SECTIONS.get(known.name, ()))
 }
-
-
-def _key(section: str, name: str) -> _Key | None:
-    return _KEYS.get((section, name))

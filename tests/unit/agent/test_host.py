@@ -35,22 +35,22 @@ def test_a5_the_version_of_ipvsadm_is_its_own(
     tmp_path: Path, output: str, status: int, version: str
 ) -> None:
     provide(tmp_path, "ipvsadm", output, status)
-    assert Host(programs=tmp_path).ipvsadm_version() == version
+    assert Host(programs=tmp_path).find_version("ipvsadm") == version
 
 
 def test_a5_the_version_of_keepalived_is_its_own(tmp_path: Path) -> None:
     provide(tmp_path, "keepalived", MODPROBE + KEEPALIVED)
-    assert Host(programs=tmp_path).keepalived_version() == "2.2.7"
+    assert Host(programs=tmp_path).find_version("keepalived") == "2.2.7"
 
 
 def test_a_program_that_is_not_there_has_no_version(tmp_path: Path) -> None:
-    assert Host(programs=tmp_path).ipvsadm_version() == ""
+    assert Host(programs=tmp_path).find_version("ipvsadm") == ""
 
 
 def test_a_program_that_is_replaced_is_asked_again(tmp_path: Path) -> None:
     host = Host(programs=tmp_path)
     provide(tmp_path, "ipvsadm", MODPROBE)
-    assert host.ipvsadm_version() == ""
+    assert host.find_version("ipvsadm") == ""
     (tmp_path / "ipvsadm").unlink()
     provide(tmp_path, "ipvsadm", IPVSADM)
-    assert host.ipvsadm_version() == "1.31"
+    assert host.find_version("ipvsadm") == "1.31"
