@@ -100,7 +100,7 @@ def _most_that_fit(
         reading = {"instance": InstanceReading(some, worker, ())}
         # The oldest form has a pool in each of its listeners.
         version = message.LATEST if once else message.NUMBERED
-        content = message.content(_id(source), 1_000_000, reading, counted, version)
+        content = message.build_content(_id(source), 1_000_000, reading, counted, version)
         content["ver"] = message.LATEST
         if compact:
             return len(message.seal(content, "key")) > message.LARGEST_DATAGRAM

@@ -92,7 +92,7 @@ def _canned(
             read = time.process_time()
             increases, _ = message.find_increases(now, reported)
             compared = time.process_time()
-            content = message.content(bed.agent.amphora_id, 0, now, increases)
+            content = message.build_content(bed.agent.amphora_id, 0, now, increases)
             told = time.process_time()
             heartbeat = message.fit(content, bed.health_manager.key)
             sealed = time.process_time()

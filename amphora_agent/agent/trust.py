@@ -106,7 +106,7 @@ def _run_check(*arguments: str, input: bytes = b"") -> str:
 def report_expiry(
     alarms: Alarms,
     path: Path,
-    words: str,
+    subject: str,
     expires: float | None,
     *,
     level: int = 0,
@@ -114,14 +114,14 @@ def report_expiry(
 ) -> None:
     """Set an alarm if something in a file expires soon, or has expired; else clear it.
 
-    `words` is the subject of the alarm's sentence, `level` replaces the level that goes with the
+    `subject` is that of the alarm's sentence, `level` replaces the level that goes with the
     time left, and `when_expired` follows the sentence about something that has expired.
     """
     reached = Stage.VALID if expires is None else find_stage(expires, time.time())
     if expires is None or reached is Stage.VALID:
         alarms.clear_alarm(AlarmKind.EXPIRY, str(path))
         return
-    text = f"{words} {reached.words}, at {format_time(expires)}"
+    text = f"{subject} {reached.words}, at {format_time(expires)}"
     text += when_expired if reached is Stage.EXPIRED else ""
     alarms.set_alarm(AlarmKind.EXPIRY, str(path), text, level or reached.level)
 
@@ -166,11 +166,11 @@ class AgentAuthorities(_CertificateFile):
         """Set an alarm if one of them expires soon. It is a warning while another one is valid for
         longer, as when they are exchanged."""
         times = self.find_expiries()
-        words, level = "the controllers' authority", 0
+        subject, level = "the controllers' authority", 0
         if len(times) > 1:
-            words = f"one of the {len(times)} authorities of the controllers"
+            subject = f"one of the {len(times)} authorities of the controllers"
             level = find_stage(max(times), time.time()).level
-        report_expiry(alarms, self.path, words, min(times, default=None), level=level)
+        report_expiry(alarms, self.path, subject, min(times, default=None), level=level)
 
 
 class AgentCertificate(_CertificateFile):
@@ -265,7 +265,7 @@ class RevocationLists:
         self.update()
         self._learn(chain[1:-1])  # the last one is an authority of the agent's own file
         revoked = self._revoked
-        return any(each.serial in revoked.get(each.issuer, ()) for each in identities)
+        return any(identity.serial in revoked.get(identity.issuer, ()) for identity in identities)
 
     def update(self) -> None:
         """Read the lists if a file or the known authorities have changed."""

@@ -117,18 +117,18 @@ def judge_revocations(question: RevocationQuestion, now: datetime) -> Revocation
     """
     issuers = checks.load_certificates(Path(question.authorities).read_bytes())
     issuers += map(x509.load_der_x509_certificate, question.between)
-    known = [each for each in _read_lists(question.lists) if _is_known(each, issuers)]
+    known = [crl for crl in _read_lists(question.lists) if _is_known(crl, issuers)]
     if not known:
         raise Unfit("no list in it is by the controllers' authority")
-    for revocations in known:
-        _require_usable(revocations, now, expired_too=question.expired_too)
-    times = [each.next_update_utc.timestamp() for each in known if each.next_update_utc]
+    for crl in known:
+        _require_usable(crl, now, expired_too=question.expired_too)
+    times = [crl.next_update_utc.timestamp() for crl in known if crl.next_update_utc]
     revoked = tuple(
         (
-            read_list_issuer(revocations.public_bytes(Encoding.DER)),
-            tuple(str(revoked.serial_number) for revoked in revocations),
+            read_list_issuer(crl.public_bytes(Encoding.DER)),
+            tuple(str(entry.serial_number) for entry in crl),
         )
-        for revocations in known
+        for crl in known
     )
     return RevocationAnswer(revoked, min(times, default=None))
 

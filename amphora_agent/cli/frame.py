@@ -21,9 +21,9 @@ _WRONG_COMMAND_LINE = 2
 def run_command(command: click.Command, arguments: Sequence[str] | None) -> int:
     """Run a command with these arguments, or with those of this process; return the exit status.
     A wrong command line is reported on standard error."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        with command.make_context(command.name, words) as context:
+        with command.make_context(command.name, given) as context:
             command.invoke(context)
         return 0
     except click.exceptions.Exit as ending:
@@ -128,8 +128,8 @@ class CliGroup(_Explained, click.Group):
         self.entries = entries
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = self.entries.get(cmd_name)
-        return found.load() if isinstance(found, LazyCommand) else found
+        known = self.entries.get(cmd_name)
+        return known.load() if isinstance(known, LazyCommand) else known
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.entries)
@@ -143,14 +143,15 @@ class CliGroup(_Explained, click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(self._summaries()))
+            formatter.write_dl(list(self._list_summaries()))
 
-    def _summaries(self) -> Iterator[tuple[str, str]]:
-        for name, found in self.entries.items():
-            if isinstance(found, CliGroup):
-                yield from ((f"{name} {word}", summary) for word, summary in found._summaries())
+    def _list_summaries(self) -> Iterator[tuple[str, str]]:
+        for name, command in self.entries.items():
+            if isinstance(command, CliGroup):
+                for inner_name, summary in command._list_summaries():
+                    yield f"{name} {inner_name}", summary
             else:
-                yield name, found.summary
+                yield name, command.summary
 
 
 def walk_commands(

@@ -178,12 +178,12 @@ def interface(options: Options, action: str, name: str) -> None:
 
     act = {"up": services.network.up, "down": services.network.down}[action]
     journal, operator, failures = make_journal(services.layout), find_operator(), []
-    for each in services.network.names() if name == "all" else [name]:
+    for ifname in services.network.names() if name == "all" else [name]:
         try:
-            with journal.change(Part.INTERFACE, each, operator, Operation(f"interface {action}")):
-                act(each, single=services.single)
+            with journal.change(Part.INTERFACE, ifname, operator, Operation(f"interface {action}")):
+                act(ifname, single=services.single)
         except AgentError as error:
-            failures.append(f"{each}: {error}")
+            failures.append(f"{ifname}: {error}")
     if failures:
         raise OperationFailed(f"Not {action}", "; ".join(failures))
 

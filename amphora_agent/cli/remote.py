@@ -67,9 +67,9 @@ _OPTIONS = [
         envvar=variable,
         required=True,
         metavar=metavar,
-        help=f"{words} (default: ${variable})",
+        help=f"{help_text} (default: ${variable})",
     )
-    for name, variable, metavar, words in (
+    for name, variable, metavar, help_text in (
         ("--url", "AMPHORA_URL", "URL", "where the API is, such as https://192.0.2.7:9443"),
         ("--amphora-id", "AMPHORA_ID", "ID", "the id that the amphora's certificate must name"),
         ("--cert", "AMPHORA_CERT", "PEM", "the controller's certificate with its key"),
@@ -261,9 +261,9 @@ def _find_reason(error: BaseException, remote: Remote) -> str:
             return f"it is not amphora {remote.amphora_id}: its certificate names another"
         if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
             return f"the agent does not accept the certificate of --cert ({cause.reason})"
-    for kind, words in _list_reasons():
+    for kind, reason in _list_reasons():
         if any(isinstance(cause, kind) for cause in causes):
-            return words
+            return reason
     system = next((c for c in causes if isinstance(c, OSError) and c.strerror), None)
     return system.strerror if system and system.strerror else type(error).__name__
 
@@ -273,10 +273,15 @@ def _list_causes(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     pending: list[object] = [error]
     while pending:
-        each = pending.pop()
-        if isinstance(each, BaseException) and each not in seen:
-            seen.append(each)
-            inner = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
+        cause = pending.pop()
+        if isinstance(cause, BaseException) and cause not in seen:
+            seen.append(cause)
+            inner = (
+                cause.__cause__,
+                cause.__context__,
+                getattr(cause, "reason", None),
+                *cause.args,
+            )
             pending += inner
     return reversed(seen)
 

@@ -47,7 +47,7 @@ NUMBERED = 1
 BY_API = {"0.5": 1, "1.0": LATEST}
 
 
-def shape(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def shape_message(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Convert a message with `pools` by `<pool id>:<listener id>` to the form of its version
     `ver`."""
     version = message["ver"]
@@ -95,7 +95,7 @@ class Heartbeat(NamedTuple):
     statistics_left_out: int = 0
 
 
-def content(
+def build_content(
     amphora_id: str,
     sequence: int,
     readings: Mapping[str, InstanceReading],
@@ -174,7 +174,7 @@ def _make_stats(now: ListenerReading | None, counted: Counters) -> dict[str, int
 def seal(message: Mapping[str, Any], key: str) -> bytes:
     """Return the bytes on the wire: compressed JSON in the form of its version, then its
     HMAC-SHA256 in 64 hex digits, or (version 0) in 32 bytes."""
-    compressed = zlib.compress(msgspec.json.encode(shape(message)))
+    compressed = zlib.compress(msgspec.json.encode(shape_message(message)))
     signature = hmac.new(key.encode(), compressed, _DIGEST)
     in_hex = message["ver"] >= NUMBERED
     return compressed + (signature.hexdigest().encode() if in_hex else signature.digest())

@@ -167,10 +167,10 @@ class Reader:
         timeout = min(_ANSWER, interval * _ANSWER_SHARE)
         self._ipvs.run(self._take_lvs, _FILES)
         self._files.run(self._look, _FILES)
-        found = self._source.ask(timeout=timeout, publish=self._publish)
-        self._readings = {**found, **self._lvs_readings}
+        answers = self._source.ask(timeout=timeout, publish=self._publish)
+        self._readings = {**answers, **self._lvs_readings}
         self._began.set()
-        self._account(found)
+        self._account(answers)
         self._duration = self._clock() - began
         oldest = self._clock() - OLDEST * interval
         readings = self._readings
@@ -189,12 +189,12 @@ class Reader:
     def _publish(self, instance_id: str, reading: InstanceReading) -> None:
         self._readings = {**self._readings, instance_id: reading}
 
-    def _account(self, found: Readings) -> None:
+    def _account(self, answers: Readings) -> None:
         """Account for the counters. Last words are read after the workers have answered: a worker
         that a reload has replaced meanwhile has written them before it ended."""
         result: list[Readings] = []
-        if not self._files.run(lambda: result.append(self._source.add_last_words(found)), _FILES):
-            result = [{name: each._replace(complete=False) for name, each in found.items()}]
+        if not self._files.run(lambda: result.append(self._source.add_last_words(answers)), _FILES):
+            result = [{name: answer._replace(complete=False) for name, answer in answers.items()}]
         complete = self._looked and self._looked_at_lvs
         number = self._memory.account({**result[0], **self._lvs_readings}, complete=complete)
         if number is None:

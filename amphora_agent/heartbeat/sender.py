@@ -232,7 +232,7 @@ class Sender:
         readings, oldest = self._readings(), self._clock() - OLDEST * settings.heartbeat_interval
         increases = self._memory.take()
         counted = increases if version >= message.INCREASES else self._memory.totals()
-        content = message.content(
+        content = message.build_content(
             settings.amphora_id, self._sequence, readings, counted, version, oldest
         )
         heartbeat = message.fit(content, settings.heartbeat_key)

@@ -148,9 +148,9 @@ class AgentMetrics:
             ),
         )
         figures = self.heartbeat()
-        yield from _of_workers(self.workers(_PATIENCE), figures)
-        yield from _of_heartbeats(figures, self.clock())
-        yield from _of_controllers(figures)
+        yield from _describe_workers(self.workers(_PATIENCE), figures)
+        yield from _describe_heartbeats(figures, self.clock())
+        yield from _describe_controllers(figures)
         conntrack = self.conntrack()
         for name, help_text, value in (
             (
@@ -203,7 +203,7 @@ def _if_known(value: float | None) -> Iterable[Sample]:
     return [] if value is None else [Sample({}, value)]
 
 
-def _of_workers(
+def _describe_workers(
     workers_of: Mapping[str, WorkersOf | None], figures: HeartbeatFigures
 ) -> Iterator[str]:
     def answers(name: str) -> bool:
@@ -239,7 +239,7 @@ def _of_workers(
     )
 
 
-def _of_heartbeats(figures: HeartbeatFigures, now: float) -> Iterator[str]:
+def _describe_heartbeats(figures: HeartbeatFigures, now: float) -> Iterator[str]:
     yield _family(
         "heartbeats_total",
         "Heartbeats, by whether a controller was sent them.",
@@ -265,7 +265,7 @@ def _of_heartbeats(figures: HeartbeatFigures, now: float) -> Iterator[str]:
         yield _family(f"heartbeat_{name}", help_text, _if_known(size if figures.at else None))
 
 
-def _of_controllers(figures: HeartbeatFigures) -> Iterator[str]:
+def _describe_controllers(figures: HeartbeatFigures) -> Iterator[str]:
     for name, field_name, help_text in (
         ("sent_total", "sent", "Heartbeats sent to a controller."),
         ("errors_total", "errors", "Heartbeats to a controller that met an error."),
@@ -276,8 +276,8 @@ def _of_controllers(figures: HeartbeatFigures) -> Iterator[str]:
             f"heartbeat_controller_{name}",
             help_text,
             [
-                Sample({"controller": each.address}, value)
-                for each in figures.controllers
-                if (value := getattr(each, field_name)) or name.endswith("_total")
+                Sample({"controller": controller.address}, value)
+                for controller in figures.controllers
+                if (value := getattr(controller, field_name)) or name.endswith("_total")
             ],
         )

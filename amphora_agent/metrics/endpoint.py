@@ -139,7 +139,7 @@ class MetricsEndpoint:
 
     def _follow_namespace(self) -> None:
         """Listen in the namespace that has the name now."""
-        present = _inode(self._namespace)
+        present = _find_inode(self._namespace)
         if present == self._listens_in and (self._listener is not None or present is None):
             return
         if self._listener is not None:
@@ -205,10 +205,10 @@ class MetricsEndpoint:
             request = parse_scrape(header)
             metrics = self._collector.collect(request.scopes)
         except ScrapeRefused as refusal:
-            return _words(refusal.status, str(refusal))
+            return _refuse(refusal.status, str(refusal))
         except OperationFailed as error:
-            return _words("503 Service Unavailable", str(error))
-        return _pieces(request, metrics)
+            return _refuse("503 Service Unavailable", str(error))
+        return _make_pieces(request, metrics)
 
 
 class _Connection:
@@ -251,7 +251,7 @@ def _listen() -> socket.socket:
     return listener
 
 
-def _inode(namespace: Namespace) -> int | None:
+def _find_inode(namespace: Namespace) -> int | None:
     # A socket that listens keeps its namespace, and so another one has another number.
     try:
         return namespace.path.stat().st_ino
@@ -259,12 +259,12 @@ def _inode(namespace: Namespace) -> int | None:
         return None
 
 
-def _words(status: str, words: str) -> Iterator[bytes]:
-    yield _head(status) + f"{words}\n".encode()
+def _refuse(status: str, reason: str) -> Iterator[bytes]:
+    yield _make_head(status) + f"{reason}\n".encode()
 
 
-def _pieces(request: Scrape, metrics: Iterator[str]) -> Iterator[bytes]:
-    yield _head("200 OK", chunked=request.chunked)
+def _make_pieces(request: Scrape, metrics: Iterator[str]) -> Iterator[bytes]:
+    yield _make_head("200 OK", chunked=request.chunked)
     if not request.body:
         return
     gathered: list[bytes] = []
@@ -273,19 +273,19 @@ def _pieces(request: Scrape, metrics: Iterator[str]) -> Iterator[bytes]:
         gathered.append(family.encode())
         size += len(gathered[-1])
         if size >= _PIECE:
-            yield _framed(b"".join(gathered), request)
+            yield _frame_piece(b"".join(gathered), request)
             gathered, size = [], 0
     if gathered:
-        yield _framed(b"".join(gathered), request)
+        yield _frame_piece(b"".join(gathered), request)
     if request.chunked:
         yield b"0\r\n\r\n"
 
 
-def _framed(piece: bytes, request: Scrape) -> bytes:
+def _frame_piece(piece: bytes, request: Scrape) -> bytes:
     return b"%x\r\n%s\r\n" % (len(piece), piece) if request.chunked else piece
 
 
-def _head(status: str, *, chunked: bool = False) -> bytes:
+def _make_head(status: str, *, chunked: bool = False) -> bytes:
     framing = "Transfer-Encoding: chunked\r\n" if chunked else ""
     return (
         f"HTTP/1.1 {status}\r\nConnection: close\r\nCache-Control: no-cache\r\n"

@@ -40,7 +40,7 @@ def family(name: str, kind: Kind, help_text: str, samples: Iterable[Sample]) -> 
 
 def label_set(labels: Mapping[str, str]) -> str:
     """Write what stands between the braces."""
-    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return ",".join(f'{name}="{_escape(value)}"' for name, value in labels.items())
 
 
 def format_number(value: float) -> str:
@@ -50,7 +50,7 @@ def format_number(value: float) -> str:
     return repr(int(value)) if value == int(value) else repr(value)
 
 
-def _escaped(value: str) -> str:
+def _escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 

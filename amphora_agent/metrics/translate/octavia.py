@@ -271,12 +271,12 @@ def families(
 ) -> Iterator[str]:
     """Yield the text of every metric of these scopes, also of those that have no samples now."""
     if Scope.LOADBALANCER in scopes:
-        yield _machine(
+        yield _write_machine(
             "cpu", "Load of the last minute over the number of processors, percent.", machine.cpu
         )
-        yield _machine("memory", "Memory in use, percent.", machine.memory)
+        yield _write_machine("memory", "Memory in use, percent.", machine.memory)
     proxies = {
-        scope: [each for figures in instances for each in _proxies(scope, figures)]
+        scope: [each for figures in instances for each in _slice_rows(scope, figures)]
         for scope in scopes
         if scope not in _OF_PROCESS
     }
@@ -284,16 +284,18 @@ def families(
         if metric.scope in proxies:
             yield head(metric.name, metric.kind, metric.help_text)
             for each in proxies[metric.scope]:
-                yield _lines(metric, each)
+                yield _write_samples(metric, each)
         elif metric.scope in scopes:
-            yield family(metric.name, metric.kind, metric.help_text, _of_process(metric, instances))
+            yield family(
+                metric.name, metric.kind, metric.help_text, _sum_processes(metric, instances)
+            )
 
 
-def _machine(name: str, help_text: str, value: float) -> str:
+def _write_machine(name: str, help_text: str, value: float) -> str:
     return family(f"octavia_loadbalancer_{name}", "gauge", help_text, [Sample({}, round(value, 1))])
 
 
-def _of_process(metric: Metric, instances: Sequence[Figures]) -> list[Sample]:
+def _sum_processes(metric: Metric, instances: Sequence[Figures]) -> list[Sample]:
     values = [
         float(value) for figures in instances if (value := figures.process.get(metric.source))
     ]
@@ -302,7 +304,7 @@ def _of_process(metric: Metric, instances: Sequence[Figures]) -> list[Sample]:
     return [Sample({}, max(values) if metric.source in _HIGHEST else sum(values))]
 
 
-def _proxies(scope: Scope, figures: Figures) -> Iterator[_Proxies]:
+def _slice_rows(scope: Scope, figures: Figures) -> Iterator[_Proxies]:
     all_rows = figures.rows.get(scope, [])
     columns = {name: place for place, name in enumerate(figures.columns)}
     for begin in range(0, len(all_rows), _SLICE):
@@ -314,20 +316,20 @@ def _proxies(scope: Scope, figures: Figures) -> Iterator[_Proxies]:
         yield _Proxies(columns, labels, rows)
 
 
-def _lines(metric: Metric, proxies: _Proxies) -> str:
-    """Samples of a family. A figure that haproxy does not have (an older one, or of a proxy
-    to which it does not apply) is no sample."""
+def _write_samples(metric: Metric, proxies: _Proxies) -> str:
+    """Write the samples of a family. A figure that haproxy does not have (an older one,
+    or of a proxy to which it does not apply) is no sample."""
     if metric.form is Form.STATUS_CLASSES:
         return "".join(
-            _column(metric, proxies, f"{metric.source}{status}", f',code="{status}"')
+            _write_column(metric, proxies, f"{metric.source}{status}", f',code="{status}"')
             for status in STATUS_CLASSES
         )
     if metric.form is Form.STATES:
-        return _states(metric, proxies)
-    return _column(metric, proxies, metric.source, "")
+        return _write_states(metric, proxies)
+    return _write_column(metric, proxies, metric.source, "")
 
 
-def _column(metric: Metric, proxies: _Proxies, column: str, more: str) -> str:
+def _write_column(metric: Metric, proxies: _Proxies, column: str, more: str) -> str:
     place = proxies.columns.get(column)
     if place is None:
         return ""
@@ -345,7 +347,7 @@ def _column(metric: Metric, proxies: _Proxies, column: str, more: str) -> str:
     )
 
 
-def _states(metric: Metric, proxies: _Proxies) -> str:
+def _write_states(metric: Metric, proxies: _Proxies) -> str:
     place = proxies.columns.get(metric.source)
     if place is None:
         return ""

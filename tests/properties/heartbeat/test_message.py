@@ -52,7 +52,7 @@ def test_whatever_is_read_every_listener_is_sent_and_the_signature_holds(
     readings: dict[str, InstanceReading], key: str, most: int
 ) -> None:
     expected = {name for reading in readings.values() for name in reading.listeners}
-    content = message.content("a1", 1, readings, {})
+    content = message.build_content("a1", 1, readings, {})
     heartbeat = message.fit(content, key, most)
     sent = opened(heartbeat.datagram, key)
     assert set(sent["listeners"]) == expected

@@ -174,7 +174,7 @@ def test_a_refused_one_changes_nothing(name: str, installed: AgentCertificate) -
     assert contents(installed.path.parent) == {"server.pem": GOOD.pem}
 
 
-def test_one_that_could_not_be_checked_is_not_taken(
+def test_refuses_a_certificate_that_could_not_be_checked(
     installed: AgentCertificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No interpreter in its place: the one fault that has nothing to do with the certificate."""
@@ -185,7 +185,7 @@ def test_one_that_could_not_be_checked_is_not_taken(
 
 
 @pytest.mark.parametrize("name", GOOD_ONES)
-def test_what_is_taken_can_be_served_with(name: str, tmp_path: Path) -> None:
+def test_accepts_only_a_certificate_that_tls_can_serve_with(name: str, tmp_path: Path) -> None:
     path = tmp_path / "server.pem"
     path.write_bytes(GOOD_ONES[name])
     assert trust_check.main(["own", str(path), AMPHORA]) == 0

@@ -20,7 +20,7 @@ def test_another_process_learns_it_and_a_later_life_too(tmp_path: Path) -> None:
     assert ControllerApi(memory, "1.0").version() == "0.5"
 
 
-def test_it_is_told_and_written_only_when_it_changes(
+def test_records_the_version_only_when_it_changes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -48,7 +48,7 @@ def test_a_file_that_says_nothing_is_no_obstacle(tmp_path: Path) -> None:
     ControllerApi(memory, "1.0").version()
 
 
-def test_that_it_cannot_be_remembered_fails_nothing(
+def test_a_version_that_cannot_be_written_fails_no_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()

@@ -31,14 +31,14 @@ def provide(directory: Path, name: str, output: str, status: int = 0) -> None:
 @pytest.mark.parametrize(
     ("output", "status", "version"), [(IPVSADM, 0, "1.31"), (MODPROBE, 2, ""), ("", 1, "")]
 )
-def test_a5_the_version_of_ipvsadm_is_its_own(
+def test_ipvsadm_version_is_what_the_program_reports(
     tmp_path: Path, output: str, status: int, version: str
 ) -> None:
     provide(tmp_path, "ipvsadm", output, status)
     assert Host(programs=tmp_path).find_version("ipvsadm") == version
 
 
-def test_a5_the_version_of_keepalived_is_its_own(tmp_path: Path) -> None:
+def test_keepalived_version_is_what_the_program_reports(tmp_path: Path) -> None:
     provide(tmp_path, "keepalived", MODPROBE + KEEPALIVED)
     assert Host(programs=tmp_path).find_version("keepalived") == "2.2.7"
 

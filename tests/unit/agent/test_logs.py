@@ -55,7 +55,7 @@ def speak() -> None:
         logger.exception("bad")
 
 
-def test_op10_the_journal_is_told_the_priority_of_each_line(
+def test_gives_the_journal_the_priority_of_each_line(
     stderr: Path, redirected: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redirected()
@@ -81,7 +81,7 @@ def test_a_terminal_sees_no_priorities(
     assert " INFO " in stderr.read_text()
 
 
-def test_op13_a_command_says_only_what_is_wrong_unless_the_journal_reads_it(
+def test_a_command_logs_only_warnings_unless_the_journal_reads_it(
     stderr: Path, redirected: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redirected()
@@ -98,7 +98,7 @@ def test_op13_a_command_says_only_what_is_wrong_unless_the_journal_reads_it(
 @pytest.mark.parametrize(
     ("facility", "code"), [("LOG_USER", 1), ("LOG_LOCAL3", 19), ("daemon", 3), ("nonsense", 1)]
 )
-def test_op10_syslog_is_told_the_facility_and_who_speaks(
+def test_gives_syslog_the_facility_and_the_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, facility: str, code: int
 ) -> None:
     path = tmp_path / "log"
@@ -114,7 +114,7 @@ def test_op10_syslog_is_told_the_facility_and_who_speaks(
     assert said[2].startswith(f"<{code * 8 + 3}>{tag} bad\n")
 
 
-def test_what_syslog_does_not_take_goes_to_standard_error(
+def test_sends_messages_that_syslog_does_not_take_to_standard_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     stderr: Path,

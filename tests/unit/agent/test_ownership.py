@@ -45,7 +45,7 @@ def test_a_file_that_others_write_is_not(home: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize("part", ["file", ""])
-def test_what_belongs_to_somebody_else_is_not(home: Path, part: str) -> None:
+def test_finds_a_stranger_who_owns_a_part_of_the_path(home: Path, part: str) -> None:
     os.chown(home / part, NOBODY, -1)
     assert "does not belong to root" in str(find_stranger(home / "file", sticky=True))
 

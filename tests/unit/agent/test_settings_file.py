@@ -89,7 +89,7 @@ TORN = [b"", b"\0" * 300, b"[amphora_agent]\namph", b"\xff\xfe", b"[amphora_agen
 
 
 @pytest.mark.parametrize("torn", [*TORN, None])
-def test_b5_a_start_with_a_torn_file_takes_the_previous_one(
+def test_starts_with_the_previous_file_when_the_file_is_torn(
     file: Path, previous: Path, alarms: Alarms, torn: bytes | None
 ) -> None:
     previous.write_text(OTHER_PORT)
@@ -103,7 +103,7 @@ def test_b5_a_start_with_a_torn_file_takes_the_previous_one(
     assert str(previous) in alarm.text
 
 
-def test_b5_a_start_that_cannot_serve_with_the_new_file_takes_the_previous_one(
+def test_starts_with_the_previous_file_when_the_new_one_cannot_serve(
     file: Path, previous: Path, alarms: Alarms
 ) -> None:
     file.write_text(OTHER_PORT)
@@ -113,7 +113,7 @@ def test_b5_a_start_that_cannot_serve_with_the_new_file_takes_the_previous_one(
     assert "Cannot listen: gone" in alarms.current()[0].text
 
 
-def test_b5_when_both_are_bad_both_are_named(file: Path, previous: Path) -> None:
+def test_names_both_files_when_both_are_bad(file: Path, previous: Path) -> None:
     file.write_text("nonsense")
     previous.write_text(OTHER_PORT)
     with pytest.raises(AgentError) as raised:
@@ -122,7 +122,7 @@ def test_b5_when_both_are_bad_both_are_named(file: Path, previous: Path) -> None
     assert f"gone (settings of {previous})" in str(raised.value)
 
 
-def test_b5_a_repair_keeps_the_file_with_which_the_agent_runs(file: Path, previous: Path) -> None:
+def test_a_repair_keeps_the_file_with_which_the_agent_runs(file: Path, previous: Path) -> None:
     file.write_text("nonsense")
     previous.write_text(OTHER_PORT)
     followed = SettingsFile(file)
@@ -144,7 +144,7 @@ def test_replacing_keeps_the_file_before(file: Path, previous: Path) -> None:
     assert previous.read_text() == OTHER_KEY
 
 
-def test_b7_what_is_kept_is_for_the_agent_alone(file: Path, previous: Path) -> None:
+def test_settings_files_are_for_the_agent_alone(file: Path, previous: Path) -> None:
     file.chmod(0o644)
     SettingsFile(file).store(OTHER_KEY.encode())
     assert {path.stat().st_mode & 0o777 for path in (file, previous)} == {0o600}

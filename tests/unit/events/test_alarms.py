@@ -63,7 +63,7 @@ def test_a_full_disk_hides_no_alarm_from_its_process(
     assert alarms.current() == ()
 
 
-def test_what_a_disk_has_refused_is_done_with_the_next_alarm(
+def test_writes_with_the_next_alarm_what_a_disk_has_refused(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alarms = Alarms(directory)

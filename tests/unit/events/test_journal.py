@@ -171,7 +171,7 @@ def test_a_deletion_that_failed_is_written_down(journal: Journal, directory: Pat
     assert [entry.operation for entry in journal.entries()] == [Operation.DELETE]
 
 
-def test_who_it_was(journal: Journal, directory: Path) -> None:
+def test_records_the_caller(journal: Journal, directory: Path) -> None:
     for caller, told in (
         (CONTROLLER, "octavia-controller (4C0FFEE)"),
         (Caller("c", "A1", "192.0.2.1"), "c (A1) at 192.0.2.1"),
@@ -206,7 +206,7 @@ def test_the_words_of_an_entry_are_bounded(journal: Journal, directory: Path) ->
     assert present(directory).stat().st_size < 20_000
 
 
-def test_it_is_for_the_agent_alone(journal: Journal, directory: Path) -> None:
+def test_journal_is_for_the_agent_alone(journal: Journal, directory: Path) -> None:
     old = os.umask(0)
     try:
         add(journal)
@@ -215,7 +215,7 @@ def test_it_is_for_the_agent_alone(journal: Journal, directory: Path) -> None:
     assert present(directory).stat().st_mode & 0o777 == 0o600
 
 
-def test_op11_old_and_new_values_are_told_and_bounded(journal: Journal) -> None:
+def test_records_bounded_old_and_new_values(journal: Journal) -> None:
     with journal.change(Part.AGENT, "", CONTROLLER, Operation.CONFIGURATION) as record:
         record.differences = compare({"a": "1", "b": "x"}, {"a": "2", "b": "x", "c": "3\x1b"})
         record.differences += [Difference("n" * 999, "o" * 999, None)] * 30
@@ -226,7 +226,7 @@ def test_op11_old_and_new_values_are_told_and_bounded(journal: Journal) -> None:
     assert {len(each.name) for each in entry.differences[2:]} == {200}
 
 
-def test_op11_what_happens_by_itself_is_recorded_by_a_thread(journal: Journal) -> None:
+def test_records_events_by_a_thread(journal: Journal) -> None:
     journal.report_death("haproxy-lb", "died with status -9")
     until(lambda: len(journal.entries()) == 1, "it is written")
     (entry,) = journal.entries()
@@ -294,7 +294,7 @@ def test_the_newest_come_first_and_no_more_than_asked_for(
     assert len(journal.entries()) == 5
 
 
-def test_it_keeps_the_newest_in_two_bounded_files(journal: Journal, directory: Path) -> None:
+def test_keeps_the_newest_entries_in_two_bounded_files(journal: Journal, directory: Path) -> None:
     for number in range(1200):
         with change(journal) as record:
             record.words = [f"{number}", *["x" * 200] * 19]
@@ -336,7 +336,7 @@ def test_a_torn_line_is_left_out_and_nothing_is_lost_after_it(
         assert found == [("after",), ("whole",)]
 
 
-def test_what_a_newer_agent_says_besides_does_not_matter(journal: Journal, directory: Path) -> None:
+def test_ignores_fields_of_a_newer_agent(journal: Journal, directory: Path) -> None:
     add(journal, "known")
     line = present(directory).read_bytes()
     present(directory).write_bytes(line.replace(b',"at"', b',"mood":"good","at"'))

@@ -141,7 +141,7 @@ def test_the_memory_of_a_deleted_listener_goes_with_its_worker() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(HISTORIES.keys() - {"a load balancer that goes and comes"}))
-def test_what_was_counted_since_the_beginning_is_the_sum_of_the_increases(name: str) -> None:
+def test_sum_of_increases_is_the_count_since_the_beginning(name: str) -> None:
     history, expected = HISTORIES[name]
     memory: Reported = {}
     for so_far, one in enumerate(history, 1):

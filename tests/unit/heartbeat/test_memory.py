@@ -72,18 +72,18 @@ def count(agent: Agent, connections: int) -> int:
     return agent.tell()
 
 
-def test_what_was_counted_before_there_was_any_memory_may_have_been_told(tmp_path: Path) -> None:
+def test_drops_counts_from_before_there_was_a_memory(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     assert [count(agent, number) for number in (5, 8)] == [0, 3]
 
 
-def test_what_an_instance_said_before_its_first_answer_may_have_been_told(tmp_path: Path) -> None:
+def test_drops_counts_from_before_the_first_answer_of_an_instance(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.account({"lb": InstanceReading(("l",), None, ())})
     assert [count(agent, number) for number in (5, 8)] == [0, 3]
 
 
-def test_e2_increases_are_told_while_one_of_two_files_can_be_written(tmp_path: Path) -> None:
+def test_releases_increases_while_one_of_two_files_can_be_written(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     count(agent, 1)
     agent.disk.fails = True
@@ -92,7 +92,7 @@ def test_e2_increases_are_told_while_one_of_two_files_can_be_written(tmp_path: P
     assert count(again, 6) == 2
 
 
-def test_e2_increases_wait_while_nothing_can_be_written_and_none_is_lost(tmp_path: Path) -> None:
+def test_holds_increases_while_no_file_can_be_written_and_loses_none(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     count(agent, 1)
     agent.disk.fails = agent.run.fails = True
@@ -106,7 +106,7 @@ def test_e2_increases_wait_while_nothing_can_be_written_and_none_is_lost(tmp_pat
     assert count(agent, 31) == 30
 
 
-def test_e2_a_restart_while_nothing_can_be_written_tells_nothing_twice(tmp_path: Path) -> None:
+def test_a_restart_while_no_file_can_be_written_reports_nothing_twice(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     assert [count(agent, number) for number in (1, 5)] == [0, 4]
     for connections in (6, 7):
@@ -117,7 +117,7 @@ def test_e2_a_restart_while_nothing_can_be_written_tells_nothing_twice(tmp_path:
     assert count(Agent(tmp_path), 9) == 4
 
 
-def test_e4_a_disk_that_stalls_is_reported_and_holds_nobody(tmp_path: Path) -> None:
+def test_reports_a_disk_that_stalls_and_waits_for_none(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     count(agent, 1)
     agent.disk.goes_on.clear()

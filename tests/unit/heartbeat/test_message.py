@@ -43,7 +43,7 @@ def answered(*listeners: str, status: str = "OPEN") -> InstanceReading:
 
 def test_the_content_has_octavia_s_shape() -> None:
     increases = {"l": Counters(tx=1, rx=2, totconns=3, ereq=4)}
-    assert message.content("a1", 7, {"lb": answered("l")}, increases) == {
+    assert message.build_content("a1", 7, {"lb": answered("l")}, increases) == {
         "id": "a1",
         "seq": 7,
         "ver": 3,
@@ -58,7 +58,7 @@ def test_the_content_has_octavia_s_shape() -> None:
 
 
 def test_an_amphora_without_load_balancers_sends_empty_maps() -> None:
-    assert message.content("a1", 0, {}, {}) == {
+    assert message.build_content("a1", 0, {}, {}) == {
         "id": "a1",
         "seq": 0,
         "ver": 3,
@@ -68,7 +68,7 @@ def test_an_amphora_without_load_balancers_sends_empty_maps() -> None:
 
 
 def test_a_listener_without_traffic_reports_zeros() -> None:
-    sent = message.content("a1", 0, {"lb": answered("l")}, {})
+    sent = message.build_content("a1", 0, {"lb": answered("l")}, {})
     assert sent["listeners"]["l"]["stats"] == {
         "tx": 0,
         "rx": 0,
@@ -81,7 +81,7 @@ def test_a_listener_without_traffic_reports_zeros() -> None:
 def test_listeners_of_an_instance_that_does_not_answer_are_there_without_pools() -> None:
     readings = {"lb1": answered("l1"), "lb2": InstanceReading(("l2", "l3"), None, ())}
     increases = {"l2": Counters(1, 1, 1, 1)}  # of a worker's last word
-    sent = message.content("a1", 0, readings, increases)
+    sent = message.build_content("a1", 0, readings, increases)
     assert set(sent["listeners"]) == {"l1", "l2", "l3"}
     assert sent["listeners"]["l2"] == {
         "status": "DOWN",
@@ -90,16 +90,16 @@ def test_listeners_of_an_instance_that_does_not_answer_are_there_without_pools()
     assert set(sent["pools"]) == {"p-l1:l1"}
 
 
-def test_one_silence_is_forgiven() -> None:
+def test_an_instance_that_misses_one_poll_keeps_its_last_reading() -> None:
     before = answered("l")
     silent = InstanceReading(("l",), None, (), before.current, {"p-l:l": ("m-l",)})
-    told, again = (message.content("a1", 0, {"lb": r}, {}) for r in (before, silent))
+    told, again = (message.build_content("a1", 0, {"lb": r}, {}) for r in (before, silent))
     assert again == told
 
 
 def test_after_that_pools_and_members_are_down() -> None:
     silent = InstanceReading(("l",), None, (), None, {"p-l:l": ("m1", "m2"), "empty:l": ()})
-    sent = message.content("a1", 0, {"lb": silent}, {})
+    sent = message.build_content("a1", 0, {"lb": silent}, {})
     assert sent["listeners"]["l"]["status"] == "DOWN"
     assert sent["pools"] == {
         "p-l:l": {"status": "DOWN", "members": {"m1": "DOWN", "m2": "DOWN"}},
@@ -109,24 +109,24 @@ def test_after_that_pools_and_members_are_down() -> None:
 
 def test_a_listener_that_haproxy_does_not_know_yet_is_there() -> None:
     reading = answered("l1")._replace(listeners=("l1", "l2"))
-    sent = message.content("a1", 0, {"lb": reading}, {})
+    sent = message.build_content("a1", 0, {"lb": reading}, {})
     assert sent["listeners"]["l2"]["status"] == "DOWN"
 
 
 def test_a_listener_that_haproxy_still_has_and_the_configuration_has_not_is_absent() -> None:
     reading = answered("l1", "gone")._replace(listeners=("l1",))
-    sent = message.content("a1", 0, {"lb": reading}, {"gone": Counters(1, 1, 1, 1)})
+    sent = message.build_content("a1", 0, {"lb": reading}, {"gone": Counters(1, 1, 1, 1)})
     assert set(sent["listeners"]) == {"l1"}
 
 
 def test_the_envelope_is_compressed_json_and_64_hex_digits_of_its_hmac() -> None:
-    content = message.content("a1", 7, {"lb": answered("l")}, {})
+    content = message.build_content("a1", 7, {"lb": answered("l")}, {})
     assert opened(message.seal(content, KEY)) == content
     assert heartbeats.decode(message.seal(content, KEY), KEY) == content
 
 
 def test_another_key_makes_another_signature() -> None:
-    content = message.content("a1", 7, {}, {})
+    content = message.build_content("a1", 7, {}, {})
     with pytest.raises(AssertionError):
         opened(message.seal(content, "other"))
 
@@ -148,7 +148,7 @@ def large(listeners: int, members: int, counters: int = 10**6) -> dict[str, Any]
         },
     )
     increases = {name: Counters(*(source.randrange(counters) for _ in range(4))) for name in names}
-    return message.content(
+    return message.build_content(
         new_id(), 1, {"lb": InstanceReading(tuple(names), current, ())}, increases
     )
 
@@ -202,7 +202,7 @@ def test_a_pool_that_listeners_share_is_told_once_where_pools_stand_by_themselve
         "w", {"l1": listening, "l2": listening}, {"p1:l1": pool, "p1:l2": pool, "p2:l2": pool}
     )
     readings = {"lb": InstanceReading(("l1", "l2"), worker, ())}
-    assert list(message.content("a1", 1, readings, {}, version)["pools"]) == told
+    assert list(message.build_content("a1", 1, readings, {}, version)["pools"]) == told
 
 
 @pytest.mark.parametrize(

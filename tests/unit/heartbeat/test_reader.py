@@ -52,7 +52,7 @@ def start(directory: Path, source: SlowFiles) -> CounterMemory:
     return memory
 
 
-def test_e2_counters_are_not_told_again_when_files_are_slow_at_the_start(tmp_path: Path) -> None:
+def test_reports_counters_once_when_files_are_slow_at_the_start(tmp_path: Path) -> None:
     first = SlowFiles(5)
     first.readable.set()
     memory = start(tmp_path, first)
@@ -77,7 +77,7 @@ def await_written(memory: CounterMemory, number: int | None) -> None:
     until(lambda: memory.written >= number, "it is written down")
 
 
-def test_e2_without_a_memory_nothing_is_told_of_what_was_slow_to_be_read(tmp_path: Path) -> None:
+def test_without_a_memory_reports_nothing_of_slow_instances(tmp_path: Path) -> None:
     """It may have been told by an agent whose memory is lost."""
     alarms = Alarms(tmp_path / "alarms")
     memory = CounterMemory([SlotFile(tmp_path / "counters", sync=False)], "boot", alarms)

@@ -282,7 +282,7 @@ def test_a_message_beyond_a_datagram_is_sent_with_less_and_reported(
     assert "does not fit a datagram" in caplog.text
 
 
-def test_what_waits_is_told_at_the_end(
+def test_sends_waiting_increases_at_the_end(
     amphora: Callable[..., Amphora], controllers: list[HeartbeatReceiver]
 ) -> None:
     made = amphora(controllers[0].address)

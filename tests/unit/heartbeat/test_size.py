@@ -21,18 +21,18 @@ def heartbeat(count: int, version: int, seed: int) -> message.Heartbeat:
         if source.random() < 0.75
     }
     reading = InstanceReading(tuple(ids), WorkerReading("w", listeners, {}), ())
-    content = message.content(ids[0], 10**9, {"lb": reading}, counted, version)
+    content = message.build_content(ids[0], 10**9, {"lb": reading}, counted, version)
     return message.fit(content, "key")
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("version", [message.LATEST, message.FLAT, message.NUMBERED])
-def test_e8_every_message_has_every_listener_up_to_the_number(version: int, seed: int) -> None:
+def test_every_message_has_every_listener_up_to_the_limit(version: int, seed: int) -> None:
     made = heartbeat(MOST_LISTENERS, version, seed)
     assert len(made.datagram) <= LARGEST_DATAGRAM
 
 
-def test_e8_a_few_more_do_not_fit() -> None:
+def test_listeners_beyond_the_limit_do_not_fit() -> None:
     assert len(heartbeat(int(MOST_LISTENERS * 1.05), message.LATEST, 1).datagram) > (
         LARGEST_DATAGRAM
     )

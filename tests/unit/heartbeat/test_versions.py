@@ -35,7 +35,7 @@ def instance(listener: str, **pools: str) -> InstanceReading:
 
 def sealed(version: int, readings: dict[str, InstanceReading]) -> bytes:
     counted = {listener: COUNTED for reading in readings.values() for listener in reading.listeners}
-    return message.seal(message.content("a1", 7, readings, counted, version), KEY)
+    return message.seal(message.build_content("a1", 7, readings, counted, version), KEY)
 
 
 def opened(datagram: bytes, *, digits: bool = True) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def test_only_old_controllers_hear_of_disabled_listeners(version: int, expected:
 @pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_every_version_is_made_to_fit(version: int) -> None:
     readings = {f"l{n}": instance(f"l{n}", **{f"p{n}": "UP"}) for n in range(50)}
-    content = message.content("a1", 0, readings, {}, version)
+    content = message.build_content("a1", 0, readings, {}, version)
     whole = message.seal(content, KEY)
     heartbeat = message.fit(content, KEY, most=len(whole) - 1)
     sent = opened(heartbeat.datagram, digits=version > 0)

@@ -49,7 +49,7 @@ class Agent:
         return values(family)
 
 
-def test_op11_deaths_of_workers_are_counted_from_none() -> None:
+def test_counts_deaths_of_workers_from_zero() -> None:
     agent = Agent()
     agent.deaths.count(API_WORKER, hung=True)
     agent.deaths.count(HEARTBEAT_WORKER, hung=False)
@@ -62,7 +62,7 @@ def test_op11_deaths_of_workers_are_counted_from_none() -> None:
     }
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_leaves_out_values_that_are_not_known() -> None:
     agent = Agent()
     for name in (
         "heartbeat_age_seconds",
@@ -193,7 +193,7 @@ def test_an_empty_table_is_told_too() -> None:
     assert Agent(conntrack=Conntrack(0, 1024)).told("conntrack_entries") == {(): 0}
 
 
-def test_one_process_writes_and_another_reads() -> None:
+def test_board_shows_a_process_what_another_has_written() -> None:
     board = HeartbeatBoard()
     assert board.read() == NO_HEARTBEATS
     child = os.fork()

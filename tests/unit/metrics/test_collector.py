@@ -56,13 +56,13 @@ def test_figures_are_good_for_a_second_and_no_longer(bed: Bed) -> None:
     assert bed.connections() == 2
 
 
-def test_what_was_asked_for_more_serves_less(bed: Bed) -> None:
+def test_figures_of_more_scopes_serve_fewer(bed: Bed) -> None:
     list(bed.collector.collect(ALL))
     list(bed.collector.collect(LISTENERS))
     assert bed.instances.asked == [ALL]
 
 
-def test_what_was_asked_for_less_does_not_serve_more(bed: Bed) -> None:
+def test_figures_of_fewer_scopes_do_not_serve_more(bed: Bed) -> None:
     list(bed.collector.collect(LISTENERS))
     list(bed.collector.collect(ALL))
     assert bed.instances.asked == [LISTENERS, ALL]
@@ -80,7 +80,7 @@ def test_silence_is_remembered_as_long_as_an_answer(bed: Bed) -> None:
     assert bed.connections() == 2
 
 
-def test_one_that_answers_is_told_beside_one_that_does_not(bed: Bed) -> None:
+def test_collects_from_an_instance_that_answers_beside_a_silent_one(bed: Bed) -> None:
     bed.instances.answers = [None, Figures({"CurrConns": "5"}, (), {})]
     assert bed.connections() == 5
 
@@ -92,7 +92,7 @@ def test_an_amphora_without_load_balancers_tells_of_its_machine(bed: Bed) -> Non
     assert families[CONNECTIONS].samples == []
 
 
-def test_what_is_old_is_dropped(bed: Bed) -> None:
+def test_drops_old_figures(bed: Bed) -> None:
     list(bed.collector.collect(ALL))
     bed.collector.forget()
     assert bed.collector._known

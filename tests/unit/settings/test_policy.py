@@ -42,7 +42,7 @@ def test_the_document_has_the_table() -> None:
     assert rows == {locate(name): str(row.rule) for name, row in TABLE.items()}
 
 
-def test_what_is_in_force_is_never_asked_for_a_proof() -> None:
+def test_asks_no_proof_for_a_value_in_force() -> None:
     odd = replace(IN_FORCE, base_path="/etc", haproxy_cmd="/usr/bin/perl", heartbeat_key="")
     assert decide(odd, odd, parents=PARENTS, known=KNOWN) == Decision((), {})
 
@@ -61,7 +61,7 @@ FREE = {
 }
 
 
-def test_what_may_change_is_what_the_controller_changes_and_what_is_harmless() -> None:
+def test_only_mutable_and_harmless_settings_may_change() -> None:
     assert {name for name, row in TABLE.items() if row.rule is PushRule.MAY_CHANGE} == FREE.keys()
     assert judge(**FREE) == Decision((), {})
 
@@ -86,7 +86,9 @@ def test_what_may_change_is_what_the_controller_changes_and_what_is_harmless() -
     ],
     ids=str,
 )
-def test_b5_what_differs_besides_has_to_be_proven(changed: dict[str, Any], proof: object) -> None:
+def test_demands_a_proof_for_other_settings_that_differ(
+    changed: dict[str, Any], proof: object
+) -> None:
     assert list(judge(**changed).proofs) == [proof]
     assert judge(**changed).refusals == ()
 
@@ -116,7 +118,7 @@ def test_b5_what_differs_besides_has_to_be_proven(changed: dict[str, Any], proof
     ],
     ids=str,
 )
-def test_b5_what_cannot_be_proven_is_refused_by_section_and_key(
+def test_refuses_unprovable_settings_by_section_and_key(
     changed: dict[str, Any], reason: str
 ) -> None:
     decision = judge(**changed)
@@ -127,7 +129,7 @@ def test_b5_what_cannot_be_proven_is_refused_by_section_and_key(
         assert not value.strip("/") or value not in " ".join(decision.refusals)
 
 
-def test_one_address_is_proven_once() -> None:
+def test_proves_an_address_once_whichever_half_changes() -> None:
     assert judge(bind_host="0.0.0.0", bind_port=1).proofs == {
         AddressIsFree("0.0.0.0", 1): "[haproxy_amphora] bind_host"
     }
@@ -142,7 +144,7 @@ def test_the_same_in_other_words_is_no_change(changed: dict[str, Any]) -> None:
     assert judge(**changed) == Decision((), {})
 
 
-def test_what_is_read_at_the_start_only_is_told_and_kept() -> None:
+def test_lists_and_keeps_settings_that_are_read_at_the_start() -> None:
     wanted = replace(IN_FORCE, bind_port=1, heartbeat_interval=3, agent_server_cert="/x")
     assert policy.differs_at_start(IN_FORCE, wanted) == ["bind_port"]
     kept = policy.with_start_settings(wanted, IN_FORCE)

@@ -139,7 +139,7 @@ def test_a_wrong_value_is_refused_with_file_section_key_and_reason(
         (f"\ufeff{IDENTITY}", "line 1: not 'key = value'"),
     ],
 )
-def test_what_is_no_usable_ini_is_refused_by_line(text: str, reason: str) -> None:
+def test_refuses_an_unusable_ini_by_line(text: str, reason: str) -> None:
     with pytest.raises(SettingsError) as raised:
         parse(text)
     assert raised.value.details == f"{SOURCE}: {reason}"
@@ -295,7 +295,7 @@ CANARY = "cAnArY\x01$nobody/../x"
 
 @pytest.mark.parametrize("key", [f"{t[0]}.{t[1]}" for t in TAKEN])
 @pytest.mark.parametrize("form", ["{key} = {value}", "{key} {value}=", "{key} =\n{value}="])
-def test_b7_no_refusal_and_no_log_line_tells_a_value(
+def test_no_refusal_and_no_log_line_tells_a_value(
     key: str, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever key it is the value of, or a part of a line that was torn."""
@@ -314,7 +314,7 @@ def test_b7_no_refusal_and_no_log_line_tells_a_value(
     assert "cAnArY" not in told.replace("] cAnArY: unknown, ignored", "")
 
 
-def test_b7_a_name_that_may_be_a_part_of_a_secret_is_not_shown(
+def test_hides_a_name_that_may_be_a_part_of_a_secret(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     parse(f"{IDENTITY}[health_manager]\nheartbeat_key c2VjcmV0==\n")

@@ -83,7 +83,7 @@ def test_responses_are_told_by_their_class() -> None:
         ("m1", "NOLB 2/3", "NOLB"),
     ],
 )
-def test_one_state_is_the_present_one(service: str, words: str, state: str) -> None:
+def test_exactly_one_state_is_present(service: str, words: str, state: str) -> None:
     scope = {"FRONTEND": "listener", "BACKEND": "pool"}.get(service, "member")
     family = told(parse("", stat(row("p", service, status=words))))
     samples = family[f"octavia_{scope}_status"].samples

@@ -37,5 +37,5 @@ def test_a_listener_of_ipvs_is_told_as_far_as_it_is_known() -> None:
     }
 
 
-def test_one_that_was_not_read_does_not_answer() -> None:
+def test_an_instance_that_was_not_read_does_not_answer() -> None:
     assert octavia.figures([InstanceReading(("l1",), None, ())]) == [None]
