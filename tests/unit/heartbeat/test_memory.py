@@ -124,7 +124,12 @@ def test_reports_a_disk_that_stalls_and_waits_for_none(tmp_path: Path) -> None:
     assert count(agent, 4) == 3
     agent.memory.review(patience=60)
     assert agent.alarms.current() == ()
-    agent.memory.review(patience=-1)
+
+    def review() -> bool:
+        agent.memory.review(patience=-1)
+        return bool(agent.alarms.current())
+
+    until(review, "the write has begun, and is reported")
     (alarm,) = agent.alarms.current()
     assert (alarm.kind, alarm.subject) == (
         AlarmKind.COUNTERS_NOT_SAVED,
