@@ -29,6 +29,10 @@ _CERTIFICATE_NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.-]{0,123}\.pem")
 #: of (haproxy/runtime/loaded_state.py). No id has a dot.
 PARTS = "haproxy.d"
 
+#: The live files of a rendered load balancer, in its directory. Agents of format 1 keep each state
+#: in a directory of its own, by its number, and take this one for a state (revisions/adoption.py).
+LIVE = "generations/0"
+
 #: Before the names of references of rendered load balancers.
 RENDERED_REFERENCES = "declared-"
 
@@ -254,7 +258,7 @@ class RenderedLayout(InstanceLayout):
 
     @property
     def live(self) -> Path:
-        return self.owner / "live"
+        return self.owner / LIVE
 
     def live_certificates(self, prefix: str) -> Path:
         return self.live / prefix / "certificates"

@@ -1,7 +1,7 @@
 """The states of rendered load balancers.
 
 A state is a revision with everything: what haproxy and keepalived read, the certificates, and the
-load balancer itself. The live files of the committed state are in `<id>/live`, to which
+load balancer itself. The live files of the committed state are in one directory, to which
 `<id>/current` leads.
 
 They are those of the one process of the load balancer, or there is one directory for each process;
@@ -17,7 +17,7 @@ import msgspec
 from amphora_agent import files
 from amphora_agent.errors import NotFound
 from amphora_agent.model.responses import About, ProcessModel
-from amphora_agent.paths import Layout, ObjectId, RenderedLayout, object_id
+from amphora_agent.paths import LIVE, Layout, ObjectId, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import COMMITTED, Manifest, Revisions
 from amphora_agent.revisions.store import RevisionStore
@@ -192,7 +192,7 @@ class States:
                 files.point(self._layout.base / process / "current", _link(process, lb_id))
         new.number = self._store.number(instance, digest) or 0
         self._store.commit(instance, state)
-        files.point(instance.current, instance.live.name)
+        files.point(instance.current, LIVE)
         return new
 
     def go_back(self, lb_id: ObjectId, before: State | None) -> None:
@@ -211,7 +211,7 @@ class States:
         instance = self._layout.rendered(lb_id)
         files.remove(instance.current)
         self._store.forget(instance)
-        files.remove_tree(instance.live)
+        files.remove_tree(instance.live.parent)
 
     def remove(self, lb_id: ObjectId) -> None:
         """Remove all that there is of a load balancer at one instant: what is half removed nobody

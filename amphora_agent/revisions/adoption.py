@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from amphora_agent import files
-from amphora_agent.paths import InstanceLayout, Layout, RenderedLayout
+from amphora_agent.paths import LIVE, InstanceLayout, Layout, RenderedLayout
 from amphora_agent.revisions.contents import (
     ADDITION,
     CERTIFICATES,
@@ -23,7 +23,8 @@ from amphora_agent.revisions.contents import (
 
 #: What the older agent kept, below the directory of an instance.
 _LAST_GOOD, _GENERATIONS = "last-good", "generations"
-_LIVE = "live"
+#: Where live files were before an older agent could find them.
+_EARLIER_LIVE = "live"
 _UPLOADED = (CONFIGURATION, ADDITION, PEER)
 
 
@@ -44,10 +45,10 @@ def adopt(layout: Layout, instance: InstanceLayout) -> bool:
         return had_uploaded
     if revisions.has_loaded():
         # The link was removed by hand: without it nobody would find the load balancer.
-        files.point(rendered.current, _LIVE)
+        files.point(rendered.current, LIVE)
     else:  # its first state was being committed
         revisions.drop_all()
-        files.remove_tree(rendered.live)
+        files.remove_tree(rendered.live.parent)
     return had_uploaded
 
 
@@ -59,6 +60,7 @@ def _adopt_uploaded(instance: InstanceLayout) -> bool:
     now = _uploaded_files(instance.directory, instance.certificates)
     if not now or (CONFIGURATION not in now and revisions.directory.exists()):
         return False  # there is none, or its deletion was interrupted
+    _forget_numbers(revisions)
     for number, path in _numbered(instance.directory / _GENERATIONS):
         if (path / CONFIGURATION).exists():
             then = _uploaded_files(path, path / "certificates")
@@ -82,9 +84,13 @@ def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
         target = instance.current.readlink()
     except FileNotFoundError:
         return  # there is none yet
-    if target.parts[0] != _GENERATIONS:
+    if target == Path(_EARLIER_LIVE):
+        _move_live(instance)
+        return
+    if target == Path(LIVE) or target.parts[0] != _GENERATIONS:
         return  # it is adopted, or one of several processes of a load balancer
     revisions = Revisions.of(instance)
+    _forget_numbers(revisions)
     for number, path in _numbered(old):
         revisions.refer(str(number), _keep(revisions, _rendered_files(path)))
     digest = revisions.reference(target.name)
@@ -103,10 +109,28 @@ def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
         files.make_private_directories(path.parent, instance.live)
         files.replace_unsynced(path, revisions.read(entry.digest), entry.mode)
     revisions.refer(COMMITTED, digest)
-    files.point(instance.current, _LIVE)
-    files.remove_tree(old)
+    files.point(instance.current, LIVE)
+    for path in old.iterdir():
+        if path != instance.live:
+            files.remove_tree(path)
     for process in (instance, *layout.processes_of(instance)):
         files.remove(process.last_good / "current")
+
+
+def _move_live(instance: RenderedLayout) -> None:
+    """Move live files to where they are now; end a move that was interrupted."""
+    earlier = instance.directory / _EARLIER_LIVE
+    if earlier.exists():
+        files.make_private_directory(instance.live.parent)
+        files.remove_tree(instance.live)
+        earlier.rename(instance.live)
+    files.point(instance.current, LIVE)
+
+
+def _forget_numbers(revisions: Revisions) -> None:
+    """Forget the generations from before an older agent came, which has begun to count anew."""
+    for number in revisions.numbers():
+        revisions.drop(str(number))
 
 
 def _keep(revisions: Revisions, contents: Mapping[str, bytes]) -> str:
@@ -132,4 +156,6 @@ def _numbered(directory: Path) -> list[tuple[int, Path]]:
         paths = [path for path in directory.iterdir() if path.name.isascii()]
     except FileNotFoundError:
         return []
-    return sorted((int(path.name), path) for path in paths if path.name.isdigit())
+    live = Path(LIVE).name
+    numbers = (int(path.name) for path in paths if path.name.isdigit() and path.name != live)
+    return [(number, directory / str(number)) for number in sorted(numbers)]

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from amphora_agent import files
 from amphora_agent.errors import NotFound
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.loadbalancer.states import Record, State, States
 from amphora_agent.model.responses import About, ProcessModel, Purpose
-from amphora_agent.paths import Layout, ObjectId, object_id
+from amphora_agent.paths import LIVE, Layout, ObjectId, object_id
 from amphora_agent.revisions import reading
+from amphora_agent.revisions.adoption import adopt
 from amphora_agent.revisions.live import LiveFiles
 from amphora_agent.revisions.store import RevisionStore
 from amphora_agent.settings.reader import Settings
@@ -60,12 +62,31 @@ def test_commit_makes_a_state_current(store: States, layout: Layout) -> None:
     assert store.ids() == [LB]
     assert store.existing(LB).digest == state.digest
     assert (current(layout) / "certificates" / "a.pem").read_bytes() == b"key"
-    assert current(layout).readlink() == Path("live")
+    assert current(layout).readlink() == Path(LIVE)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_adoption_moves_live_files_to_where_an_older_agent_finds_them(
+    store: States, layout: Layout, moved: bool
+) -> None:
+    state = committed(store, {"haproxy.cfg": b"text"})
+    instance = layout.rendered(LB)
+    if not moved:  # a kill came before the link followed
+        instance.live.rename(instance.directory / "live")
+        instance.live.parent.rmdir()
+    files.point(instance.current, "live")
+
+    adopt(layout, instance)
+
+    assert current(layout).readlink() == Path(LIVE)
+    assert (current(layout) / "haproxy.cfg").read_bytes() == b"text"
+    assert not (instance.directory / "live").exists()
+    assert store.existing(LB).digest == state.digest
 
 
 def test_files_of_a_state_are_private(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
-    for directory in (layout.base / LB / "live", layout.base / LB / "revisions"):
+    for directory in (layout.base / LB / LIVE, layout.base / LB / "revisions"):
         assert directory.stat().st_mode & 0o777 == 0o700
         for path in directory.rglob("*"):
             assert path.is_symlink() or path.stat().st_mode & 0o077 == 0, path
@@ -87,7 +108,7 @@ def test_kept_files_are_not_written_again(store: States, layout: Layout) -> None
 def test_commit_removes_files_of_the_state_before(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key", "gone.cfg": b""})
     committed(store, {}, "haproxy.cfg", etag="2")
-    names = {path.name for path in (layout.base / LB / "live").rglob("*") if path.is_file()}
+    names = {path.name for path in (layout.base / LB / LIVE).rglob("*") if path.is_file()}
     assert names == {"haproxy.cfg", "model.json", "record.json"}
 
 

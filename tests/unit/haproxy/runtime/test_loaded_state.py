@@ -9,7 +9,7 @@ from amphora_agent import files
 from amphora_agent.haproxy.runtime import loaded_state
 from amphora_agent.haproxy.runtime.loaded_state import WorkerRecord
 from amphora_agent.haproxy.update.planner import FileChange
-from amphora_agent.paths import InstanceLayout, RenderedLayout, object_id
+from amphora_agent.paths import LIVE, InstanceLayout, RenderedLayout, object_id
 from amphora_agent.revisions import reading
 from amphora_agent.revisions.contents import LOADED, Revisions
 from amphora_agent.revisions.store import RevisionStore
@@ -139,7 +139,7 @@ def declared(tmp_path: Path) -> RenderedLayout:
         master_socket=tmp_path / "m",
     )
     directory.mkdir()
-    files.point(made.current, "live")
+    files.point(made.current, LIVE)
     for number in ("1", "2"):
         state = {
             "haproxy.cfg": b"global\n",
