@@ -11,8 +11,7 @@ from amphora_agent import files
 from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.keepalived.config import lvs, vrrp
-from amphora_agent.keepalived.config.parser import ConfigError
-from amphora_agent.keepalived.config.render import Rendered
+from amphora_agent.keepalived.config.language import ConfigError, Rendered
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.paths import Layout, LvsLayout, VrrpLayout
 from amphora_agent.supervisor.contract import Supervisor

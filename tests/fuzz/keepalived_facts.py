@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_interface
 
-from amphora_agent.keepalived.config.table import Statement
+from amphora_agent.keepalived.config.language import Statement
 from lab.traced_keepalived import Kind
 
 _VRRP = (

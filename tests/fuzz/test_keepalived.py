@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from amphora_agent.keepalived.config import lvs, table, vrrp
-from amphora_agent.keepalived.config.parser import ConfigError, parse
-from amphora_agent.keepalived.config.render import Rendered, render
-from amphora_agent.keepalived.config.table import Statement, require_allowed
+from amphora_agent.keepalived.config.language import ConfigError, Rendered, Statement, parse, render
+from amphora_agent.keepalived.config.table import require_allowed
 from amphora_agent.keepalived.program import find_complaints
 from lab.network import Lab, Namespace
 from lab.traced_keepalived import Kind, Traced, run_traced

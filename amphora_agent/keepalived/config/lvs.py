@@ -13,9 +13,15 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from amphora_agent.keepalived.config import forms, table
-from amphora_agent.keepalived.config.parser import ConfigError, Directive, parse
-from amphora_agent.keepalived.config.render import Rendered, render
-from amphora_agent.keepalived.config.table import Statement, require_allowed
+from amphora_agent.keepalived.config.language import (
+    ConfigError,
+    Directive,
+    Rendered,
+    Statement,
+    parse,
+    render,
+)
+from amphora_agent.keepalived.config.table import require_allowed
 from amphora_agent.model.addressing import Claim, claim
 
 _CHECKERS = frozenset({"HTTP_GET", "MISC_CHECK", "TCP_CHECK"})

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 from amphora_agent.keepalived.config import forms
 from amphora_agent.keepalived.config.forms import Form
-from amphora_agent.keepalived.config.parser import ConfigError, Directive, quote_beginning
+from amphora_agent.keepalived.config.language import (
+    ConfigError,
+    Directive,
+    Statement,
+    quote_beginning,
+)
 
 #: Takes the words after a keyword, and returns them as keepalived shall read them.
 Reader = Callable[[Sequence[str]], tuple[str, ...]]
@@ -29,20 +34,6 @@ class Keyword:
     repeats: bool = False
     distinct: bool = False
     required: bool = False
-
-
-@dataclass(frozen=True)
-class Statement:
-    """An allowed directive, its values in their forms. An entry has no keyword."""
-
-    line: int
-    keyword: str
-    values: tuple[str, ...]
-    block: "tuple[Statement, ...] | None" = None
-
-    def all(self, keyword: str) -> "tuple[Statement, ...]":
-        """Return the statements of the block that begin with a keyword."""
-        return tuple(inner for inner in self.block or () if inner.keyword == keyword)
 
 
 def require_allowed(

@@ -1,9 +1,8 @@
 """keepalived's configuration of VRRP: rewrite it for keepalived, and find its VIPs."""
 
 from amphora_agent.keepalived.config import table
-from amphora_agent.keepalived.config.parser import ConfigError, parse
-from amphora_agent.keepalived.config.render import Rendered, render
-from amphora_agent.keepalived.config.table import Statement, require_allowed
+from amphora_agent.keepalived.config.language import ConfigError, Rendered, Statement, parse, render
+from amphora_agent.keepalived.config.table import require_allowed
 
 
 def rewrite(configuration: bytes, check_script: str, fifo: str) -> Rendered:

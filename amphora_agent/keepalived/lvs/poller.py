@@ -12,8 +12,8 @@ from typing import NamedTuple
 from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.keepalived.config import lvs
+from amphora_agent.keepalived.config.language import ConfigError
 from amphora_agent.keepalived.config.lvs import Endpoint, Listener, Member
-from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.status import (
     Counters,

@@ -16,8 +16,8 @@ from amphora_agent.errors import InvalidRequest, NotFound, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.keepalived import program
 from amphora_agent.keepalived.config import lvs
+from amphora_agent.keepalived.config.language import ConfigError
 from amphora_agent.keepalived.config.lvs import Listener
-from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.keepalived.lvs.poller import ConfigCache, Service
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Claim

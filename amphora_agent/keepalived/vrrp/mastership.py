@@ -23,7 +23,7 @@ from amphora_agent import files
 from amphora_agent.errors import AgentError
 from amphora_agent.events.journal import Journal
 from amphora_agent.keepalived.config import vrrp as config_vrrp
-from amphora_agent.keepalived.config.parser import ConfigError
+from amphora_agent.keepalived.config.language import ConfigError
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Address
 from amphora_agent.model.events import Difference, Operation, Part

@@ -17,8 +17,7 @@ from amphora_agent.errors import InvalidRequest, OperationFailed
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.keepalived import probe, program
 from amphora_agent.keepalived.config import vrrp as config_vrrp
-from amphora_agent.keepalived.config.parser import ConfigError
-from amphora_agent.keepalived.config.render import Rendered
+from amphora_agent.keepalived.config.language import ConfigError, Rendered
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.events import AlarmKind
 from amphora_agent.namespace import Namespace

@@ -4,9 +4,14 @@ import pytest
 
 from amphora_agent.keepalived.config import forms, table
 from amphora_agent.keepalived.config.forms import Form
-from amphora_agent.keepalived.config.parser import LONGEST_LINE, ConfigError, parse
-from amphora_agent.keepalived.config.render import render
-from amphora_agent.keepalived.config.table import Statement, require_allowed
+from amphora_agent.keepalived.config.language import (
+    LONGEST_LINE,
+    ConfigError,
+    Statement,
+    parse,
+    render,
+)
+from amphora_agent.keepalived.config.table import require_allowed
 from amphora_agent.keepalived.program import find_complaints, renumber
 
 CHECK = "/var/lib/octavia/vrrp/check_script.sh"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from amphora_agent.keepalived.config.language import ConfigError
 from amphora_agent.keepalived.config.lvs import (
     Endpoint,
     Listener,
@@ -14,7 +15,6 @@ from amphora_agent.keepalived.config.lvs import (
     is_made_of,
     rewrite,
 )
-from amphora_agent.keepalived.config.parser import ConfigError
 from amphora_agent.paths import Layout
 from amphora_agent.settings.reader import Settings
 from lab.lvs import Check, LvsListener, LvsMember

@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.keepalived.config.parser import ConfigError
+from amphora_agent.keepalived.config.language import ConfigError
 from amphora_agent.keepalived.config.vrrp import rewrite
 
 CHECK = "/var/lib/octavia/vrrp/check_script.sh"

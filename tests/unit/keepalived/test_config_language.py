@@ -2,7 +2,7 @@
 
 import pytest
 
-from amphora_agent.keepalived.config.parser import LONGEST_LINE, ConfigError, Directive, parse
+from amphora_agent.keepalived.config.language import LONGEST_LINE, ConfigError, Directive, parse
 
 
 def tree(directives: tuple[Directive, ...]) -> list[object]:
