@@ -89,13 +89,13 @@ def test_lines_are_counted() -> None:
         ("#" * 2000, "the line is longer"),
     ],
 )  # fmt: skip
-def test_what_makes_keepalived_read_something_else_is_refused(text: str, reason: str) -> None:
+def test_refuses_text_that_keepalived_would_read_otherwise(text: str, reason: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse(text.encode())
     assert reason in str(refused.value)
 
 
-def test_what_is_behind_the_end_of_keepalived_s_buffer_is_no_comment() -> None:
+def test_refuses_a_comment_longer_than_the_buffer_of_keepalived() -> None:
     """keepalived would read a line of its own there."""
     with pytest.raises(ConfigError, match="longer"):
         parse(b"#" + b" " * (LONGEST_LINE + 1) + b"include /etc/passwd")

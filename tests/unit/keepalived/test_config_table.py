@@ -119,7 +119,7 @@ def read(text: str) -> tuple[Statement, ...]:
         ("vrrp_instance x {\n track_script {\n check weight 5\n}\n}", "it takes one value"),
     ],
 )
-def test_what_is_not_in_the_table_is_refused_with_its_line(text: str, reason: str) -> None:
+def test_refuses_with_its_line_whatever_is_not_in_the_table(text: str, reason: str) -> None:
     with pytest.raises(ConfigError) as refused:
         read(text)
     assert reason in str(refused.value)
@@ -152,7 +152,7 @@ def test_values_are_quoted(value: str, written: str) -> None:
 @pytest.mark.parametrize(
     "value", ["{", "}", 'a"b', "a\\b", "a\nb", "a\tb", "a\0", "$_PWD", "${A}", "\x7f"]
 )
-def test_what_quotes_do_not_hold_cannot_be_written(value: str) -> None:
+def test_refuses_to_write_values_that_quotes_cannot_hold(value: str) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         render([Statement(3, "path", (value,))])
 

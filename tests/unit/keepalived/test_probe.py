@@ -109,7 +109,7 @@ def test_a_keepalived_answers_by_living(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["units", "records"])
-def test_what_is_wanted_is_asked(kind: str, directory: Path) -> None:
+def test_lists_the_processes_that_should_run(kind: str, directory: Path) -> None:
     place = directory / kind
 
     def want(name: str, yes: bool = True) -> None:
@@ -176,7 +176,7 @@ def test_hysteresis(heard: str, believed: str) -> None:
     assert rounds(Judge(fall=3, rise=2), heard) == lost(believed)
 
 
-def test_what_is_being_started_has_time_for_it() -> None:
+def test_gives_a_new_process_time_to_start() -> None:
     judge = Judge(fall=3, rise=2)
     assert judge.add_round([], set()) == []
     assert rounds(judge, "xx.") == lost("...")
@@ -185,7 +185,7 @@ def test_what_is_being_started_has_time_for_it() -> None:
     assert judge.add_round(["a", "b"], {"b"}) == ["b"]
 
 
-def test_what_is_stopped_is_no_longer_missed() -> None:
+def test_forgets_a_process_that_was_stopped() -> None:
     judge = Judge(fall=2, rise=1)
     judge.add_round(["a", "b"], {"a", "b"})
     assert judge.add_round(["a", "b"], {"a", "b"}) == ["a", "b"]
@@ -194,7 +194,7 @@ def test_what_is_stopped_is_no_longer_missed() -> None:
     assert judge.add_round(["a", "b"], {"a", "b"}) == ["b"]
 
 
-def test_what_comes_up_is_waited_for(directory: Path) -> None:
+def test_waits_for_a_process_that_comes_up(directory: Path) -> None:
     """At a boot keepalived's first check must not come too early."""
     (directory / "w").mkdir()
     (directory / "w" / "haproxy-a.service").touch()

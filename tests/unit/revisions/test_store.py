@@ -35,7 +35,7 @@ def kept_contents(instance: InstanceLayout) -> set[bytes]:
     return {data for data in found if not data.startswith(b"{")}
 
 
-def test_what_came_up_is_numbered_from_1_on(instance: InstanceLayout) -> None:
+def test_numbers_generations_from_1_on(instance: InstanceLayout) -> None:
     made = store(instance)
     assert made.numbers(instance) == []
     for number in (1, 2, 3):
@@ -51,7 +51,7 @@ def test_the_numbers_go_on_after_a_restart(instance: InstanceLayout) -> None:
     assert store(instance).number(instance) == 2
 
 
-def test_what_came_up_again_unchanged_keeps_its_number(instance: InstanceLayout) -> None:
+def test_keeps_the_number_of_an_unchanged_generation(instance: InstanceLayout) -> None:
     made = store(instance)
     commit(instance, "one", a=KEY)
     assert made.number(instance) == made.number(instance) == 1
@@ -126,7 +126,7 @@ def test_the_oldest_are_forgotten_with_their_certificates(instance: InstanceLayo
     assert keys == {b"key 5", b"key 6", b"key 7"}
 
 
-def test_what_was_only_uploaded_is_forgotten_too(instance: InstanceLayout) -> None:
+def test_forgets_contents_that_were_only_uploaded(instance: InstanceLayout) -> None:
     made = store(instance)
     commit(instance, "one", a=KEY)
     made.number(instance)
@@ -163,7 +163,7 @@ def test_the_newest_is_kept_however_large_it_is(instance: InstanceLayout) -> Non
     assert made.numbers(instance) == [2]
 
 
-def test_one_that_is_not_there_is_said_to_be_so(instance: InstanceLayout) -> None:
+def test_refuses_the_number_of_a_generation_that_is_not_there(instance: InstanceLayout) -> None:
     made = store(instance, most=2)
     with pytest.raises(NotFound, match="no generation 1: there is none yet"):
         made.manifest(instance, 1)

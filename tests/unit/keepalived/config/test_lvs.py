@@ -82,7 +82,7 @@ def test_addresses_are_in_their_shortest_form() -> None:
     assert parse(text).virtuals[1].endpoints == (Endpoint("2001:db8:1::5", 53),)
 
 
-def test_one_address_without_a_group_as_older_controllers_write_it() -> None:
+def test_reads_an_address_without_a_group_as_older_controllers_write_it() -> None:
     text = """\
 virtual_server 10.1.0.5 53 {
     protocol UDP
@@ -129,7 +129,9 @@ virtual_server 10.1.0.5 53 {
         ),
     ],
 )
-def test_what_no_controller_writes_is_refused_with_its_line(old: str, new: str, words: str) -> None:
+def test_refuses_with_its_line_whatever_no_controller_writes(
+    old: str, new: str, words: str
+) -> None:
     text = LISTENER.text()
     assert old in text
     with pytest.raises(ConfigError, match=rf"^line \d+: .*{words}"):
@@ -149,7 +151,7 @@ def test_b2_no_brace_ends_a_block_unseen(brace: str, program: str) -> None:
             parse(LISTENER.text().replace(old, f"{old}{harm.removeprefix('quorum 1')}", 1))
 
 
-def test_what_is_in_a_comment_does_nothing() -> None:
+def test_ignores_comments() -> None:
     text = LISTENER.text().replace("weight 0", "weight 0 ! notify_down /bin/sh")
     assert parse(text) == parse(LISTENER.text())
     assert given(text) == given(LISTENER.text())
@@ -178,7 +180,7 @@ def test_a8_first_checks_do_not_wait_for_the_delay(check: Check) -> None:
     assert "warmup" not in given(replace(LISTENER, check=None).text())
 
 
-def test_what_keepalived_is_given_tells_of_which_text_it_was_made() -> None:
+def test_recognizes_the_configuration_that_a_text_was_made_of() -> None:
     configuration = LISTENER.text().encode()
     text = rewrite(configuration, UDP_CHECK).text
     assert is_made_of(text, configuration)

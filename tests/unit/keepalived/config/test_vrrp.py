@@ -52,7 +52,7 @@ def test_a_controllers_text_is_in_order() -> None:
         (f"{TEXT}vrrp_script other {{ script /bin/id\n}}\n", "this program is not allowed"),
     ],
 )
-def test_what_is_not_vrrp_or_reaches_out_is_refused(text: str, why: str) -> None:
+def test_refuses_keywords_outside_vrrp_and_programs_and_files(text: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         rewrite(text.encode(), CHECK, FIFO)
 
@@ -92,6 +92,6 @@ def test_a7_the_router_has_an_id_that_no_name_service_is_asked_for() -> None:
     assert "global_defs" not in text
 
 
-def test_what_keepalived_is_given_says_the_same_when_it_is_read_again() -> None:
+def test_rewrites_its_own_text_to_the_same_text() -> None:
     _, _, own = given(TEXT).partition("}\n")
     assert given(own) == given(TEXT)

@@ -39,6 +39,6 @@ def test_an_answer_is_from_the_port_that_was_asked_and_has_our_tag(kind: int) ->
     assert find_answer(packet(5400, 50000, 8, kind), 5400, 50000, 7) is None
 
 
-def test_what_is_no_answer_is_waited_past() -> None:
+def test_passes_over_packets_that_are_no_answer() -> None:
     assert find_answer(packet(5400, 50000, 7, _SHUTDOWN), 5400, 50000, 7) is None
     assert find_answer(b"", 5400, 50000, 7) is None

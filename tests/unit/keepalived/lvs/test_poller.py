@@ -78,7 +78,7 @@ def test_a_pool_without_enabled_members_is_up() -> None:
     assert pool([], replace(UDP, members=[OFF])) == PoolReading("UP", {OFF.id: "MAINT"})
 
 
-def test_what_is_missing_while_keepalived_is_on_its_way_is_restarting() -> None:
+def test_reports_missing_members_as_restarting_until_keepalived_has_settled() -> None:
     told = pool(all_services(ONE), unsettled=True)
     assert told.members == {
         **{ONE.id: "UP", TWO.id: "RESTARTING"},
@@ -96,7 +96,7 @@ def test_members_without_a_monitor_are_not_checked() -> None:
     assert (told.members[ONE.id], told.members[TWO.id]) == ("no check", "DOWN")
 
 
-def test_what_all_addresses_have_counted_is_added_up() -> None:
+def test_adds_up_the_counters_of_all_addresses() -> None:
     services = [
         service("10.1.0.5", ONE, counters=Counters(1, 20, 300, 0)),
         service("2001:db8:1::5", SIX, counters=Counters(4, 50, 600, 0)),
