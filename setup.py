@@ -15,6 +15,6 @@ setup(
     package_data={
         "amphora_agent": ["py.typed"],
         "amphora_agent.haproxy_templates": ["*.j2"],
-        "amphora_agent.systemd": ["*.service", "*.j2"],
+        "amphora_agent.systemd": ["*.service", "*.sysusers", "*.j2"],
     },
 )

@@ -48,6 +48,7 @@ class Options:
     directories: tuple[Path, ...] = DIRECTORIES
     client_crl: Path | None = None
     require_client_eku: bool = False
+    api_user: str = "amphora-agent"
 
     def command(self, *words: str) -> tuple[str, ...]:
         """Return a command line of this agent with these options, for any working directory."""
@@ -138,12 +139,14 @@ def make_instances(
     supervisor: "Supervisor",
     journal: "Journal",
     alarms: Alarms,
+    started: Settings,
     current: Callable[[], Settings],
     later: Callable[[str, Callable[[], None]], None] | None = None,
     changed: Callable[[], None] | None = None,
 ) -> "Instances":
-    """Build the service of the load balancers. `current` returns the settings as they are now,
-    `later` does work that nobody waits for, and `changed` is called after each change."""
+    """Build the service of the load balancers. `started` are the settings of the start, `current`
+    returns those of now, `later` does work that nobody waits for, and `changed` is called after
+    each change."""
     import grp
     import pwd
 
@@ -152,16 +155,15 @@ def make_instances(
     from amphora_agent.haproxy.service import Instances
     from amphora_agent.heartbeat import message
 
-    settings = current()
     return Instances(
         layout,
-        Haproxy(Path(settings.haproxy_cmd), layout.run),
+        Haproxy(Path(started.haproxy_cmd), layout.run),
         supervisor,
         journal,
         alarms,
         later=later,
         group=grp.getgrgid(pwd.getpwnam(render.USER).pw_gid).gr_name,
-        agent_port=settings.bind_port,
+        agent_port=started.bind_port,
         changed=changed,
         most_listeners=message.MOST_LISTENERS,
         has_controllers=lambda: bool(current().controller_ip_port_list),

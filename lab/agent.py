@@ -46,7 +46,8 @@ class AgentProcess(Starting):
     ``namespace`` is the network namespace that the agent makes for its load balancers.
     ``controllers`` are heartbeat receivers (``address:port``). ``settings`` overrides or adds
     configuration: ``{"section": {"key": "value"}}``. ``options`` are more words for its command
-    line; the memory limit lets controllers size TLS caches for a small machine. ``record`` is a
+    line; the memory limit lets controllers size TLS caches for a small machine. With
+    $AMPHORA_API_USER that user has the process that speaks TLS and HTTP. ``record`` is a
     laboratory's, which then knows what to remove if this process is killed. ``place`` is the
     namespace of its management network.
     """
@@ -165,12 +166,14 @@ class AgentProcess(Starting):
         return "\n".join(lines)
 
     def command(self) -> list[str]:
+        user = os.environ.get("AMPHORA_API_USER")
         return [
             *agent_executable(),
             *("--config-file", str(self.config_file)),
             *("--supervisor", "embedded"),
             *("--netns", self.namespace),
             *("--run-dir", str(self.run_path)),
+            *(("--api-user", user) if user else ()),
             *self._options,
         ]
 

@@ -50,6 +50,8 @@ units=$(/opt/amphora-agent/bin/python -c '
 from amphora_agent import templates
 print(templates.find_directory("systemd"))')
 cp "$units"/*.service /etc/systemd/system/
+cp "$units"/amphora-agent.sysusers /usr/lib/sysusers.d/amphora-agent.conf
+systemd-sysusers
 cd /etc/systemd/system
 systemctl enable --quiet amphora-*.service
 rm -r /wheels

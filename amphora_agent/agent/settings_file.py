@@ -3,7 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+
+import msgspec
 
 from amphora_agent import files
 from amphora_agent.errors import AgentError
@@ -13,6 +16,15 @@ from amphora_agent.settings import policy
 from amphora_agent.settings.reader import Settings, SettingsError, decode_settings
 
 logger = logging.getLogger(__name__)
+
+
+class ChosenSettings(msgspec.Struct, frozen=True, tag=True):
+    """The settings that an agent starts with, without secrets, the file that they are of, and the
+    signature of the file that was looked at first."""
+
+    settings: Settings
+    source: str
+    signature: tuple[int, int, int] | None
 
 
 def read(path: Path) -> Settings:
@@ -52,8 +64,10 @@ class SettingsFile:
         *,
         alarms: Alarms | None = None,
         require_usable: Callable[[Settings], None] = _accept,
+        chosen: ChosenSettings | None = None,
     ) -> None:
-        """Choose the settings to start with.
+        """Choose the settings to start with, or take those `chosen` by another process: then their
+        file is read at the first use, by each process that is forked before.
 
         Raises:
             AgentError: neither file can be used.
@@ -62,10 +76,19 @@ class SettingsFile:
         self.previous = path.with_name(f"{path.name}.previous")
         self._alarms = alarms
         self._lock = threading.Lock()
+        #: The file of settings of which this process has no secrets yet.
+        self._unread: Path | None = None
+        if chosen is not None:
+            self._settings = self._started = chosen.settings
+            self._data = b""
+            self._unread, self._signature = Path(chosen.source), chosen.signature
+            return
         self._signature = files.signature(path)
+        self._source = path
         try:
             self._settings, self._data = self._start(path, require_usable)
         except AgentError as error:
+            self._source = self.previous
             try:
                 self._settings, self._data = self._start(self.previous, require_usable)
             except AgentError as other:
@@ -77,8 +100,15 @@ class SettingsFile:
             self._clear()
         self._started = self._settings
 
+    def chosen(self) -> ChosenSettings:
+        """Return what was chosen to start with."""
+        settings = replace(self._started, heartbeat_key="")
+        return ChosenSettings(settings, str(self._source), self._signature)
+
     def current(self) -> Settings:
         """Return the settings of the file. Costs one `stat` when nothing changed."""
+        if self._unread is not None:
+            self._read_chosen()
         signature = files.signature(self.path)
         if signature == self._signature:
             return self._settings
@@ -94,6 +124,20 @@ class SettingsFile:
                     logger.info("settings taken up again from %s", self.path)
                     self._clear()
         return self._settings
+
+    def _read_chosen(self) -> None:
+        with self._lock:
+            if self._unread is None:
+                return
+            signature = files.signature(self._unread)
+            try:
+                data = _read_bytes(self._unread)
+                self._settings, self._data = decode_settings(data, str(self._unread)), data
+            except SettingsError as error:
+                self._report(f"{error}; the settings of the start stay in force, without the key")
+            if self._unread == self.path:
+                self._signature = signature
+            self._unread = None
 
     def in_force(self) -> Settings:
         """Return the settings that this process uses: those that are read only at the start are as

@@ -121,6 +121,12 @@ def agent_options() -> list[click.Option]:
             help="refuse clients whose certificate has no extended key usage; one that has must "
             "be for clients in any case",
         ),
+        click.Option(
+            ["--api-user"],
+            metavar="NAME",
+            help="the user of the process that speaks TLS and HTTP; where there is none, that is "
+            "root's (default: amphora-agent)",
+        ),
         click.Option(["--json", "as_json"], is_flag=True, help="history: one JSON document a line"),
     ]
 
@@ -207,6 +213,7 @@ CHANGING = ("supervisor", "process_model")
 _SERVING = (
     *CHANGING,
     *("memory_limit", "heartbeat_version", "directories", "client_crl", "require_client_eku"),
+    "api_user",
 )
 
 

@@ -92,7 +92,7 @@ def rollback(options: Options, instance_id: str, generation: int | None) -> None
     supervisor = make_supervisor(layout, options)
     supervisor.adopt()
     journal, alarms = make_journal(layout), Alarms(layout.alarms)
-    instances = make_instances(layout, supervisor, journal, alarms, lambda: settings)
+    instances = make_instances(layout, supervisor, journal, alarms, settings, lambda: settings)
     instance, operator = object_id(instance_id), find_operator()
     entry.catch_interrupts()  # one that is interrupted is undone
     if isinstance(layout.instance(instance), RenderedLayout):

@@ -1,7 +1,9 @@
-"""The agent's processes: an arbiter that keeps two workers alive, the API and the heartbeat.
+"""The agent's processes: an arbiter that keeps its workers alive, the API and the heartbeat. The
+API is two workers where there is an unprivileged user for the one that receives.
 
-gunicorn's arbiter starts both from one loaded parent, so that they share its memory, starts them
-again when they die, and ends a worker without a sign of life.
+gunicorn's arbiter starts them from one loaded parent, so that they share its memory, starts them
+again when they die, and ends a worker without a sign of life. The arbiter has no secret: each
+worker reads its own.
 """
 
 import contextlib
@@ -11,12 +13,13 @@ import logging
 import mmap
 import os
 import select
+import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
@@ -24,15 +27,14 @@ from gunicorn.systemd import sd_notify
 from gunicorn.workers import base
 
 from amphora_agent.agent import logs
-from amphora_agent.agent.trust import Admission
-from amphora_agent.api.server.connection import Connection
-from amphora_agent.api.server.tls import ServerTls
+from amphora_agent.api.server import channel
+from amphora_agent.api.server.requests import LocalBackend
 from amphora_agent.api.server.worker import ApiWorker
+from amphora_agent.daemon.privileges import User
+from amphora_agent.daemon.workers import FrontWorker, ServicesWorker
 from amphora_agent.heartbeat.reader import Reader
 from amphora_agent.heartbeat.sender import Sender
-from amphora_agent.metrics.shared import HEARTBEAT_WORKER, WorkerDeaths
-from amphora_agent.model.addressing import with_brackets
-from amphora_agent.settings.reader import Settings
+from amphora_agent.metrics.shared import HEARTBEAT_WORKER, HeartbeatBoard, WorkerDeaths
 from amphora_agent.supervisor.processes import ABORT, KILL
 
 logger = logging.getLogger(__name__)
@@ -136,6 +138,8 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
         for listener in self.sockets:
             listener.close()
         self.sockets: list[Any] = []
+        if self.app.listener is not None:
+            self.app.listener.close()
         super().init_process()
 
     def load_wsgi(self) -> None:
@@ -191,7 +195,7 @@ class HeartbeatWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no typ
 
 
 class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
-    """Keeps one worker of each kind."""
+    """Keeps one worker of each of `app.kinds`."""
 
     _looked = 0.0
     _patient_since = 0.0
@@ -206,8 +210,8 @@ class AgentArbiter(Arbiter):  # type: ignore[misc]  # gunicorn has no types
         self.cfg.set("post_fork", _record_deaths)
 
     def spawn_worker(self) -> Any:
-        kinds = {type(worker) for worker in self.WORKERS.values()}
-        self.worker_class = HeartbeatWorker if ApiWorker in kinds else ApiWorker
+        living = {type(worker) for worker in self.WORKERS.values()}
+        self.worker_class = next(kind for kind in self.app.kinds if kind not in living)
         pid = super().spawn_worker()
         self._deaths.clear()
         return pid
@@ -337,43 +341,43 @@ class AgentServer(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
 
     def __init__(
         self,
-        settings: Callable[[], Settings],
-        tls: ServerTls,
-        application: Flask,
+        bind: str,
+        backend: LocalBackend,
         *,
         make_heart: Callable[[], Heart],
-        admission: Admission,
-        serving: Callable[[], None],
-        tick: Callable[[], None],
-        refused: Callable[[str], None],
         died: Callable[[str, str], None],
         deaths: WorkerDeaths,
-        spool: Path,
+        board: HeartbeatBoard,
+        user: User | None = None,
     ) -> None:
-        self.settings = settings
-        self.tls = tls
+        """`user` is that of the worker that receives; None if one worker has the whole API."""
+        self._bind = bind
+        self.backend = backend
         self.make_heart = make_heart
-        self._admission = admission
-        self.serving = serving
-        self.tick = tick
-        self.refused = refused
         self.died = died
         self.deaths = deaths
-        self.spool = spool
-        self._application = application
+        self._board = board
+        self.user = user
+        self.kinds: tuple[type[base.Worker], ...] = (ApiWorker, HeartbeatWorker)
+        #: Where the worker that has the services listens for the one that receives.
+        self.listener: socket.socket | None = None
+        if user is not None:
+            self.kinds = (ServicesWorker, FrontWorker, HeartbeatWorker)
+            self.listener = channel.listen()
         super().__init__()
 
-    def find_refusal(self, connection: Connection) -> str | None:
-        """Return why the client of a connection is refused; None if it is served. Called for each
-        request: a certificate may have been revoked meanwhile."""
-        return self._admission.find_refusal(connection.caller().name, connection.peer().chain)
+    def keep_for_root(self) -> None:
+        """Close in this process what only root's share."""
+        if self.listener is not None:
+            self.listener.close()
+        self._board.close()
+        self.deaths.close()
 
     def load_config(self) -> None:
-        settings = self.settings()
         for name, value in {
-            "bind": f"{with_brackets(settings.bind_host)}:{settings.bind_port}",
-            "workers": 2,
-            "worker_class": ApiWorker,
+            "bind": self._bind,
+            "workers": len(self.kinds),
+            "worker_class": self.kinds[0],
             "logger_class": AgentLog,
             "graceful_timeout": _GRACE,
             "control_socket_disable": True,
@@ -382,11 +386,13 @@ class AgentServer(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         }.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
-        return self._application
+    def load(self) -> None:
+        """Load nothing: the backend has the application."""
 
     def run(self) -> None:
         """Serve until told to stop."""
+        # OpenSSL reads its tables for the first one: 3 MB that all processes share.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         gc.collect()
         gc.freeze()  # all that is loaded now is shared by all processes, and never garbage
         AgentArbiter(self).run()

@@ -2,23 +2,28 @@
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import msgspec
+
 from amphora_agent import files
 from amphora_agent.agent import logs
 from amphora_agent.agent.host import Host
 from amphora_agent.agent.reconfiguration import Reconfiguration, require_listening
-from amphora_agent.agent.settings_file import ControllerApi, SettingsFile
+from amphora_agent.agent.settings_file import ChosenSettings, ControllerApi, SettingsFile
 from amphora_agent.agent.trust import Admission, AgentAuthorities, AgentCertificate, RevocationLists
 from amphora_agent.api.app import create_app
 from amphora_agent.api.http import CURRENT
-from amphora_agent.api.server.tls import ServerTls, make_first_context
+from amphora_agent.api.server.requests import LocalBackend
+from amphora_agent.api.server.tls import ServerTls, read_first_files
 from amphora_agent.api.services import MadeOnce, Services
 from amphora_agent.daemon import monitoring
 from amphora_agent.daemon.arbiter import AgentServer, Heart
+from amphora_agent.daemon.privileges import find_user
 from amphora_agent.errors import AgentError, Conflict
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal
@@ -36,7 +41,7 @@ from amphora_agent.keepalived.vrrp import service as vrrp_service
 from amphora_agent.keepalived.vrrp.mastership import Mastership
 from amphora_agent.keepalived.vrrp.service import Vrrp
 from amphora_agent.metrics.shared import HeartbeatBoard, WorkerDeaths
-from amphora_agent.model.addressing import Address
+from amphora_agent.model.addressing import Address, with_brackets
 from amphora_agent.namespace import Namespace
 from amphora_agent.network.announcer import Announcer
 from amphora_agent.network.dhcp_client import DhcpClients
@@ -75,7 +80,7 @@ def require_startable(settings: Settings, *, run: Path) -> None:
         AgentError: it cannot; the text names the file, directory or address, and the reason.
     """
     logs.set_up(settings)
-    make_first_context(settings)
+    read_first_files(settings)
     _require_address(settings.bind_host, settings.bind_port)
     for directory in (run, Path(settings.base_path)):
         try:
@@ -128,43 +133,101 @@ def run_agent(options: Options) -> None:
         AgentError: it cannot start; the text says why.
     """
     alarms = Alarms(alarms_directory(options.run_directory))
-    settings = SettingsFile(
-        options.config_file,
-        alarms=alarms,
-        require_usable=functools.partial(require_startable, run=options.run_directory),
-    )
-    layout = make_layout(settings.current(), options)
-    protect_secrets(settings.path, settings.current(), options.directories, layout.run)
+    chosen = _choose_settings(options, alarms)
+    started = chosen.settings
+    logs.set_up(started)
+    settings = SettingsFile(options.config_file, alarms=alarms, chosen=chosen)
+    layout = make_layout(started, options)
+    protect_secrets(settings.path, started, options.directories, layout.run)
+    user = find_user(options.api_user)
+    if user is None:
+        logger.warning(
+            "there is no user %s: the process that speaks TLS and HTTP is root's", options.api_user
+        )
     board, deaths = HeartbeatBoard(), WorkerDeaths()
     refusal = state_format.take_over(layout.format, alarms)
-    services = _make_services(settings, layout, options, board, deaths, alarms, refusal)
-    tls = ServerTls(settings.current, alarms, options.client_crl)
-    admission = _make_admission(settings, layout, options, alarms)
+    services = _make_services(settings, started, layout, options, board, deaths, alarms, refusal)
     AgentServer(
-        settings.current,
-        tls,
-        create_app(services),
+        f"{with_brackets(started.bind_host)}:{started.bind_port}",
+        _make_backend(settings, layout, options, services, board, alarms),
         make_heart=lambda: _make_heart(settings, layout, options, services, board),
-        admission=admission,
-        serving=lambda: _begin(
-            services,
-            (
-                Presence(services.instances.haproxy, alarms, services.journal).watch,
-                HungWorkers(layout, lambda: board.read().hung, services.journal).watch,
-                _make_mastership(layout, services.journal).watch,
-            ),
-            admission,
-        ),
-        tick=lambda: logs.set_level(settings.current()),
-        refused=services.metrics.requests.handshake_failed,
         died=services.journal.report_death,
         deaths=deaths,
-        spool=layout.base,
+        board=board,
+        user=user,
     ).run()
+
+
+def _choose_settings(options: Options, alarms: Alarms) -> ChosenSettings:
+    """Choose the settings to start with, in a process that ends: what it reads of secrets shall not
+    be in the memory of any worker that does not need them.
+
+    Raises:
+        AgentError: it cannot start with any.
+    """
+    outcome, other = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(other, _try_settings(options, alarms))
+        except Exception:  # the parent cannot see it
+            logger.exception("the settings cannot be read")
+        finally:
+            os._exit(0)
+    os.close(other)
+    with open(outcome, "rb") as pipe:
+        data = pipe.read()
+    os.waitpid(pid, 0)
+    if not data:
+        raise AgentError("Cannot start", "the process that reads the settings has ended")
+    chosen = msgspec.msgpack.decode(data, type=ChosenSettings | _Failure)
+    if isinstance(chosen, _Failure):
+        raise AgentError(chosen.message, chosen.details)
+    return chosen
+
+
+class _Failure(msgspec.Struct, tag=True):
+    message: str
+    details: str
+
+
+def _try_settings(options: Options, alarms: Alarms) -> bytes:
+    usable = functools.partial(require_startable, run=options.run_directory)
+    try:
+        settings = SettingsFile(options.config_file, alarms=alarms, require_usable=usable)
+    except AgentError as error:
+        return msgspec.msgpack.encode(_Failure(error.message, error.details))
+    return msgspec.msgpack.encode(settings.chosen())
+
+
+def _make_backend(
+    settings: SettingsFile,
+    layout: Layout,
+    options: Options,
+    services: Services,
+    board: HeartbeatBoard,
+    alarms: Alarms,
+) -> LocalBackend:
+    admission = _make_admission(settings, layout, options, alarms)
+    watches = (
+        Presence(services.instances.haproxy, alarms, services.journal).watch,
+        HungWorkers(layout, lambda: board.read().hung, services.journal).watch,
+        _make_mastership(layout, services.journal).watch,
+    )
+    return LocalBackend(
+        create_app(services),
+        admission,
+        ServerTls(settings.current, alarms, options.client_crl),
+        begin=lambda: _begin(services, watches, admission),
+        tick=lambda: logs.set_level(settings.current()),
+        note_failed_handshake=services.metrics.requests.handshake_failed,
+        spool=layout.base,
+    )
 
 
 def _make_services(
     settings: SettingsFile,
+    started: Settings,
     layout: Layout,
     options: Options,
     board: HeartbeatBoard,
@@ -175,7 +238,7 @@ def _make_services(
     journal = Journal(layout.journal_beside if refusal else layout.journal, alarms)
     supervisor = make_supervisor(layout, options, journal.report_death, alarms)
     certificate = AgentCertificate(
-        lambda: Path(settings.current().agent_server_cert), settings.current().amphora_id
+        lambda: Path(settings.current().agent_server_cert), started.amphora_id
     )
     authorities = AgentAuthorities(lambda: Path(settings.current().agent_server_ca))
     expiry = ExpiryWatch(layout, alarms)
@@ -184,6 +247,7 @@ def _make_services(
         supervisor,
         journal,
         alarms,
+        started,
         settings.current,
         Tidying().later,
         expiry.note_change,

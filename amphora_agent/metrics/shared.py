@@ -41,6 +41,10 @@ class HeartbeatBoard:
             self._memory[start + _LENGTH.size : start + _LENGTH.size + len(encoded)] = encoded
             self._memory[0] = other
 
+    def close(self) -> None:
+        """Give it up in this process."""
+        self._memory.close()
+
     def read(self) -> HeartbeatFigures:
         start = 1 + self._memory[0] * _ROOM
         (length,) = _LENGTH.unpack_from(self._memory, start)
@@ -50,6 +54,8 @@ class HeartbeatBoard:
 
 #: The agent's workers, as people and metrics call them.
 API_WORKER, HEARTBEAT_WORKER = "api-worker", "heartbeat-worker"
+#: That which has the services, where the API's worker is an unprivileged user's.
+SERVICES_WORKER = "services-worker"
 
 
 class WorkerDeaths:
@@ -58,7 +64,9 @@ class WorkerDeaths:
 
     _CELL = struct.Struct("=Q")
     _CELLS = tuple(
-        (name, hung) for name in (API_WORKER, HEARTBEAT_WORKER) for hung in (False, True)
+        (name, hung)
+        for name in (API_WORKER, HEARTBEAT_WORKER, SERVICES_WORKER)
+        for hung in (False, True)
     )
 
     def __init__(self) -> None:
@@ -68,6 +76,10 @@ class WorkerDeaths:
         start = self._CELLS.index((name, hung)) * self._CELL.size
         (before,) = self._CELL.unpack_from(self._memory, start)
         self._CELL.pack_into(self._memory, start, before + 1)
+
+    def close(self) -> None:
+        """Give it up in this process."""
+        self._memory.close()
 
     def read(self) -> dict[tuple[str, bool], int]:
         """Return the counts by the worker's name, and whether it hung."""

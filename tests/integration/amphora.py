@@ -17,7 +17,7 @@ import re
 import socket
 import ssl
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,14 +163,17 @@ class Amphora:
         return self.agent.services()
 
     def agents(self) -> dict[str, Process]:
-        """The agent's processes: "main", "api" (who holds the port besides) and "heartbeat"."""
+        """The agent's processes: "main", "api" (who holds the port besides) and "heartbeat"; and
+        "services" where "api" is not root's."""
         main = Process.of(self.agent.pid)
         assert main is not None
         children = [p for p in self.agent.processes() if p.parent == main.pid]
-        api = [p for p in children if _listens(p, self.agent.port)]
-        heartbeat = [p for p in children if p not in api]
-        assert len(api) == len(heartbeat) == 1, (api, heartbeat)
-        return {"main": main, "api": api[0], "heartbeat": heartbeat[0]}
+        services = [p for p in children if _holds(p, _find_channels())]
+        api = [p for p in children if p not in services and _listens(p, self.agent.port)]
+        heartbeat = [p for p in children if p not in (*api, *services)]
+        assert len(api) == len(heartbeat) == 1, (api, heartbeat, services)
+        found = {"main": main, "api": api[0], "heartbeat": heartbeat[0]}
+        return found | ({"services": services[0]} if services else {})
 
 
 @dataclass
@@ -253,10 +256,10 @@ class _Received:
 
 def read_answer(connection: Any, method: str = "GET") -> Answer:
     """The next answer on a connection."""
-    response = http.client.HTTPResponse(connection, method=method)
-    response.begin()
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    return Answer(response.status, headers, response.read())
+    with contextlib.closing(http.client.HTTPResponse(connection, method=method)) as response:
+        response.begin()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, response.read())
 
 
 def with_setting(config: str, key: str, value: str) -> str:
@@ -313,6 +316,14 @@ def taken(balancer: LoadBalancer) -> Iterator[None]:
         yield
 
 
+def _find_channels() -> set[str]:
+    """The sockets without a file at which a process listens."""
+    lines = Path("/proc/net/unix").read_text().splitlines()[1:]
+    rows = [line.split() for line in lines]
+    listening = [row for row in rows if int(row[3], 16) & 0x10000]
+    return {f"socket:[{row[6]}]" for row in listening if row[7:] and row[7].startswith("@")}
+
+
 def _listens(process: Process, port: int) -> bool:
     """Whether a process holds a socket that listens on a TCP port (of this namespace)."""
     inodes = set()
@@ -320,6 +331,10 @@ def _listens(process: Process, port: int) -> bool:
         columns = line.split()
         if columns[3] == "0A" and int(columns[1].rpartition(":")[2], 16) == port:
             inodes.add(f"socket:[{columns[9]}]")
+    return _holds(process, inodes)
+
+
+def _holds(process: Process, inodes: Collection[str]) -> bool:
     try:
         descriptors = list(Path(f"/proc/{process.pid}/fd").iterdir())
     except OSError:

@@ -37,6 +37,7 @@ FAMILIES = {
     "AF_VSOCK": socket.AF_VSOCK,
 }
 NO_CLOCK = 99
+NOBODY = 65534
 ADDR_NO_RANDOMIZE = 0x0040000
 #: Debuggers' call, which needs no capability, and is not among those that services make.
 PTRACE_TRACEME = (0, 0, 0, 0)
@@ -96,6 +97,15 @@ def make_control_group() -> None:
     made.rmdir()
 
 
+def see_first_process() -> None:
+    """Look at it as another user, where that can be: some values bind only those."""
+    with contextlib.suppress(OSError):
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+    os.stat("/proc/1")
+
+
 def suid() -> None:
     made = Path(WRITABLE[0]) / ".suid"
     try:
@@ -143,7 +153,7 @@ TRIED: dict[str, Callable[[], object]] = {
     ),
     "ProtectKernelModules": lambda: refusal(lambda: os.listdir("/usr/lib/modules")),
     "ProtectKernelTunables": lambda: writes("/proc/sys/net/core/somaxconn"),
-    "ProtectProc": lambda: os.path.exists("/proc/1"),
+    "ProtectProc": lambda: in_child(see_first_process) != "ENOENT",
     "ProtectSystem": lambda: [writes(path) for path in ("/usr", "/etc", "/var/lib", "/opt")],
     "ReadOnlyPaths": lambda: writes("/run"),
     "ReadWritePaths": lambda: [writes(path) for path in WRITABLE],

@@ -71,6 +71,7 @@ GIVEN: dict[tuple[str, ...], dict[str, Any]] = {
     ("--directories-below", "/d"): {"directories": (Path("/d"),)},
     ("--client-crl", "crl.pem"): {"client_crl": Path("crl.pem").absolute()},
     ("--require-client-eku",): {"require_client_eku": True},
+    ("--api-user", "n"): {"api_user": "n"},
     ("--json",): {},
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from amphora_agent import files
-from amphora_agent.api.server.uploads import Room
+from amphora_agent.api.server.bodies import Room
 from amphora_agent.errors import Unavailable
 
 #: Bytes from which on a piece is large.
@@ -134,15 +134,15 @@ class Answers:
         return self._spool(piece)
 
     def _spool(self, piece: bytes) -> AnswerPart:
-        self._room.take_disk(len(piece))
+        file = self._room.open_file()
         try:
-            file = self._room.open_file()
+            self._room.take_disk(file, len(piece))
             try:
                 files.write_all(file, piece)
-            except BaseException:  # also an end by force: no descriptor may stay open
-                file.close()
+            except BaseException:  # also an end by force: the room must be returned
+                self._room.return_disk(len(piece))
                 raise
-        except BaseException:  # also an end by force: the room must be returned
-            self._room.return_disk(len(piece))
+        except BaseException:  # also an end by force: no descriptor may stay open
+            file.close()
             raise
         return _FilePart(self._room, file, len(piece))

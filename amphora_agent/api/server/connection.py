@@ -20,7 +20,7 @@ from gunicorn.http.unreader import IterUnreader
 from amphora_agent.agent.reconfiguration import Peer
 from amphora_agent.api.http import limit_body
 from amphora_agent.api.server.answers import AnswerPart
-from amphora_agent.api.server.uploads import Body, Room
+from amphora_agent.api.server.bodies import Body, Room
 from amphora_agent.model.events import Caller
 
 #: Bytes of a whole header. gunicorn's own limits on lines and fields apply within.

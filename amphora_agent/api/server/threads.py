@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from amphora_agent.api.server.answers import LARGE
+from amphora_agent.api.server.bodies import SMALL
 from amphora_agent.api.server.connection import Connection
-from amphora_agent.api.server.uploads import SMALL
 
 #: Threads for requests that read, for requests that change, and for the disk.
 _READERS, _CHANGERS, _WRITERS = 4, 12, 2

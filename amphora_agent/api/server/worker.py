@@ -23,11 +23,10 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers import base
 
 from amphora_agent.api.server.answers import AnswerPart, Answers, Sink
+from amphora_agent.api.server.bodies import Room
 from amphora_agent.api.server.connection import Connection, HeaderTooLarge, Need, Phase
+from amphora_agent.api.server.requests import Answer, Backend, Refused, Request
 from amphora_agent.api.server.threads import Threads
-from amphora_agent.api.server.uploads import Room
-from amphora_agent.api.services import KEY as CALLER
-from amphora_agent.api.services import PEER
 from amphora_agent.errors import Unavailable
 from amphora_agent.metrics.shared import API_WORKER
 
@@ -43,6 +42,12 @@ _TICK = 1.0
 _MMAP_THRESHOLD, _GIVEN_BACK = -3, 128 << 10
 
 
+def save_memory() -> None:
+    """Have large pieces of memory given back at once: otherwise that of one large text stays with
+    the process for good."""
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _GIVEN_BACK)
+
+
 class _Answer(NamedTuple):
     """The parts of an answer, and whether the connection can be used again after it."""
 
@@ -51,27 +56,30 @@ class _Answer(NamedTuple):
 
 
 class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
-    """Serves `app.wsgi()` over TLS.
-
-    `app` has `tls`, `settings`, `spool` (a directory on disk) and these callbacks:
-    `find_refusal(connection)` at each request, `serving()` once when the worker begins, `tick()`
-    about each second, and `refused(reason)` for each failed handshake.
-    """
+    """Serves over TLS what `app.backend` answers in this process."""
 
     name = API_WORKER
 
     def init_process(self) -> None:
-        # Otherwise the memory of one large text stays with the process for good.
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _GIVEN_BACK)
+        save_memory()
         self._selector = selectors.DefaultSelector()
         self._connections: set[Connection] = set()
         self._watched: dict[Connection, int] = {}
         #: Those that go on without waiting for their socket.
         self._ready: set[Connection] = set()
-        self._room = Room(self.app.spool)
+        self._backend = self.make_backend()
+        self._room = Room(self._backend.open_file)
         self._answers = Answers(self._room)
         self._threads = Threads(lambda: self.PIPE[1])
         super().init_process()
+
+    def make_backend(self) -> Backend:
+        """Return what answers requests."""
+        backend: Backend = self.app.backend
+        return backend
+
+    def load_wsgi(self) -> None:
+        """Load nothing: the backend has the application."""
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         # Python writes the signal's number to PIPE (set_wakeup_fd): the poller wakes.
@@ -82,7 +90,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         os._exit(1)
 
     def run(self) -> None:
-        self.app.serving()
+        self._backend.begin()
         self._selector.register(self.PIPE[0], selectors.EVENT_READ, self._wake_up)
         for listener in self.sockets:
             listener.setblocking(False)
@@ -94,7 +102,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
                 next_tick = time.monotonic() + _TICK
                 self.notify()
                 self._end_overdue()
-                self.app.tick()
+                self._backend.tick()
         self._finish()
 
     # The poller
@@ -134,12 +142,12 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             try:
                 connection = Connection(
                     accepted,
-                    self.app.tls.context(),
+                    self._backend.context(),
                     client,
                     listener.getsockname(),
                     self.cfg,
                     self._room,
-                    lambda: self.app.settings().agent_request_read_timeout,
+                    self._backend.patience,
                 )
             except OSError:  # reset meanwhile
                 accepted.close()
@@ -211,7 +219,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         # A refused certificate concerns a controller; all else may be anybody's noise.
         level = logging.WARNING if "CERT" in reason else logging.INFO
         logger.log(level, "TLS handshake with %s failed: %s", connection.client[0], error)
-        self.app.refused(reason)
+        self._backend.note_failed_handshake(reason)
 
     def _go_on(self, connection: Connection, _: object) -> None:
         connection.is_lent = False
@@ -254,6 +262,7 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
             self._end_overdue()
             self.notify()
         self._threads.shut_down()
+        self._backend.close()
         if self._connections:
             # Their threads would keep the interpreter from ending.
             logger.warning("%d requests are cut off", len(self._connections))
@@ -276,53 +285,61 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
 
     def _serve(self, connection: Connection) -> _Answer | None:
         """Answer one request."""
+        started = time.monotonic()
         try:
-            if refusal := self.app.find_refusal(connection):
-                logger.warning("%s is not served: %s", connection.client[0], refusal)
+            reply = self._backend.answer(_make_request(connection), connection.body)
+            if isinstance(reply, Refused):
                 return None
-            return self._answer(connection)
+            made, status = self._write(connection, *reply)
+        except Unavailable as error:
+            made, status = _refuse_for_now(error), 503
         except OSError as error:
             logger.info("connection of %s ended: %s", connection.client[0], error)
+            return None
         except Exception:  # the last resort of a thread: one request must not end the service
             logger.exception("a request was not answered")
-        return None
-
-    def _answer(self, connection: Connection) -> _Answer:
-        started = time.monotonic()
-        request, sink = connection.request, Sink()
-        response, environ = wsgi.create(
-            request, sink, connection.client, connection.server, self.cfg
-        )
-        environ["wsgi.multithread"] = True
-        environ["wsgi.url_scheme"] = "https"
-        environ["wsgi.input"] = connection.body
-        caller = environ[CALLER] = connection.caller()
-        environ[PEER] = connection.peer
-        body = self.wsgi(environ, response.start_response)
-        if not self.alive or connection.body.cut:
-            response.force_close()
-        try:
-            for piece in body:
-                response.write(piece)
-            response.close()
-        finally:
-            if hasattr(body, "close"):
-                body.close()
-        try:
-            parts, keep = self._answers.keep(sink.pieces), not response.should_close()
-        except Unavailable as error:
-            logger.warning("%s", error)
-            content = {"message": error.message, "details": error.details}
-            parts, keep = _make_answer("503 Service Unavailable\r\nRetry-After: 5", content), False
+            return None
         logger.info(
             "client=%r method=%s path=%r status=%s ms=%.1f",
-            caller.name,
-            request.method,
-            request.path,
-            response.status_code,
+            connection.caller().name,
+            connection.request.method,
+            connection.request.path,
+            status,
             (time.monotonic() - started) * 1000,
         )
-        return _Answer(parts, keep)
+        return made
+
+    def _write(self, connection: Connection, answer: Answer, body: bytes) -> tuple[_Answer, int]:
+        """Return the parts of an answer, and its status. Raises Unavailable."""
+        sink = Sink()
+        response = wsgi.Response(connection.request, sink, self.cfg)
+        response.start_response(answer.status, [*answer.headers])
+        if not self.alive or connection.body.cut:
+            response.force_close()
+        if body:
+            response.write(body)
+        response.close()
+        parts = self._answers.keep(sink.pieces)
+        return _Answer(parts, not response.should_close()), response.status_code
+
+
+def _make_request(connection: Connection) -> Request:
+    parsed = connection.request
+    return Request(
+        parsed.method,
+        parsed.path,
+        parsed.query,
+        tuple(parsed.headers),
+        connection.caller(),
+        connection.peer(),
+        (str(connection.server[0]), int(connection.server[1])),
+    )
+
+
+def _refuse_for_now(error: Unavailable) -> _Answer:
+    logger.warning("%s", error)
+    content = {"message": error.message, "details": error.details}
+    return _Answer(_make_answer("503 Service Unavailable\r\nRetry-After: 5", content), keep=False)
 
 
 def _make_answer(status: str, content: Mapping[str, object]) -> "deque[AnswerPart]":

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 
 from amphora_agent.daemon.arbiter import AgentArbiter, AgentServer, HeartbeatWorker, Pulse
-from amphora_agent.metrics.shared import WorkerDeaths
-from amphora_agent.settings.reader import Settings
+from amphora_agent.metrics.shared import HeartbeatBoard, WorkerDeaths
 
 
 @pytest.fixture
@@ -31,20 +29,13 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
 def arbiter(monkeypatch: pytest.MonkeyPatch) -> AgentArbiter:
     """One that has no workers; what they would serve does not matter."""
     nothing: Any = None
-    settings = Settings(amphora_id="a1")
-    application = Flask(__name__)
     server = AgentServer(
-        lambda: settings,
+        "127.0.0.1:1",
         nothing,
-        application,
         make_heart=nothing,
-        admission=nothing,
-        serving=nothing,
-        tick=nothing,
-        refused=nothing,
         died=nothing,
         deaths=WorkerDeaths(),
-        spool=nothing,
+        board=HeartbeatBoard(),
     )
     monkeypatch.setattr(AgentArbiter, "WORKERS", {})
     return AgentArbiter(server)

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amphora_agent.metrics.agent import AgentMetrics, WorkersOf
-from amphora_agent.metrics.shared import API_WORKER, HEARTBEAT_WORKER, HeartbeatBoard, WorkerDeaths
+from amphora_agent.metrics.shared import (
+    API_WORKER,
+    HEARTBEAT_WORKER,
+    SERVICES_WORKER,
+    HeartbeatBoard,
+    WorkerDeaths,
+)
 from amphora_agent.model.events import Alarm
 from amphora_agent.model.status import (
     NO_HEARTBEATS,
@@ -59,6 +65,8 @@ def test_counts_deaths_of_workers_from_zero() -> None:
         (API_WORKER, "hung"): 1,
         (HEARTBEAT_WORKER, "died"): 2,
         (HEARTBEAT_WORKER, "hung"): 0,
+        (SERVICES_WORKER, "died"): 0,
+        (SERVICES_WORKER, "hung"): 0,
     }
 
 

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import BinaryIO
 
 from amphora_agent import files
@@ -29,10 +29,12 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t -~\x80-\xff]*)?")
 
 
 class Room:
-    """The room for bodies and answers, in memory and on the disk of `directory`."""
+    """The room for bodies and answers, in memory and in files without a name, which `open_file`
+    opens."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, open_file: Callable[[], BinaryIO]) -> None:
+        #: Opens a file without a name. Raises OSError.
+        self.open_file = open_file
         self._lock = threading.Lock()
         self._memory = 0
         self._disk = 0
@@ -48,9 +50,9 @@ class Room:
         with self._lock:
             self._memory -= size
 
-    def take_disk(self, size: int) -> None:
-        """Raises OSError when there is no room."""
-        free = os.statvfs(self._directory)
+    def take_disk(self, file: BinaryIO, size: int) -> None:
+        """Take room for so many bytes of a file. Raises OSError when there is none."""
+        free = os.fstatvfs(file.fileno())
         with self._lock:
             if self._disk + size > _DISK or free.f_bavail * free.f_frsize < _DISK_FREE:
                 raise OSError("there is no room for it on the disk")
@@ -59,10 +61,6 @@ class Room:
     def return_disk(self, size: int) -> None:
         with self._lock:
             self._disk -= size
-
-    def open_file(self) -> BinaryIO:
-        """Open a file without a name. Raises OSError."""
-        return files.open_nameless(self._directory)
 
 
 class Body:
@@ -79,11 +77,11 @@ class Body:
         self._chunks = _Chunks() if announced is None else None
         self._memory = io.BytesIO()
         self._in_memory = 0
-        self._file: BinaryIO | None = None
+        self.file: BinaryIO | None = None
         self._on_disk = 0
         self._waiting = b""
         self._rewound = False
-        self._problem: Exception | None = None
+        self.problem: Exception | None = None
         self.size = 0
         #: Whether the connection has more of this request than was received.
         self.cut = announced is not None and announced > most
@@ -118,25 +116,25 @@ class Body:
 
     def fail(self, reason: str) -> None:
         """Note that nothing more comes. Reading the body raises the reason."""
-        self._problem = OSError(reason)
+        self.problem = OSError(reason)
         self.complete = self.cut = True
 
     def write_waiting(self) -> None:
         """Write to the disk what has no room in memory."""
         data, self._waiting = self._waiting, b""
         try:
-            if self._file is None:
-                self._file = self._room.open_file()
+            if self.file is None:
+                self.file = self._room.open_file()
                 data = self._memory.getvalue() + data
                 self._memory = io.BytesIO()
                 self._room.return_memory(self._in_memory)
                 self._in_memory = 0
-            self._room.take_disk(len(data))
+            self._room.take_disk(self.file, len(data))
             self._on_disk += len(data)
-            files.write_all(self._file, data)
+            files.write_all(self.file, data)
         except OSError as error:
             reason = f"the body cannot be kept: {error.strerror or error}; try again later"
-            self._problem = Unavailable("The agent has no room for this request", reason)
+            self.problem = Unavailable("The agent has no room for this request", reason)
             self.complete = self.cut = True
 
     def read(self, size: int = -1) -> bytes:
@@ -146,9 +144,9 @@ class Body:
             OSError: a part of it did not come.
             Unavailable: there was no room for it.
         """
-        if self._problem is not None:
-            raise self._problem
-        source = self._memory if self._file is None else self._file
+        if self.problem is not None:
+            raise self.problem
+        source = self._memory if self.file is None else self.file
         if not self._rewound:
             self._rewound = True
             self._memory.getvalue()  # frees what was allocated in advance
@@ -162,13 +160,13 @@ class Body:
         self._in_memory = self._on_disk = 0
         self._memory = io.BytesIO()
         self._waiting = b""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self.file is not None:
+            self.file.close()
+            self.file = None
 
     def _store(self, data: bytes) -> None:
         self.size += len(data)
-        in_memory = self._file is None and not self._waiting
+        in_memory = self.file is None and not self._waiting
         if in_memory and self._room.take_memory(len(data), small=self.size <= SMALL):
             self._in_memory += len(data)
             self._memory.write(data)
