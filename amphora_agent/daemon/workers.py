@@ -11,7 +11,7 @@ from gunicorn.workers import base
 
 from amphora_agent.api.server.bodies import Room
 from amphora_agent.api.server.channel import Channel, ChannelServer
-from amphora_agent.api.server.requests import Backend
+from amphora_agent.api.server.requests import RequestHandler
 from amphora_agent.api.server.worker import ApiWorker, save_memory
 from amphora_agent.daemon import privileges
 from amphora_agent.metrics.shared import SERVICES_WORKER
@@ -33,7 +33,7 @@ class FrontWorker(ApiWorker):
         self.app.keep_for_root()
         super().run()
 
-    def make_backend(self) -> Backend:
+    def make_backend(self) -> RequestHandler:
         return Channel(
             self.app.listener.getsockname(), lambda: self.alive and self.ppid == os.getppid()
         )

@@ -54,7 +54,7 @@ class AnyRequest(Protocol[T_co]):
         """Return the message that begins at an offset of an answer."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class NetlinkRequest(msgspec.Struct, frozen=True):
     """A request in a message class of pyroute2.
 
     `kind` is the type of the message, `message` its class, which names `fields` and `attributes`.

@@ -43,7 +43,7 @@ class ContentLost(OperationFailed):
     """A content is missing, or its file has other bytes than its name says."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class ManifestEntry(msgspec.Struct, frozen=True, array_like=True):
     """A file of a revision."""
 
     digest: str
@@ -51,12 +51,12 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     mode: int = files.PRIVATE
 
     @classmethod
-    def of(cls, data: bytes) -> "Entry":
+    def of(cls, data: bytes) -> "ManifestEntry":
         return cls(digest_of(data), len(data))
 
 
 #: The files of a revision by their names.
-Manifest = Mapping[str, Entry]
+Manifest = Mapping[str, ManifestEntry]
 
 
 def digest_of(data: bytes) -> str:
@@ -89,14 +89,14 @@ class Revisions:
         """Return the read-only file of a content, for a program that only reads it."""
         return self.directory / digest
 
-    def keep(self, contents: Mapping[str, bytes]) -> dict[str, Entry]:
+    def keep(self, contents: Mapping[str, bytes]) -> dict[str, ManifestEntry]:
         """Keep contents, given by the names of their files; return these files. Their bytes are on
         disk then; their names are, too, when a reference to them is set.
 
         Raises:
             OSError: the disk refused.
         """
-        kept = {name: Entry.of(data) for name, data in contents.items()}
+        kept = {name: ManifestEntry.of(data) for name, data in contents.items()}
         new = {
             kept[name].digest: data
             for name, data in contents.items()
@@ -145,7 +145,7 @@ class Revisions:
             return {}
         known = _manifests.get(digest)
         if known is None:
-            known = msgspec.json.decode(self.read(digest), type=dict[str, Entry])
+            known = msgspec.json.decode(self.read(digest), type=dict[str, ManifestEntry])
             _manifests.put(digest, known)
         return known
 

@@ -33,8 +33,8 @@ from amphora_agent.revisions.contents import (
     PLACING,
     WAITING,
     ContentLost,
-    Entry,
     Manifest,
+    ManifestEntry,
     Revisions,
     digest_of,
     part,
@@ -366,7 +366,7 @@ def _signature(status: os.stat_result) -> _Signature:
     )
 
 
-def _is_committed(path: str, status: os.stat_result, entry: Entry) -> bool:
+def _is_committed(path: str, status: os.stat_result, entry: ManifestEntry) -> bool:
     return (
         stat.S_ISREG(status.st_mode)
         and stat.S_IMODE(status.st_mode) == entry.mode
@@ -376,7 +376,7 @@ def _is_committed(path: str, status: os.stat_result, entry: Entry) -> bool:
     )
 
 
-def _is(path: str, entry: Entry | None) -> bool:
+def _is(path: str, entry: ManifestEntry | None) -> bool:
     """Whether a file has the content of an entry."""
     if entry is None:
         return False

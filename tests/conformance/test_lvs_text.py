@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from amphora_agent.keepalived.config.lvs import Endpoint, Listener, describe, rewrite
+from amphora_agent.keepalived.config.lvs import Endpoint, ParsedListener, describe, rewrite
 
 jinja_cfg = pytest.importorskip("octavia.common.jinja.lvs.jinja_cfg")
 
@@ -48,7 +48,7 @@ def rendered(made: Row) -> str:
     return text
 
 
-def parse(text: str) -> Listener:
+def parse(text: str) -> ParsedListener:
     """The listener of a text that is allowed."""
     rewrite(text.encode(), UDP_CHECK)
     return describe(text.encode())

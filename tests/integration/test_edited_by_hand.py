@@ -12,7 +12,7 @@ from amphora_agent.client.v2 import AmphoraError
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.paths import ObjectId, UploadedLayout
 from amphora_agent.revisions import reading
-from amphora_agent.revisions.contents import Entry, Revisions
+from amphora_agent.revisions.contents import ManifestEntry, Revisions
 from amphora_agent.revisions.live import LiveFiles
 from lab.waiting import until
 from tests.integration.amphora import Amphora, LoadBalancer
@@ -172,7 +172,7 @@ def test_op2_what_is_sent_again_replaces_damaged_content(
     digest = os.readlink(revisions / "committed")
     if what != "manifest":
         manifest = (revisions / digest).read_bytes()
-        digest = msgspec.json.decode(manifest, type=dict[str, Entry])[what].digest
+        digest = msgspec.json.decode(manifest, type=dict[str, ManifestEntry])[what].digest
     damage(revisions / digest)
     if restarted:
         own_amphora.agent.restart()

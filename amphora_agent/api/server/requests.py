@@ -87,7 +87,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """The client is not served: its connection is to be closed."""
 
 
-class Backend(Protocol):
+class RequestHandler(Protocol):
     """Where the worker that receives gets everything else: routes, TLS, settings, files."""
 
     def begin(self) -> None:

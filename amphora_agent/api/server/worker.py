@@ -25,7 +25,7 @@ from gunicorn.workers import base
 from amphora_agent.api.server.answers import AnswerPart, Answers, Sink
 from amphora_agent.api.server.bodies import Room
 from amphora_agent.api.server.connection import Connection, HeaderTooLarge, Need, Phase
-from amphora_agent.api.server.requests import Answer, Backend, Refused, Request
+from amphora_agent.api.server.requests import Answer, Refused, Request, RequestHandler
 from amphora_agent.api.server.threads import Threads
 from amphora_agent.errors import Unavailable
 from amphora_agent.metrics.shared import API_WORKER
@@ -73,9 +73,9 @@ class ApiWorker(base.Worker):  # type: ignore[misc]  # gunicorn has no types
         self._threads = Threads(lambda: self.PIPE[1])
         super().init_process()
 
-    def make_backend(self) -> Backend:
+    def make_backend(self) -> RequestHandler:
         """Return what answers requests."""
-        backend: Backend = self.app.backend
+        backend: RequestHandler = self.app.backend
         return backend
 
     def load_wsgi(self) -> None:

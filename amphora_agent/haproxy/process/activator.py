@@ -36,7 +36,7 @@ from amphora_agent.haproxy.runtime.loaded_state import (
 from amphora_agent.haproxy.runtime.socket import HungUp, master_of
 from amphora_agent.haproxy.update import certificates, server_state_file, transaction
 from amphora_agent.haproxy.update.planner import FileChange, Plan, Step, make_plan
-from amphora_agent.haproxy.update.transaction import Change, ChangeRefused
+from amphora_agent.haproxy.update.transaction import ChangeRefused, RuntimeChange
 from amphora_agent.kernel import listening
 from amphora_agent.kernel.listening import Listening
 from amphora_agent.model.events import AlarmKind
@@ -280,7 +280,7 @@ class Activation:
     # At run time
 
     def _change(
-        self, instance: InstanceLayout, situation: _Situation, changes: Sequence[Change]
+        self, instance: InstanceLayout, situation: _Situation, changes: Sequence[RuntimeChange]
     ) -> None:
         """Have the worker carry out changes.
 

@@ -16,9 +16,9 @@ from amphora_agent.haproxy.policy import certificate_content
 from amphora_agent.haproxy.policy.certificate_content import CrtListEntry
 from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.transaction import (
-    Change,
     Command,
     Finding,
+    RuntimeChange,
     Verification,
     require_reload,
     shorten_list,
@@ -95,17 +95,17 @@ def compare_files(files: Sequence[FileChange], running: Texts) -> list[Finding]:
     return list(_Comparison(changed, running).find_changes())
 
 
-def exchanges_certificates(changes: Iterable[Change]) -> bool:
+def exchanges_certificates(changes: Iterable[RuntimeChange]) -> bool:
     """Return whether changes replace, add or remove certificates."""
     return _any_command(changes, _CERTIFICATE_COMMAND)
 
 
-def exchanges_authorities(changes: Iterable[Change]) -> bool:
+def exchanges_authorities(changes: Iterable[RuntimeChange]) -> bool:
     """Return whether changes replace CA files or CRL files."""
     return _any_command(changes, _AUTHORITY_COMMAND)
 
 
-def _any_command(changes: Iterable[Change], pattern: re.Pattern[str]) -> bool:
+def _any_command(changes: Iterable[RuntimeChange], pattern: re.Pattern[str]) -> bool:
     return any(pattern.match(command.text) for change in changes for command in change.commands)
 
 
@@ -226,7 +226,7 @@ class _Comparison:
         if any(len(command.text) + len(command.payload) > self._room for command in commands):
             return require_reload(words, "it does not fit into a buffer of haproxy's")
         undo = Command(f"abort ssl {file}")
-        return Finding(words, Change(words, commands, (proof,), (undo,)))
+        return Finding(words, RuntimeChange(words, commands, (proof,), (undo,)))
 
     def _change_list(
         self, path: str, before: Sequence[CrtListEntry], after: Sequence[CrtListEntry]
@@ -247,7 +247,7 @@ class _Comparison:
         steps += [f"{show_name(certificate)} removed" for certificate in removed]
         words = f"{words}: {'; '.join(shorten_list(steps))}"
         proof = transaction.verify_crt_list(path, [entry.path for entry in after])
-        return Finding(words, Change(words, tuple(commands), (proof,)))
+        return Finding(words, RuntimeChange(words, tuple(commands), (proof,)))
 
 
 def _explain_list_reload(

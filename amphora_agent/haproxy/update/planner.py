@@ -15,9 +15,9 @@ from amphora_agent.haproxy.replies import Capabilities
 from amphora_agent.haproxy.update import certificates, servers, transaction
 from amphora_agent.haproxy.update.certificates import FileChange as FileChange
 from amphora_agent.haproxy.update.transaction import (
-    Change,
     Command,
     Finding,
+    RuntimeChange,
     Verification,
     require_reload,
     shorten_list,
@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
     step: Step
     reasons: tuple[str, ...] = ()
-    changes: tuple[Change, ...] = ()
+    changes: tuple[RuntimeChange, ...] = ()
     words: tuple[str, ...] = ()
 
 
@@ -282,7 +282,7 @@ def _compare_servers(
 
 
 def _change(words: str, command: str, proof: Verification) -> Finding:
-    return Finding(words, Change(words, (Command(command),), (proof,)))
+    return Finding(words, RuntimeChange(words, (Command(command),), (proof,)))
 
 
 def _find_arguments(section: Section, keyword: str) -> tuple[str, ...]:

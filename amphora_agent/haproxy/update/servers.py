@@ -20,9 +20,9 @@ from amphora_agent.haproxy.config.server_line import Doubtful, ServerLine
 from amphora_agent.haproxy.replies import Capabilities
 from amphora_agent.haproxy.update import transaction
 from amphora_agent.haproxy.update.transaction import (
-    Change,
     Command,
     Finding,
+    RuntimeChange,
     require_reload,
     server_command,
     shorten_list,
@@ -124,7 +124,7 @@ def compare_servers(
     return findings
 
 
-def _join_steps(backend: _Backend, steps: Sequence[_Step]) -> Change:
+def _join_steps(backend: _Backend, steps: Sequence[_Step]) -> RuntimeChange:
     expected = {step.name: step.expected for step in steps}
     proof = [transaction.verify_servers(backend.name, expected)]
     roles = {s.name: s.expected.backup for s in steps if s.expected and s.role_changed}
@@ -132,7 +132,7 @@ def _join_steps(backend: _Backend, steps: Sequence[_Step]) -> Change:
         proof.append(transaction.verify_roles(backend.name, roles))
     words = "; ".join(shorten_list([step.words for step in steps]))
     commands = tuple(command for step in steps for command in step.commands)
-    return Change(f"{backend.words}: {words}", commands, tuple(proof))
+    return RuntimeChange(f"{backend.words}: {words}", commands, tuple(proof))
 
 
 def _add_server(

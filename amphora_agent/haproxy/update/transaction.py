@@ -78,7 +78,7 @@ class Verification(NamedTuple):
     wrong: Callable[[str], str | None]
 
 
-class Change(NamedTuple):
+class RuntimeChange(NamedTuple):
     """A change: a description without secrets, commands, and how to verify that they had effect.
 
     `undo` closes what a refused command may have left open.
@@ -95,7 +95,7 @@ class Finding(NamedTuple):
     when the difference has no effect."""
 
     words: str
-    change: Change | None = None
+    change: RuntimeChange | None = None
     reason: str = ""
 
 
@@ -124,7 +124,9 @@ class _Moot(Exception):
     """There is nothing left to change."""
 
 
-def carry_out(changes: Iterable[Change], ask: Ask, left_over: Iterable[str] = ()) -> set[str]:
+def carry_out(
+    changes: Iterable[RuntimeChange], ask: Ask, left_over: Iterable[str] = ()
+) -> set[str]:
     """Carry the changes out, one after another, then verify all of them.
 
     Return the servers, as `<backend>/<server>`, that haproxy could not delete yet. Those of earlier
@@ -137,7 +139,7 @@ def carry_out(changes: Iterable[Change], ask: Ask, left_over: Iterable[str] = ()
     still_there = {
         server for server in left_over if not _is_gone(_send(f"del server {server}", "", ask))
     }
-    done: list[Change] = []
+    done: list[RuntimeChange] = []
     for change in changes:
         try:
             for command in change.commands:
@@ -159,7 +161,7 @@ def carry_out(changes: Iterable[Change], ask: Ask, left_over: Iterable[str] = ()
     return still_there
 
 
-def list_servers(changes: Iterable[Change]) -> tuple[str, ...]:
+def list_servers(changes: Iterable[RuntimeChange]) -> tuple[str, ...]:
     """Return the servers, as `<backend>/<server>`, that changes touch."""
     touched = (command.server for change in changes for command in change.commands)
     return tuple(dict.fromkeys(server for server in touched if server))
@@ -184,7 +186,7 @@ def _matches(reply: str, patterns: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, reply, re.DOTALL) for pattern in patterns)
 
 
-def _verify(changes: Sequence[Change], ask: Ask) -> None:
+def _verify(changes: Sequence[RuntimeChange], ask: Ask) -> None:
     """Verify changes; a question that several of them have is asked once."""
     replies: dict[str, str] = {}
     for change in changes:

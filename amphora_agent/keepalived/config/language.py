@@ -44,7 +44,7 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class Directive:
+class KeepalivedDirective:
     """The words of a line, without quotes, and the directives in the braces that follow, if any.
 
     A comment on a line of its own is a directive without words.
@@ -53,7 +53,7 @@ class Directive:
     line: int
     words: tuple[str, ...]
     comment: str = ""
-    block: "tuple[Directive, ...] | None" = None
+    block: "tuple[KeepalivedDirective, ...] | None" = None
 
     @property
     def keyword(self) -> str:
@@ -83,7 +83,7 @@ class _Piece(NamedTuple):
     comment: str = ""
 
 
-def parse(content: bytes) -> tuple[Directive, ...]:
+def parse(content: bytes) -> tuple[KeepalivedDirective, ...]:
     """Return the directives of a configuration, each byte read as one character (ISO 8859-1).
 
     Raises:
@@ -98,17 +98,17 @@ def quote_beginning(word: str) -> str:
     return printable if len(printable) <= 40 else f"{printable[:40]}..."
 
 
-def _parse_block(pieces: Iterator[_Piece], depth: int) -> tuple[Directive, ...]:
+def _parse_block(pieces: Iterator[_Piece], depth: int) -> tuple[KeepalivedDirective, ...]:
     """Return the directives up to the brace that closes the block."""
-    directives: list[Directive] = []
+    directives: list[KeepalivedDirective] = []
     #: The index of the last directive, while a brace may follow it.
     last: int | None = None
     for piece in pieces:
         if piece.comment:
-            directives.append(Directive(piece.line, (), piece.comment))
+            directives.append(KeepalivedDirective(piece.line, (), piece.comment))
         elif piece.words:
             last = len(directives)
-            directives.append(Directive(piece.line, piece.words))
+            directives.append(KeepalivedDirective(piece.line, piece.words))
         elif piece.brace == "{":
             if last is None:
                 raise ConfigError(piece.line, "a brace where none belongs")
@@ -116,7 +116,7 @@ def _parse_block(pieces: Iterator[_Piece], depth: int) -> tuple[Directive, ...]:
                 raise ConfigError(piece.line, "too many braces in braces")
             opened = directives[last]
             block = _parse_block(pieces, depth + 1)
-            directives[last] = Directive(opened.line, opened.words, block=block)
+            directives[last] = KeepalivedDirective(opened.line, opened.words, block=block)
             last = None
         elif depth:
             return tuple(directives)

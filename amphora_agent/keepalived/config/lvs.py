@@ -15,7 +15,7 @@ from typing import NamedTuple
 from amphora_agent.keepalived.config import forms, table
 from amphora_agent.keepalived.config.language import (
     ConfigError,
-    Directive,
+    KeepalivedDirective,
     Rendered,
     Statement,
     parse,
@@ -55,7 +55,7 @@ class Endpoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Member:
+class ParsedMember:
     """A member. `endpoint` is None when it is disabled; `checked`: it has a health monitor."""
 
     id: str
@@ -69,11 +69,11 @@ class Virtual:
 
     protocol: str
     endpoints: tuple[Endpoint, ...]
-    members: tuple[Member, ...]
+    members: tuple[ParsedMember, ...]
 
 
 @dataclass(frozen=True)
-class Listener:
+class ParsedListener:
     """A listener. Its pool is None when it has none, or none that is enabled."""
 
     enabled: bool
@@ -81,7 +81,7 @@ class Listener:
     virtuals: tuple[Virtual, ...]
 
     @property
-    def members(self) -> tuple[Member, ...]:
+    def members(self) -> tuple[ParsedMember, ...]:
         """All members, each once: disabled ones stand in the virtual server of each IP version."""
         by_id = {member.id: member for virtual in self.virtuals for member in virtual.members}
         return tuple(by_id.values())
@@ -187,7 +187,7 @@ def find_claims(configuration: bytes) -> frozenset[Claim]:
     )
 
 
-def describe(configuration: bytes) -> Listener:
+def describe(configuration: bytes) -> ParsedListener:
     """Return the listener that a configuration describes, allowed or not.
 
     Raises:
@@ -196,7 +196,7 @@ def describe(configuration: bytes) -> Listener:
     return _read_listener(parse(configuration))
 
 
-def _read_listener(directives: Sequence[Directive]) -> Listener:
+def _read_listener(directives: Sequence[KeepalivedDirective]) -> ParsedListener:
     comments = list(_list_comments(directives))
     groups = {
         group.words[1]: tuple(_read_endpoint(line, 0) for line in group.block or () if line.words)
@@ -205,7 +205,7 @@ def _read_listener(directives: Sequence[Directive]) -> Listener:
     }
     pools = (about[2] for about in map(_ABOUT.fullmatch, comments) if about and about[1] == "Pool")
     disabled = (about[1] for about in map(_DISABLED.fullmatch, comments) if about)
-    return Listener(
+    return ParsedListener(
         enabled="Listener" not in disabled,
         pool=next(pools, None),
         virtuals=tuple(
@@ -214,18 +214,22 @@ def _read_listener(directives: Sequence[Directive]) -> Listener:
     )
 
 
-def _list_comments(directives: Sequence[Directive]) -> Iterator[str]:
+def _list_comments(directives: Sequence[KeepalivedDirective]) -> Iterator[str]:
     for directive in directives:
         if directive.comment:
             yield directive.comment
         yield from _list_comments(directive.block or ())
 
 
-def _select(directives: Sequence[Directive], keyword: str) -> Iterator[Directive]:
+def _select(
+    directives: Sequence[KeepalivedDirective], keyword: str
+) -> Iterator[KeepalivedDirective]:
     return (directive for directive in directives if directive.keyword == keyword)
 
 
-def _read_virtual(directive: Directive, groups: Mapping[str, tuple[Endpoint, ...]]) -> Virtual:
+def _read_virtual(
+    directive: KeepalivedDirective, groups: Mapping[str, tuple[Endpoint, ...]]
+) -> Virtual:
     block = directive.block or ()
     if directive.words[1:2] == ("group",):
         if len(directive.words) != 3 or directive.words[2] not in groups:
@@ -240,25 +244,25 @@ def _read_virtual(directive: Directive, groups: Mapping[str, tuple[Endpoint, ...
     return Virtual(protocol, endpoints, tuple(_read_members(block)))
 
 
-def _read_members(block: Sequence[Directive]) -> Iterator[Member]:
+def _read_members(block: Sequence[KeepalivedDirective]) -> Iterator[ParsedMember]:
     comment = ""
     for directive in block:
         if directive.comment:
             comment = directive.comment
             disabled = _DISABLED.fullmatch(comment)
             if disabled and disabled[1] == "Member":
-                yield Member(disabled[2], None)
+                yield ParsedMember(disabled[2], None)
             continue
         if directive.keyword == "real_server":
             about = _ABOUT.fullmatch(comment)
             if about is None or about[1] != "Member":
                 raise ConfigError(directive.line, "no comment says which member this is")
             checked = any(inner.keyword in _CHECKERS for inner in directive.block or ())
-            yield Member(about[2], _read_endpoint(directive, 1), checked)
+            yield ParsedMember(about[2], _read_endpoint(directive, 1), checked)
         comment = ""
 
 
-def _read_endpoint(directive: Directive, first: int) -> Endpoint:
+def _read_endpoint(directive: KeepalivedDirective, first: int) -> Endpoint:
     try:
         address, port = directive.words[first:]
         if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:

@@ -11,7 +11,7 @@ from amphora_agent.keepalived.config import forms
 from amphora_agent.keepalived.config.forms import Form
 from amphora_agent.keepalived.config.language import (
     ConfigError,
-    Directive,
+    KeepalivedDirective,
     Statement,
     quote_beginning,
 )
@@ -37,7 +37,7 @@ class Keyword:
 
 
 def require_allowed(
-    directives: Sequence[Directive], table: Mapping[str, Keyword]
+    directives: Sequence[KeepalivedDirective], table: Mapping[str, Keyword]
 ) -> tuple[Statement, ...]:
     """Return the statements of a configuration.
 
@@ -68,7 +68,9 @@ def require_allowed(
     return tuple(statements)
 
 
-def _require_block(directive: Directive, keyword: Keyword) -> tuple[Statement, ...] | None:
+def _require_block(
+    directive: KeepalivedDirective, keyword: Keyword
+) -> tuple[Statement, ...] | None:
     wants_block = keyword.block is not None or keyword.entries is not None
     if (directive.block is not None) != wants_block:
         expected = "must have braces" if wants_block else "has no braces"
@@ -86,13 +88,15 @@ def _require_block(directive: Directive, keyword: Keyword) -> tuple[Statement, .
     return None
 
 
-def _read_entry(directive: Directive, reader: Reader) -> Statement:
+def _read_entry(directive: KeepalivedDirective, reader: Reader) -> Statement:
     if directive.block is not None:
         raise ConfigError(directive.line, "a brace where none belongs")
     return Statement(directive.line, "", _read_values(directive, reader, directive.words))
 
 
-def _read_values(directive: Directive, reader: Reader, words: Sequence[str]) -> tuple[str, ...]:
+def _read_values(
+    directive: KeepalivedDirective, reader: Reader, words: Sequence[str]
+) -> tuple[str, ...]:
     try:
         return reader(words)
     except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Any
 from amphora_agent.keepalived.config.lvs import Endpoint
 from amphora_agent.keepalived.lvs.poller import Destination, Service
 from amphora_agent.kernel.messages import import_generic_messages
-from amphora_agent.kernel.netlink_socket import NetlinkSocket, Request
+from amphora_agent.kernel.netlink_socket import NetlinkRequest, NetlinkSocket
 from amphora_agent.model.status import Counters
 from amphora_agent.namespace import Namespace
 
@@ -56,22 +56,22 @@ def read_services() -> list[Service]:
 # Requests, and answers as values
 
 
-def _family_request() -> Request:
+def _family_request() -> NetlinkRequest:
     """Return the request for the message type of IPVS."""
     attributes = (("CTRL_ATTR_FAMILY_NAME", "IPVS"),)
-    return Request(_CONTROLLER, ctrlmsg, {"cmd": _GET_FAMILY, "version": 1}, attributes)
+    return NetlinkRequest(_CONTROLLER, ctrlmsg, {"cmd": _GET_FAMILY, "version": 1}, attributes)
 
 
-def _services_request(family: int) -> Request:
-    return Request(family, ipvsmsg, {"cmd": _GET_SERVICE, "version": 1})
+def _services_request(family: int) -> NetlinkRequest:
+    return NetlinkRequest(family, ipvsmsg, {"cmd": _GET_SERVICE, "version": 1})
 
 
-def _destinations_request(family: int, service: Any) -> Request:
+def _destinations_request(family: int, service: Any) -> NetlinkRequest:
     """Return the request for the destinations of a service of the dump."""
     names = ("AF", "PROTOCOL", "ADDR", "PORT")
     key = [(name, service.get_attr(name)) for name in (f"IPVS_SVC_ATTR_{name}" for name in names)]
     attributes = (("IPVS_CMD_ATTR_SERVICE", {"attrs": key}),)
-    return Request(family, ipvsmsg, {"cmd": _GET_DESTINATION, "version": 1}, attributes)
+    return NetlinkRequest(family, ipvsmsg, {"cmd": _GET_DESTINATION, "version": 1}, attributes)
 
 
 def _is_supported(service: Any) -> bool:

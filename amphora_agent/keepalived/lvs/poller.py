@@ -13,7 +13,7 @@ from amphora_agent import files
 from amphora_agent.errors import OperationFailed
 from amphora_agent.keepalived.config import lvs
 from amphora_agent.keepalived.config.language import ConfigError
-from amphora_agent.keepalived.config.lvs import Endpoint, Listener, Member
+from amphora_agent.keepalived.config.lvs import Endpoint, ParsedListener, ParsedMember
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.status import (
     Counters,
@@ -53,9 +53,9 @@ class ConfigCache:
     """The listeners that configurations describe, read again only when their files change."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[object, Listener | None]] = {}
+        self._known: dict[str, tuple[object, ParsedListener | None]] = {}
 
-    def describe(self, listener: LvsLayout) -> Listener | None:
+    def describe(self, listener: LvsLayout) -> ParsedListener | None:
         """Return the listener; None if it has no configuration, or an invalid one."""
         signature = files.signature(listener.configuration)
         known = self._known.get(listener.id)
@@ -144,7 +144,7 @@ def is_pending(listener: LvsLayout) -> bool:
 
 
 def build_reading(
-    listener_id: str, listener: Listener, services: Iterable[Service], *, unsettled: bool
+    listener_id: str, listener: ParsedListener, services: Iterable[Service], *, unsettled: bool
 ) -> WorkerReading:
     """Return the reading of an enabled listener.
 
@@ -181,7 +181,9 @@ def _count_connections(service: Service) -> int:
     return sum(member.active for member in service.destinations)
 
 
-def _read_pool(listener: Listener, services: Iterable[Service], *, unsettled: bool) -> PoolReading:
+def _read_pool(
+    listener: ParsedListener, services: Iterable[Service], *, unsettled: bool
+) -> PoolReading:
     weights = {
         destination.endpoint: destination.weight
         for service in services
@@ -195,7 +197,7 @@ def _read_pool(listener: Listener, services: Iterable[Service], *, unsettled: bo
     return PoolReading("DOWN" if dead else "UP", members)
 
 
-def _read_member(member: Member, weights: Mapping[Endpoint, int], *, unsettled: bool) -> str:
+def _read_member(member: ParsedMember, weights: Mapping[Endpoint, int], *, unsettled: bool) -> str:
     if member.endpoint is None:
         return "MAINT"
     weight = weights.get(member.endpoint)

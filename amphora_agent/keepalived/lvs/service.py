@@ -17,7 +17,7 @@ from amphora_agent.events.alarms import Alarms
 from amphora_agent.keepalived import program
 from amphora_agent.keepalived.config import lvs
 from amphora_agent.keepalived.config.language import ConfigError
-from amphora_agent.keepalived.config.lvs import Listener
+from amphora_agent.keepalived.config.lvs import ParsedListener
 from amphora_agent.keepalived.lvs.poller import ConfigCache, Service
 from amphora_agent.keepalived.program import is_running
 from amphora_agent.model.addressing import Claim
@@ -236,7 +236,7 @@ class LvsListeners:
                 raise OperationFailed("keepalived did not come up", f"{_START_TIMEOUT:g} s")
             time.sleep(_START_POLL)
 
-    def _serves(self, described: Listener) -> bool:
+    def _serves(self, described: ParsedListener) -> bool:
         """Return whether IPVS has the virtual servers. keepalived leaves out those without
         members."""
         wanted = {

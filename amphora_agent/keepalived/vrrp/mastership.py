@@ -39,7 +39,7 @@ _LOOKS = 2
 _READ = 1 << 16
 
 
-class State(enum.StrEnum):
+class VrrpState(enum.StrEnum):
     """keepalived's states, and one for an instance without keepalived."""
 
     MASTER = "MASTER"
@@ -48,7 +48,7 @@ class State(enum.StrEnum):
     STOPPED = "STOPPED"
 
 
-_Known = dict[str, State]
+_Known = dict[str, VrrpState]
 
 
 class Mastership:
@@ -70,7 +70,7 @@ class Mastership:
         self._look_pause = look
         self._known: _Known = _load(vrrp.states)
         #: By instance, the state that looks saw instead of the known one, and how often in a row.
-        self._doubts: dict[str, tuple[State, int]] = {}
+        self._doubts: dict[str, tuple[VrrpState, int]] = {}
         self._vips: tuple[object, dict[str, frozenset[Address]]] = None, {}
         self._fifo: int | None = None
         self._rest = b""
@@ -154,7 +154,7 @@ class Mastership:
         seen = self._find_states()
         for instance, state in seen.items():
             known = self._known.get(instance)
-            if known is state or (state is State.BACKUP and known is State.FAULT):
+            if known is state or (state is VrrpState.BACKUP and known is VrrpState.FAULT):
                 self._doubts.pop(instance, None)
                 continue
             before, looks = self._doubts.get(instance, (state, 0))
@@ -168,13 +168,13 @@ class Mastership:
     def _find_states(self) -> _Known:
         """Return the states that can be seen; none of an instance that never ran."""
         if not self._running(self._vrrp):
-            return dict.fromkeys(self._known, State.STOPPED)
+            return dict.fromkeys(self._known, VrrpState.STOPPED)
         try:
             present = frozenset(self._addresses())
         except (AgentError, OSError):  # no namespace: its maker reports that
             return {}
         return {
-            name: State.MASTER if addresses & present else State.BACKUP
+            name: VrrpState.MASTER if addresses & present else VrrpState.BACKUP
             for name, addresses in self._read_vips().items()
         }
 
@@ -198,11 +198,11 @@ class Mastership:
 
     # The record
 
-    def _record(self, instance: str, state: State, how: str) -> None:
+    def _record(self, instance: str, state: VrrpState, how: str) -> None:
         before = self._known.get(instance)
         if before is state:
             return
-        level = logging.INFO if state in (State.MASTER, State.BACKUP) else logging.WARNING
+        level = logging.INFO if state in (VrrpState.MASTER, VrrpState.BACKUP) else logging.WARNING
         logger.log(level, "vrrp instance=%s state %s -> %s: %s", instance, before, state, how)
         self._journal.report(
             Part.VRRP,
@@ -216,14 +216,14 @@ class Mastership:
             files.replace_unsynced(self._vrrp.states, msgspec.json.encode(self._known))
 
 
-def _parse_line(line: bytes) -> tuple[str, State] | None:
+def _parse_line(line: bytes) -> tuple[str, VrrpState] | None:
     """Return the instance and its state, of a line `INSTANCE "name" MASTER 100`."""
     words = line.decode("latin-1").rsplit(" ", 2)
     if len(words) != 3 or not words[0].startswith("INSTANCE "):
         return None
     name = words[0].removeprefix("INSTANCE ").strip('"')
     with contextlib.suppress(ValueError):
-        return name, State(words[1])
+        return name, VrrpState(words[1])
     return None  # a word of keepalived that does not say who holds the VIPs
 
 

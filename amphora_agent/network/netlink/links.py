@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkSocket, Request
+from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkRequest, NetlinkSocket
 from amphora_agent.model.addressing import Address
 from amphora_agent.network import sysctl
 from amphora_agent.network.netlink import messages
@@ -98,7 +98,7 @@ class Netlink(AbstractContextManager["Netlink"]):
             for message in self._dump(messages.rules(version)):
                 yield from messages.parse_rule(message)
 
-    def _dump(self, request: Request) -> list[Any]:
+    def _dump(self, request: NetlinkRequest) -> list[Any]:
         try:
             return self._socket.dump(request)
         except OSError as error:

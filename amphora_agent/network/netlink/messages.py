@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from amphora_agent.kernel.messages import fibmsg, ifaddrmsg, ifinfmsg, rtmsg
-from amphora_agent.kernel.netlink_socket import Request
+from amphora_agent.kernel.netlink_socket import NetlinkRequest
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.plan import diff
 from amphora_agent.network.plan.interface import DEFAULT_DESTINATION, Route, Rule
@@ -120,40 +120,42 @@ def parse_rule(message: Any) -> Iterator[Rule]:
 # Requests that read
 
 
-def links() -> Request:
+def links() -> NetlinkRequest:
     skip_statistics = 0x8
-    return Request(_GETLINK, ifinfmsg, {}, (("IFLA_EXT_MASK", skip_statistics),))
+    return NetlinkRequest(_GETLINK, ifinfmsg, {}, (("IFLA_EXT_MASK", skip_statistics),))
 
 
-def addresses(version: int | None = None) -> Request:
+def addresses(version: int | None = None) -> NetlinkRequest:
     """Return the request for addresses of all interfaces: the kernel does not report an interrupted
     dump of one."""
-    return Request(_GETADDR, ifaddrmsg, {"family": FAMILY[version] if version else 0})
+    return NetlinkRequest(_GETADDR, ifaddrmsg, {"family": FAMILY[version] if version else 0})
 
 
-def unicast_routes(version: int, link: Link) -> Request:
+def unicast_routes(version: int, link: Link) -> NetlinkRequest:
     fields = {"family": FAMILY[version], "type": _RTN_UNICAST}
-    return Request(_GETROUTE, rtmsg, fields, (("RTA_OIF", link.index),))
+    return NetlinkRequest(_GETROUTE, rtmsg, fields, (("RTA_OIF", link.index),))
 
 
-def rules(version: int) -> Request:
-    return Request(_GETRULE, fibmsg, {"family": FAMILY[version]})
+def rules(version: int) -> NetlinkRequest:
+    return NetlinkRequest(_GETRULE, fibmsg, {"family": FAMILY[version]})
 
 
 # Requests that change
 
 
-def move_link(link: Link, namespace: int, new_name: str) -> Request:
+def move_link(link: Link, namespace: int, new_name: str) -> NetlinkRequest:
     """Return the request to move a link. `namespace` is a descriptor of its file."""
     return _link_request(link, ("IFLA_NET_NS_FD", namespace), ("IFLA_IFNAME", new_name))
 
 
-def drop_alternative_name(link: Link, name: str) -> Request:
+def drop_alternative_name(link: Link, name: str) -> NetlinkRequest:
     names = {"attrs": [("IFLA_ALT_IFNAME", name)]}
-    return Request(_DELLINKPROP, ifinfmsg, {"index": link.index}, (("IFLA_PROP_LIST", names),))
+    return NetlinkRequest(
+        _DELLINKPROP, ifinfmsg, {"index": link.index}, (("IFLA_PROP_LIST", names),)
+    )
 
 
-def build_change(link: Link, op: diff.NetOp) -> Request:
+def build_change(link: Link, op: diff.NetOp) -> NetlinkRequest:
     """Return the request for an operation on a link that is one message."""
     match op:
         case diff.Rename():
@@ -163,7 +165,7 @@ def build_change(link: Link, op: diff.NetOp) -> Request:
         case diff.SetUp() | diff.SetDown():
             flags = _IFF_UP if isinstance(op, diff.SetUp) else 0
             fields = {"index": link.index, "flags": flags, "change": _IFF_UP}
-            return Request(_NEWLINK, ifinfmsg, fields)
+            return NetlinkRequest(_NEWLINK, ifinfmsg, fields)
         case diff.AddAddress():  # also to set the lifetime of one that exists
             lifetime = {"ifa_preferred": 0, "ifa_valid": _FOREVER}
             attributes = (("IFA_CACHEINFO", lifetime),) if op.address.deprecated else ()
@@ -183,8 +185,8 @@ def build_change(link: Link, op: diff.NetOp) -> Request:
             raise AssertionError(f"no message of the kernel: {op}")
 
 
-def _link_request(link: Link, *attributes: tuple[str, object]) -> Request:
-    return Request(_NEWLINK, ifinfmsg, {"index": link.index}, attributes)
+def _link_request(link: Link, *attributes: tuple[str, object]) -> NetlinkRequest:
+    return NetlinkRequest(_NEWLINK, ifinfmsg, {"index": link.index}, attributes)
 
 
 def _address_request(
@@ -193,7 +195,7 @@ def _address_request(
     interface: Interface,
     flags: int = 0,
     attributes: Attributes = (),
-) -> Request:
+) -> NetlinkRequest:
     fields = {
         "family": FAMILY[interface.version],
         "index": link.index,
@@ -203,10 +205,10 @@ def _address_request(
     attributes = (("IFA_ADDRESS", address), *attributes)
     if interface.version == 4:
         attributes = (("IFA_LOCAL", address), *attributes)
-    return Request(kind, ifaddrmsg, fields, attributes, flags)
+    return NetlinkRequest(kind, ifaddrmsg, fields, attributes, flags)
 
 
-def _route_request(kind: int, link: Link, route: Route, flags: int = 0) -> Request:
+def _route_request(kind: int, link: Link, route: Route, flags: int = 0) -> NetlinkRequest:
     on_link = route.destination.version == 4 and not route.gateway
     fields = {
         "family": FAMILY[route.destination.version],
@@ -226,10 +228,10 @@ def _route_request(kind: int, link: Link, route: Route, flags: int = 0) -> Reque
         attributes.append(("RTA_GATEWAY", str(route.gateway)))
     if route.source:
         attributes.append(("RTA_PREFSRC", str(route.source)))
-    return Request(kind, rtmsg, fields, tuple(attributes), flags)
+    return NetlinkRequest(kind, rtmsg, fields, tuple(attributes), flags)
 
 
-def _rule_request(kind: int, rule: Rule, flags: int = 0) -> Request:
+def _rule_request(kind: int, rule: Rule, flags: int = 0) -> NetlinkRequest:
     fields = {
         "family": FAMILY[rule.source.version],
         "src_len": rule.source.prefixlen,
@@ -241,4 +243,4 @@ def _rule_request(kind: int, rule: Rule, flags: int = 0) -> Request:
         ("FRA_PRIORITY", rule.priority),
         ("FRA_PROTOCOL", rule.protocol),
     )
-    return Request(kind, fibmsg, fields, attributes, flags)
+    return NetlinkRequest(kind, fibmsg, fields, attributes, flags)

@@ -54,7 +54,7 @@ class InterfaceState(msgspec.Struct, frozen=True):
     sysctls: frozenset[tuple[str, str]] = frozenset()
 
 
-class Operation(msgspec.Struct, frozen=True):
+class NetworkOperation(msgspec.Struct, frozen=True):
     """A change, which `text` describes with its fields."""
 
     text: ClassVar[str]
@@ -63,7 +63,7 @@ class Operation(msgspec.Struct, frozen=True):
         return self.text.format(self)
 
 
-class Move(Operation, frozen=True):
+class Move(NetworkOperation, frozen=True):
     """Take the interface from the agent's own namespace into the amphora's."""
 
     text = "move {0.name} into the namespace as {0.new_name}"
@@ -71,44 +71,44 @@ class Move(Operation, frozen=True):
     new_name: str
 
 
-class Rename(Operation, frozen=True):
+class Rename(NetworkOperation, frozen=True):
     text = "rename {0.name} to {0.new_name}"
     name: str
     new_name: str
 
 
-class SetMtu(Operation, frozen=True):
+class SetMtu(NetworkOperation, frozen=True):
     text = "set mtu {0.mtu}"
     mtu: int
 
 
-class SetSysctl(Operation, frozen=True):
+class SetSysctl(NetworkOperation, frozen=True):
     text = "set {0.key}={0.value}"
     key: str
     value: str
 
 
-class SetUp(Operation, frozen=True):
+class SetUp(NetworkOperation, frozen=True):
     text = "set up"
 
 
-class SetDown(Operation, frozen=True):
+class SetDown(NetworkOperation, frozen=True):
     text = "set down"
 
 
-class AddAddress(Operation, frozen=True):
+class AddAddress(NetworkOperation, frozen=True):
     """Add an address, or set the lifetime of one that exists."""
 
     text = "add address {0.address}"
     address: HostAddress
 
 
-class RemoveAddress(Operation, frozen=True):
+class RemoveAddress(NetworkOperation, frozen=True):
     text = "remove address {0.interface}"
     interface: Interface
 
 
-class AwaitAddresses(Operation, frozen=True):
+class AwaitAddresses(NetworkOperation, frozen=True):
     """Wait for the end of duplicate-address detection of these addresses."""
 
     addresses: tuple[Address, ...]
@@ -117,22 +117,22 @@ class AwaitAddresses(Operation, frozen=True):
         return f"await {', '.join(map(str, self.addresses))}"
 
 
-class AddRoute(Operation, frozen=True):
+class AddRoute(NetworkOperation, frozen=True):
     text = "add route {0.route}"
     route: Route
 
 
-class RemoveRoute(Operation, frozen=True):
+class RemoveRoute(NetworkOperation, frozen=True):
     text = "remove route {0.route}"
     route: Route
 
 
-class AddRule(Operation, frozen=True):
+class AddRule(NetworkOperation, frozen=True):
     text = "add rule {0.rule}"
     rule: Rule
 
 
-class RemoveRule(Operation, frozen=True):
+class RemoveRule(NetworkOperation, frozen=True):
     text = "remove rule {0.rule}"
     rule: Rule
 

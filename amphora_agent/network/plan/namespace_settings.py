@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from amphora_agent.network.plan.diff import Operation, SetSysctl
+from amphora_agent.network.plan.diff import NetworkOperation, SetSysctl
 from amphora_agent.network.plan.firewall_rules import Ruleset
 
 _NUMBER = re.compile(r"-?\d+")
@@ -150,7 +150,7 @@ SETTINGS = {
 }
 
 
-class SetFirewall(Operation, frozen=True):
+class SetFirewall(NetworkOperation, frozen=True):
     """Replace the whole ruleset."""
 
     text = "set the firewall's ruleset"

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 import pytest
 
 from amphora_agent.errors import OperationFailed
-from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkSocket, Request
+from amphora_agent.kernel.netlink_socket import NetlinkEvents, NetlinkRequest, NetlinkSocket
 from amphora_agent.model.addressing import Interface
 from amphora_agent.network.netlink import messages as netlink_messages
 from amphora_agent.network.netlink.links import Netlink
@@ -191,7 +191,7 @@ def test_more_events_than_anyone_could_read_are_an_event(inside: Namespace) -> N
 class _Interrupted(NetlinkSocket):
     """After the first message of the first answer, someone else changes something."""
 
-    def __init__(self, change: Request) -> None:
+    def __init__(self, change: NetlinkRequest) -> None:
         super().__init__()
         self._changes = [change]
 

@@ -2,10 +2,15 @@
 
 import pytest
 
-from amphora_agent.keepalived.config.language import LONGEST_LINE, ConfigError, Directive, parse
+from amphora_agent.keepalived.config.language import (
+    LONGEST_LINE,
+    ConfigError,
+    KeepalivedDirective,
+    parse,
+)
 
 
-def tree(directives: tuple[Directive, ...]) -> list[object]:
+def tree(directives: tuple[KeepalivedDirective, ...]) -> list[object]:
     """Words, and for a block a list behind them; comments as they are."""
     found: list[object] = []
     for each in directives:

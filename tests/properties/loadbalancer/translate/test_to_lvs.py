@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 
-from amphora_agent.keepalived.config.lvs import Endpoint, Member, describe, rewrite
+from amphora_agent.keepalived.config.lvs import Endpoint, ParsedMember, describe, rewrite
 from amphora_agent.model import loadbalancer
 from amphora_agent.model.loadbalancer import LoadBalancer
 from amphora_agent.model.resolved import merge_pools
@@ -44,9 +44,9 @@ def test_rendered_virtual_server_is_read_back(made: LoadBalancer) -> None:
         assert set(found.members) == {expected(each, a_pool) for each in reached}
 
 
-def expected(of: loadbalancer.Member, a_pool: loadbalancer.Pool) -> Member:
+def expected(of: loadbalancer.Member, a_pool: loadbalancer.Pool) -> ParsedMember:
     if not is_up(of):
-        return Member(of.member_id, None)
+        return ParsedMember(of.member_id, None)
     checks = a_pool.healthmonitor
     endpoint = Endpoint(str(of.address), of.protocol_port)
-    return Member(of.member_id, endpoint, checks is not None and is_up(checks))
+    return ParsedMember(of.member_id, endpoint, checks is not None and is_up(checks))

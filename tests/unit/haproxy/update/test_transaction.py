@@ -7,9 +7,9 @@ import pytest
 
 from amphora_agent.errors import OperationFailed
 from amphora_agent.haproxy.update.transaction import (
-    Change,
     ChangeRefused,
     Command,
+    RuntimeChange,
     Verification,
     carry_out,
     list_servers,
@@ -32,8 +32,10 @@ class Worker:
         return reply
 
 
-def change(*commands: Command, proof: tuple[Verification, ...] = (), undo: str = "") -> Change:
-    return Change("the change", commands, proof, (Command(undo),) if undo else ())
+def change(
+    *commands: Command, proof: tuple[Verification, ...] = (), undo: str = ""
+) -> RuntimeChange:
+    return RuntimeChange("the change", commands, proof, (Command(undo),) if undo else ())
 
 
 def holds(text: str) -> Verification:

@@ -8,8 +8,8 @@ import pytest
 from amphora_agent.keepalived.config.language import ConfigError
 from amphora_agent.keepalived.config.lvs import (
     Endpoint,
-    Listener,
-    Member,
+    ParsedListener,
+    ParsedMember,
     describe,
     earlier_source,
     is_made_of,
@@ -34,7 +34,7 @@ LISTENER = LvsListener(
 FOUR, FOUR_WEIGHTLESS, DISABLED, SIX = LISTENER.members
 
 
-def parse(text: str) -> Listener:
+def parse(text: str) -> ParsedListener:
     rewrite(text.encode(), UDP_CHECK)
     return describe(text.encode())
 
@@ -50,11 +50,11 @@ def test_each_ip_version_has_its_addresses_and_its_members() -> None:
     assert four.endpoints == (Endpoint("10.1.0.5", 53), Endpoint("10.1.0.6", 53))
     assert six.endpoints == (Endpoint("2001:db8:1::5", 53),)
     assert four.members == (
-        Member(FOUR.id, Endpoint("10.2.0.11", 5300), checked=True),
-        Member(FOUR_WEIGHTLESS.id, Endpoint("10.2.0.12", 5300), checked=True),
-        Member(DISABLED.id, None),
+        ParsedMember(FOUR.id, Endpoint("10.2.0.11", 5300), checked=True),
+        ParsedMember(FOUR_WEIGHTLESS.id, Endpoint("10.2.0.12", 5300), checked=True),
+        ParsedMember(DISABLED.id, None),
     )
-    assert six.members == (Member(SIX.id, Endpoint("2001:db8:2::11", 5301), checked=True),)
+    assert six.members == (ParsedMember(SIX.id, Endpoint("2001:db8:2::11", 5301), checked=True),)
 
 
 def test_the_pool_and_all_members_are_known_by_their_ids() -> None:
@@ -95,7 +95,7 @@ virtual_server 10.1.0.5 53 {
 """
     [virtual] = parse(text).virtuals
     assert virtual.endpoints == (Endpoint("10.1.0.5", 53),)
-    assert virtual.members == (Member("m", Endpoint("10.2.0.11", 5300)),)
+    assert virtual.members == (ParsedMember("m", Endpoint("10.2.0.11", 5300)),)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from amphora_agent.keepalived.config.lvs import Endpoint, Listener, describe
+from amphora_agent.keepalived.config.lvs import Endpoint, ParsedListener, describe
 from amphora_agent.keepalived.lvs.poller import WORKER, Destination, Service, build_reading
 from amphora_agent.model.status import Counters, PoolReading
 from lab.lvs import LvsListener, LvsMember
@@ -18,7 +18,7 @@ UDP = LvsListener(
 ZERO = Counters(0, 0, 0, 0)
 
 
-def described(listener: LvsListener = UDP) -> Listener:
+def described(listener: LvsListener = UDP) -> ParsedListener:
     return describe(listener.text().encode())
 
 
@@ -118,6 +118,8 @@ def test_flows_of_udp_are_never_active_for_the_kernel(protocol: str, connections
 
 
 def test_a_listener_without_a_pool_tells_of_none() -> None:
-    told = build_reading("l", Listener(enabled=True, pool=None, virtuals=()), [], unsettled=False)
+    told = build_reading(
+        "l", ParsedListener(enabled=True, pool=None, virtuals=()), [], unsettled=False
+    )
     assert told.pools == {}
     assert set(told.listeners) == {"l"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from amphora_agent.kernel.messages import rtmsg
-from amphora_agent.kernel.netlink_socket import Request, split_datagram
+from amphora_agent.kernel.netlink_socket import NetlinkRequest, split_datagram
 from amphora_agent.network.netlink import messages
 from amphora_agent.network.netlink.messages import (
     Link,
@@ -65,7 +65,7 @@ def test_leaves_out_routes_of_other_interfaces() -> None:
 def test_leaves_out_routes_that_the_kernel_keeps_for_itself(kind: int, table: int) -> None:
     fields = {"family": 2, "type": kind, "dst_len": 8}
     attributes = (("RTA_DST", "10.0.0.0"), ("RTA_OIF", 7), ("RTA_TABLE", table))
-    assert list(parse_routes(7, _answer(Request(24, rtmsg, fields, attributes)))) == []
+    assert list(parse_routes(7, _answer(NetlinkRequest(24, rtmsg, fields, attributes)))) == []
 
 
 def test_splits_a_route_with_several_gateways() -> None:
@@ -80,7 +80,7 @@ def test_splits_a_route_with_several_gateways() -> None:
         ("RTA_PRIORITY", 1025),
         ("RTA_MULTIPATH", hops),
     )
-    assert list(parse_routes(7, _answer(Request(24, rtmsg, fields, attributes)))) == [
+    assert list(parse_routes(7, _answer(NetlinkRequest(24, rtmsg, fields, attributes)))) == [
         Route(ip_network("2001:db8::/32"), 1025, gateway=ip_address(gateway))
         for gateway in ("fd01::1", "fd01::2")
     ]
@@ -172,13 +172,13 @@ def test_whoever_imports_pyroute2_gets_all_of_it(first: str) -> None:
     assert said.split() == ["1", "True"]
 
 
-def _with(request: Request, *attributes: tuple[str, object]) -> Request:
-    return Request(
+def _with(request: NetlinkRequest, *attributes: tuple[str, object]) -> NetlinkRequest:
+    return NetlinkRequest(
         request.kind, request.message, request.fields, (*request.attributes, *attributes)
     )
 
 
-def _answer(request: Request) -> Any:
+def _answer(request: NetlinkRequest) -> Any:
     """The message that the kernel would send of what it was sent."""
     return request.decode(request.encode(1), 0)
 
