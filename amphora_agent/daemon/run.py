@@ -24,7 +24,7 @@ from amphora_agent.api.services import MadeOnce, Services
 from amphora_agent.daemon import monitoring
 from amphora_agent.daemon.arbiter import AgentServer, Heart
 from amphora_agent.daemon.privileges import find_user
-from amphora_agent.errors import AgentError, Conflict
+from amphora_agent.errors import AgentError, Conflict, describe_os_error
 from amphora_agent.events.alarms import Alarms
 from amphora_agent.events.journal import Journal
 from amphora_agent.haproxy.certificate_expiry import ExpiryWatch
@@ -197,6 +197,8 @@ def _try_settings(options: Options, alarms: Alarms) -> bytes:
         settings = SettingsFile(options.config_file, alarms=alarms, require_usable=usable)
     except AgentError as error:
         return msgspec.msgpack.encode(_Failure(error.message, error.details))
+    except OSError as error:
+        return msgspec.msgpack.encode(_Failure("Cannot start", describe_os_error(error)))
     return msgspec.msgpack.encode(settings.chosen())
 
 
