@@ -1,4 +1,4 @@
-"""What routes ask of a request and answer with: versions and bodies, and of those below `/2.0`
+"""Read requests and form answers for the routes: versions and bodies, and for those below `/2.0`
 conditions, choices, and errors as problem details."""
 
 import hashlib

@@ -1,7 +1,7 @@
 """The routes below `/2.0`: load balancers as Octavia models them, their certificates, instances.
 
-What a load balancer is made of is loaded when it is asked for: an amphora of a controller that
-sends texts never does.
+The modules that make a load balancer are loaded at its first request: an amphora whose controller
+sends texts never loads them.
 """
 
 from flask import Blueprint, request

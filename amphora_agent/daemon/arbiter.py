@@ -367,7 +367,7 @@ class AgentServer(BaseApplication):  # type: ignore[misc]  # gunicorn has no typ
         super().__init__()
 
     def keep_for_root(self) -> None:
-        """Close in this process what only root's share."""
+        """Close what only root's processes share; called by the one that is not root's."""
         if self.listener is not None:
             self.listener.close()
         self._board.close()

@@ -35,6 +35,11 @@ def point(name: Path, target: str, *, sync: bool = True) -> None:
         raise
 
 
+def touch_link(name: Path) -> None:
+    """Make the time of a symbolic link the present one. Raises OSError."""
+    os.utime(name, follow_symlinks=False)
+
+
 def _replace_link(name: Path, target: str) -> None:
     temporary = atomic.name_temporary(name.parent)
     os.symlink(target, temporary)

@@ -1,7 +1,8 @@
 """Revisions made of what an agent left that kept its last good files and generations as links.
 
 Live files stay as they are, and so does what runs. An agent of that kind that is installed again
-makes such links anew; then its files are what counts.
+makes such links anew, or has only written to its own record of an instance; then its files are what
+counts.
 """
 
 import contextlib
@@ -55,27 +56,44 @@ def adopt(layout: Layout, instance: InstanceLayout) -> bool:
 def _adopt_uploaded(instance: InstanceLayout) -> bool:
     revisions = Revisions.of(instance)
     good = instance.directory / _LAST_GOOD
-    if revisions.committed is not None and not (good / CONFIGURATION).exists():
+    changed = (good / CONFIGURATION).exists() or _has_newer_journal(instance, revisions)
+    if revisions.committed is not None and not changed:
         return False
     now = _uploaded_files(instance.directory, instance.certificates)
     if not now or (CONFIGURATION not in now and revisions.directory.exists()):
         return False  # there is none, or its deletion was interrupted
-    _forget_numbers(revisions)
-    for number, path in _numbered(instance.directory / _GENERATIONS):
-        if (path / CONFIGURATION).exists():
-            then = _uploaded_files(path, path / "certificates")
-            revisions.refer(str(number), _keep(revisions, then))
+    older = [
+        (number, path)
+        for number, path in _numbered(instance.directory / _GENERATIONS)
+        if (path / CONFIGURATION).exists()
+    ]
+    if older:
+        _forget_numbers(revisions)
+    for number, path in older:
+        then = _uploaded_files(path, path / "certificates")
+        revisions.refer(str(number), _keep(revisions, then))
     if (good / CONFIGURATION).exists():
         loaded = {PEER: now[PEER]} if PEER in now else {}
         loaded |= _uploaded_files(good, good / "certificates")
         revisions.refer(f"{LOADED}{instance.id}", _keep(revisions, loaded), sync=False)
     name = COMMITTED if CONFIGURATION in now else WAITING
     revisions.refer(name, _keep(revisions, now))
+    files.touch_link(revisions.directory / name)
     files.remove_tree(instance.directory / _GENERATIONS)
     files.remove_tree(good / "certificates")
     for name in (ADDITION, CONFIGURATION):
         files.remove(good / name)
     return True
+
+
+def _has_newer_journal(instance: InstanceLayout, revisions: Revisions) -> bool:
+    """Return whether an older agent has changed an instance since a revision was committed. Only
+    such an agent writes a journal for each instance. It commits by writing live files, which would
+    otherwise look edited by hand."""
+    links = [revisions.directory / name for name in (COMMITTED, WAITING)]
+    committed = [link.lstat().st_mtime_ns for link in links if link.is_symlink()]
+    journals = [path.stat().st_mtime_ns for path in instance.old_journals if path.exists()]
+    return bool(committed and journals) and max(journals) > max(committed)
 
 
 def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
@@ -87,8 +105,11 @@ def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
     if target == Path(_EARLIER_LIVE):
         _move_live(instance)
         return
-    if target == Path(LIVE) or target.parts[0] != _GENERATIONS:
-        return  # it is adopted, or one of several processes of a load balancer
+    if target == Path(LIVE):
+        _remove_older_states(layout, instance)  # an adoption may have been interrupted
+        return
+    if target.parts[0] != _GENERATIONS:
+        return  # one of several processes of a load balancer
     revisions = Revisions.of(instance)
     _forget_numbers(revisions)
     for number, path in _numbered(old):
@@ -110,11 +131,19 @@ def _adopt_rendered(layout: Layout, instance: RenderedLayout) -> None:
         files.replace_unsynced(path, revisions.read(entry.digest), entry.mode)
     revisions.refer(COMMITTED, digest)
     files.point(instance.current, LIVE)
-    for path in old.iterdir():
-        if path != instance.live:
-            files.remove_tree(path)
+    _remove_older_states(layout, instance)
+
+
+def _remove_older_states(layout: Layout, instance: RenderedLayout) -> None:
+    """Remove what has become revisions, directories last: they show that something is left."""
+    generations = (instance.directory / _GENERATIONS).glob("*")
+    older = [path for path in generations if path != instance.live]
+    if not older:
+        return
     for process in (instance, *layout.processes_of(instance)):
         files.remove(process.last_good / "current")
+    for path in older:
+        files.remove_tree(path)
 
 
 def _move_live(instance: RenderedLayout) -> None:

@@ -299,8 +299,7 @@ def test_services_that_end_in_the_middle_leave_a_503_and_no_half_change(
 ) -> None:
     before = changes(served)
     with held(tmp_path):
-        answer = change.finish()
-        until((tmp_path / "reached").exists, "the change is under way")
+        answer = _begin_change(change, tmp_path)
         served.amphora.agents()["services"].send(signal.SIGKILL)
         _require_503(answer.result(60))
     require_good(served)
@@ -325,8 +324,7 @@ def test_a_change_that_is_under_way_is_made_once_when_the_receiving_process_ends
 ) -> None:
     before = changes(served)
     with held(tmp_path):
-        answer = change.finish()
-        until((tmp_path / "reached").exists, "the change is under way")
+        answer = _begin_change(change, tmp_path)
         kill(served.amphora, "api")
         with pytest.raises((OSError, http.client.HTTPException)):
             answer.result(60)
@@ -356,6 +354,13 @@ def test_a_request_that_is_under_way_at_the_end_is_answered(
         until(lambda: not _answers(served.amphora), "no new connection is taken")
     assert answer.result(60).status == 202
     served.amphora.agent.kill()
+
+
+def _begin_change(change: Change, directory: Path) -> "Future[Answer]":
+    """Send the rest of the change, and wait until haproxy would check it."""
+    answer = change.finish()
+    until((directory / "reached").exists, "the change is under way")
+    return answer
 
 
 def _require_503(answer: Answer) -> None:

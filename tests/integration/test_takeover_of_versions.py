@@ -21,7 +21,7 @@ from lab.releases import install_wheel, using_program
 from lab.waiting import until
 from tests.integration.amphora import Amphora, LoadBalancer, walk
 from tests.integration.declared import DeclaredBalancer
-from tests.integration.history import rollback
+from tests.integration.history import rollback, run
 from tests.integration.site import Site
 
 WHEELS = Path(__file__).parents[1] / "data" / "wheels"
@@ -126,7 +126,9 @@ class Occupied:
             assert steps[1] == "runtime"
             serial = self.site.push(f"site{self.plain.version}.pem")
             api.upload_udp_listener(self.udp.id, self.udp.text())
+            mark = len(self.amphora.agent.log)
             self.plug()
+            assert "add address" not in self.amphora.agent.log[mark:]
         until(lambda: self.site.presented() == serial, "the new certificate is shown")
 
 
@@ -173,6 +175,29 @@ def test_an_agent_goes_back_to_what_another_one_has_committed(occupied: Occupied
     assert balancer.configuration.read_bytes() == first
 
 
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_what_another_agent_has_accepted_is_not_taken_for_an_edit(
+    occupied: Occupied, other: Path, reloaded: bool
+) -> None:
+    balancer = occupied.plain
+    occupied.restart_as(None)
+    balancer.push()
+    occupied.restart_as(other)
+    if reloaded:
+        balancer.push()
+    occupied.site.put("later.pem")
+    text = balancer.text().encode()
+    occupied.amphora.api.upload_haproxy(balancer.id, text)
+
+    occupied.restart_as(None)
+
+    assert occupied.amphora.api.haproxy(balancer.id) == text
+    assert (occupied.site.directory / "later.pem").exists()
+    balancer.reload()
+    assert balancer.configuration.read_bytes() == text
+    assert not [*occupied.amphora.agent.base_path.glob("*/*.edited")]
+
+
 def test_a_pair_is_moved_to_the_present_agent_and_back(other: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
@@ -212,13 +237,13 @@ def _halves(pair: Pair) -> list[Half]:
     return list(pair.halves.values())
 
 
-@pytest.fixture
-def unknown(own_amphora: Amphora) -> tuple[Amphora, LoadBalancer]:
+@pytest.fixture(params=["9\n", "two\n"])
+def unknown(own_amphora: Amphora, request: pytest.FixtureRequest) -> tuple[Amphora, LoadBalancer]:
     """An amphora whose state is of a format that nobody knows yet, and its load balancer."""
     balancer = own_amphora.new_balancer()
     balancer.push()
     own_amphora.agent.stop()
-    (own_amphora.agent.base_path / "format").write_text("9\n")
+    (own_amphora.agent.base_path / "format").write_text(request.param)
     return own_amphora, balancer
 
 
@@ -239,7 +264,12 @@ def test_an_unknown_format_is_left_alone_and_reported(
                 change()
             assert refused.value.status == 409
             assert "unknown format" in str(refused.value)
+        for command in (("rollback", balancer.id), ("network", "up")):
+            done = run(amphora, *command)
+            assert done.returncode == 1
+            assert "unknown format" in done.stderr
         assert json.loads(amphora.request("GET", "/1.0/details").body)["listeners"]
+        assert b'kind="unknown-format"' in amphora.request("GET", "/metrics").body
         amphora.heartbeats.wait_for(lambda heartbeat: balancer.listener.id in heartbeat.listeners)
         load.wait_for(_ANSWERS)
     assert load.result.failed == 0, load.result

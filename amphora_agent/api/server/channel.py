@@ -218,7 +218,7 @@ class Channel:
             return reply
         assert isinstance(reply, Answer)
         if reply.settings > self._settings.version:
-            # Who has sent a certificate finds it at the next connection.
+            # A client that has sent a certificate finds it at its next connection.
             self.refresh()
         return reply, content
 

@@ -39,7 +39,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class InvalidMessage(Exception):
-    """What came from the other process is not what this one sends."""
+    """A message of the other process has a form that this one never sends."""
 
 
 class Request(msgspec.Struct, frozen=True, tag="request"):
@@ -88,7 +88,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class RequestHandler(Protocol):
-    """Where the worker that receives gets everything else: routes, TLS, settings, files."""
+    """Gives the worker that receives all else that it needs: answers, TLS, settings, files."""
 
     def begin(self) -> None:
         """Called when the worker begins, before its first connection."""

@@ -23,8 +23,8 @@ _NO_AUTHORITY = "no usable authority of the controllers"
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, tag="settings"):
-    """What the worker that receives must know: the contents of its TLS files, and settings. Later
-    ones have a higher `version`; `patience` are the seconds for a body or an answer."""
+    """The contents of TLS files, and settings, for the worker that receives. Later ones have a
+    higher `version`; `patience` are the seconds for a body or an answer."""
 
     version: int
     certificate: bytes

@@ -84,6 +84,22 @@ def test_adoption_moves_live_files_to_where_an_older_agent_finds_them(
     assert store.existing(LB).digest == state.digest
 
 
+def test_adoption_ends_one_that_was_interrupted(store: States, layout: Layout) -> None:
+    committed(store, {"haproxy.cfg": b"text"})
+    instance = layout.rendered(LB)
+    older = instance.live.parent / "3"
+    older.mkdir()
+    (older / "haproxy.cfg").write_bytes(b"of an older agent")
+    instance.last_good.mkdir()
+    files.point(instance.last_good / "current", str(older))
+
+    adopt(layout, instance)
+
+    assert [*instance.live.parent.iterdir()] == [instance.live]
+    assert not (instance.last_good / "current").is_symlink()
+    assert (current(layout) / "haproxy.cfg").read_bytes() == b"text"
+
+
 def test_files_of_a_state_are_private(store: States, layout: Layout) -> None:
     committed(store, {"haproxy.cfg": b"text", "certificates/a.pem": b"key"})
     for directory in (layout.base / LB / LIVE, layout.base / LB / "revisions"):
